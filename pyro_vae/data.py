@@ -1,0 +1,324 @@
+"""Data sets as tensors in memory, and minibatches of them."""
+
+import contextlib
+import hashlib
+import io
+import math
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+TORCHVISION = {
+    "mnist": "MNIST",
+    "fashion-mnist": "FashionMNIST",
+    "kmnist": "KMNIST",
+}
+SPLIT_SEED = 0  # of the 80/20 split where a data set has no test set
+IDX_FILES = {
+    "train-images-idx3-ubyte": (60_000, 28, 28),
+    "train-labels-idx1-ubyte": (60_000,),
+    "t10k-images-idx3-ubyte": (10_000, 28, 28),
+    "t10k-labels-idx1-ubyte": (10_000,),
+}
+MNIST_MD5 = {  # of the unpacked files; torchvision checks the packed ones
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+
+
+class DataError(ValueError):
+    """A data set is damaged or not what it should be."""
+
+
+class DataUnavailableError(DataError):
+    """A data set is neither on disk nor to be downloaded."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images and labels, split into a training and a test set.
+
+    Attributes:
+        name: The data set's name, or its file's.
+        train: Training images, `(N, D)`, floats in [0, 1].
+        test: Test images, `(M, D)`.
+        train_labels: `(N,)`, integers; None where there are none.
+        test_labels: `(M,)`.
+        image_shape: `(height, width)` or `(height, width, channels)`; its
+            product is D.
+    """
+
+    name: str
+    train: Tensor
+    test: Tensor
+    train_labels: Tensor | None
+    test_labels: Tensor | None
+    image_shape: tuple[int, ...]
+
+    @property
+    def data_dim(self) -> int:
+        """D, the number of pixels of an image."""
+        return self.train.shape[1]
+
+    def to(self, device: torch.device | str) -> "Dataset":
+        """Returns the data set with its images on a device."""
+        return replace(
+            self, train=self.train.to(device), test=self.test.to(device)
+        )
+
+    def first(self, limit: int | None) -> "Dataset":
+        """Returns the first `limit` images of either set, or all if None."""
+        return replace(
+            self,
+            train=self.train[:limit],
+            test=self.test[:limit],
+            train_labels=_first(self.train_labels, limit),
+            test_labels=_first(self.test_labels, limit),
+        )
+
+    def describe(self) -> dict:
+        """Returns what a run's files say of the data, JSON-able."""
+        return {
+            "name": self.name,
+            "num_train": len(self.train),
+            "num_test": len(self.test),
+            "image_shape": list(self.image_shape),
+        }
+
+
+def load(name: str, data_dir: str | Path | None = None) -> Dataset:
+    """Loads a data set by name, downloading it if need be and possible.
+
+    Args:
+        name: `mnist`, `fashion-mnist`, `kmnist`, `digits`, or the path of an
+            `.npy` or `.npz` file (see `load_file`).
+        data_dir: Where torchvision keeps its files; by default
+            `default_data_dir()`.
+
+    Returns:
+        The data set, on the CPU, in torch's default dtype.
+
+    Raises:
+        DataUnavailableError: If it is not on disk and cannot be downloaded.
+        DataError: If a file is damaged or there is no such data set.
+    """
+    if name in TORCHVISION:
+        return _load_torchvision(name, Path(data_dir or default_data_dir()))
+    if name == "digits":
+        return _load_digits()
+    if name.endswith((".npy", ".npz")):
+        return load_file(Path(name))
+    raise DataError(
+        f"data set is {name!r}; expected {', '.join(TORCHVISION)}, digits, or "
+        "the path of an .npy or .npz file"
+    )
+
+
+def default_data_dir() -> Path:
+    """`PYRO_VAE_DATA` if it is set, else a cache folder in the user's home."""
+    if folder := os.environ.get("PYRO_VAE_DATA"):
+        return Path(folder)
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "pyro_vae"
+
+
+def load_file(path: Path) -> Dataset:
+    """Loads the user's own images, split 80/20 with a fixed seed.
+
+    Args:
+        path: An `.npy` file of an array `(N, ...)`, or an `.npz` file with
+            that array as `images` (or as its only one) and, if it likes,
+            `labels`, `(N,)` integers. Images are floats in [0, 1], or uint8,
+            which are divided by 255.
+
+    Raises:
+        DataError: If the file is missing or unreadable, or an array has the
+            wrong shape or range, or holds NaN.
+    """
+    if not path.is_file():
+        raise DataError(f"there is no file {path}")
+    try:
+        content = np.load(path, allow_pickle=False)
+        arrays = (
+            {"images": content}
+            if isinstance(content, np.ndarray)
+            else {key: content[key] for key in content.files}
+        )
+    except Exception as error:  # NumPy raises a dozen kinds for bad files
+        raise DataError(
+            f"{path} cannot be read as a NumPy file: {error}"
+        ) from None
+    if len(arrays) == 1:
+        arrays = {"images": next(iter(arrays.values()))}
+    if "images" not in arrays:
+        raise DataError(
+            f"{path} holds the arrays {', '.join(arrays) or '(none)'}; "
+            "expected the images under the name 'images'"
+        )
+    images = _check_images(path, arrays["images"])
+    labels = _check_labels(path, arrays.get("labels"), len(images))
+    return _split(path.name, images, labels, _image_shape(images.shape[1:]))
+
+
+def minibatches(images: Tensor, batch_size: int) -> Iterator[Tensor]:
+    """Yields every image once, in random order; the last batch may be smaller.
+
+    The order is drawn at the first batch, from torch's global generator.
+
+    Args:
+        images: `(N, D)`.
+        batch_size: B.
+    """
+    order = torch.randperm(len(images), device=images.device)
+    for indices in order.split(batch_size):
+        yield images[indices]
+
+
+def _load_torchvision(name: str, root: Path) -> Dataset:
+    from torchvision import datasets
+
+    kind = getattr(datasets, TORCHVISION[name])
+    folder = root / TORCHVISION[name] / "raw"
+    if not all((folder / file).is_file() for file in IDX_FILES):
+        _download(kind, name, root)
+    for file in IDX_FILES:
+        _check_idx(folder / file, name)
+    train, test = (kind(root, train=is_train) for is_train in (True, False))
+    return Dataset(
+        name,
+        _to_unit_interval(train.data),
+        _to_unit_interval(test.data),
+        train.targets,
+        test.targets,
+        (28, 28),
+    )
+
+
+def _download(kind: type, name: str, root: Path) -> None:
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            kind(root, train=True, download=True)
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise DataUnavailableError(
+            f"{name} is not in {root} and cannot be downloaded ({reason}): "
+            "name the folder that holds it with --data-dir or PYRO_VAE_DATA"
+        ) from None
+
+
+def _check_idx(path: Path, name: str) -> None:
+    """Refuses a file that is not the whole of the data set's part."""
+    shape = IDX_FILES[path.name]
+    header = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
+    content = path.read_bytes()
+    expected = len(header) + math.prod(shape)
+    fault = None
+    if len(content) != expected:
+        fault = f"has {len(content)} bytes, expected {expected}"
+    elif not content.startswith(header):
+        fault = "does not start like an IDX file of the expected shape"
+    elif name == "mnist" and (
+        hashlib.md5(content, usedforsecurity=False).hexdigest()
+        != MNIST_MD5[path.name]
+    ):
+        fault = "does not match its MD5 checksum"
+    if fault:
+        raise DataError(
+            f"{path} is damaged: it {fault}; delete it, and {path.name}.gz "
+            "beside it, to have it downloaded again"
+        )
+
+
+def _load_digits() -> Dataset:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = torch.as_tensor(digits.data / 16, dtype=torch.get_default_dtype())
+    return _split("digits", images, torch.as_tensor(digits.target), (8, 8))
+
+
+def _split(
+    name: str,
+    images: Tensor,
+    labels: Tensor | None,
+    image_shape: tuple[int, ...],
+) -> Dataset:
+    generator = torch.Generator().manual_seed(SPLIT_SEED)
+    order = torch.randperm(len(images), generator=generator)
+    train, test = order.split([len(order) - len(order) // 5, len(order) // 5])
+    return Dataset(
+        name,
+        images[train],
+        images[test],
+        None if labels is None else labels[train],
+        None if labels is None else labels[test],
+        image_shape,
+    )
+
+
+def _check_images(path: Path, array: np.ndarray) -> Tensor:
+    if array.ndim < 2 or len(array) < 5 or math.prod(array.shape[1:]) < 1:
+        raise DataError(
+            f"images in {path} have shape {array.shape}; expected (N, ...) "
+            "with at least 5 images"
+        )
+    if array.dtype == np.uint8:
+        return _to_unit_interval(torch.as_tensor(array))
+    if not np.issubdtype(array.dtype, np.floating):
+        raise DataError(
+            f"images in {path} are of type {array.dtype}; expected floats in "
+            "[0, 1] or uint8"
+        )
+    if np.isnan(array).any():
+        raise DataError(
+            f"images in {path} hold {np.isnan(array).sum()} NaN; expected none"
+        )
+    low, high = array.min(), array.max()
+    if low < 0 or high > 1:
+        raise DataError(
+            f"images in {path} range from {low:g} to {high:g}; expected "
+            "floats in [0, 1]: rescale them"
+        )
+    images = torch.as_tensor(array, dtype=torch.get_default_dtype())
+    return images.flatten(1)
+
+
+def _check_labels(
+    path: Path, labels: np.ndarray | None, size: int
+) -> Tensor | None:
+    if labels is None:
+        return None
+    if labels.shape != (size,) or not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(
+            f"labels in {path} are {labels.dtype} of shape {labels.shape}; "
+            f"expected integers of shape ({size},)"
+        )
+    return torch.as_tensor(labels.astype(np.int64))
+
+
+def _image_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape to draw an image in, of the shape it was stored in."""
+    if len(shape) == 3 and shape[2] == 1:
+        return shape[:2]
+    if len(shape) == 2 or (len(shape) == 3 and shape[2] == 3):
+        return shape
+    size = math.prod(shape)
+    side = math.isqrt(size)
+    return (side, side) if side * side == size else (1, size)
+
+
+def _to_unit_interval(images: Tensor) -> Tensor:
+    """Turns bytes `(N, ...)` into floats `(N, D)`, 255 into 1."""
+    return images.flatten(1).to(torch.get_default_dtype()).div_(255)
+
+
+def _first(labels: Tensor | None, limit: int | None) -> Tensor | None:
+    return None if labels is None else labels[:limit]

@@ -1,0 +1,377 @@
+"""fit(): the training loop. It yields records; it prints and plots nothing."""
+
+import csv
+import io
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from torch import Tensor
+
+from pyro_vae.checkpoints import (
+    FileError,
+    load_checkpoint,
+    save_checkpoint,
+    write_atomically,
+)
+from pyro_vae.config import Config
+from pyro_vae.data import Dataset, minibatches
+from pyro_vae.objectives import make_objective
+from pyro_vae.svi import (
+    NonFiniteLossError,
+    load_optimizer_state,
+    make_svi,
+    optimizer_state,
+)
+from pyro_vae.vae import VAE
+
+TRACE = "elbo.csv"
+EVALUATION_BATCH = 1000  # images
+
+Record = dict[str, float]
+
+
+@dataclass
+class Position:
+    """Where a fit stands.
+
+    Attributes:
+        epoch: The last epoch completed; -1 before the first record.
+        step: Optimisation steps taken.
+        batch: Minibatches done of the epoch under way.
+        elbo_sum: The sum of its images' ELBO so far, in nats.
+        epoch_seconds: The time spent training in it.
+        seconds: The time spent in the fit.
+        records: One for each epoch completed.
+    """
+
+    epoch: int = -1
+    step: int = 0
+    batch: int = 0
+    elbo_sum: float = 0.0
+    epoch_seconds: float = 0.0
+    seconds: float = 0.0
+    records: list[Record] = field(default_factory=list)
+
+
+def fit(
+    vae: VAE,
+    data: Dataset,
+    config: Config,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    on_step: Callable[[int, float], Any] = lambda step, elbo: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Record]:
+    """Fits a VAE by stochastic gradient ascent on the ELBO.
+
+    The order of the images and the noise depend on `config.seed` alone, and
+    the global random state is left as it was.
+
+    Args:
+        vae: Trained in place, on `config.device`.
+        data: Training and test images.
+        config: Epochs, batch size, step size, particles, seed and device.
+        folder: Where to keep `elbo.csv` and, after every epoch, a checkpoint.
+        resume: Go on from the folder's checkpoint, if it has one.
+        on_step: Called after each step with the number of steps taken in all
+            and the minibatch's mean ELBO.
+        stop: Asked after each step; if true, the fit saves a checkpoint and
+            returns.
+
+    Yields:
+        A record for epoch 0, before training, and for each epoch: epoch, step,
+        train_elbo (mean over the epoch's minibatches, as they were trained on),
+        test_elbo, test_expected_log_likelihood, test_kl, noise_scale, seconds
+        (in all) and images_per_second (training). Nats per image. A resumed
+        fit yields the records of the epochs that were left to do.
+
+    Raises:
+        NonFiniteLossError: If the loss is NaN or infinite. The folder's last
+            checkpoint stays.
+        FileError: If the folder's checkpoint does not fit this VAE.
+    """
+    run = _Run(vae, data, config, on_step, stop)
+    folder = None if folder is None else Path(folder)
+    if resume and folder is not None:
+        run.restore(folder)
+    while run.position.epoch < config.epochs and not stop():
+        if run.train_epoch():
+            run.finish_epoch()
+        if folder is not None:
+            run.save(folder)
+        if run.position.batch == 0:
+            yield run.position.records[-1]
+
+
+class _Run:
+    """What one fit holds, and the pieces of its loop."""
+
+    def __init__(
+        self,
+        vae: VAE,
+        data: Dataset,
+        config: Config,
+        on_step: Callable[[int, float], Any],
+        stop: Callable[[], bool],
+    ):
+        self.device = resolve_device(config.device)
+        self.vae = vae.to(self.device)
+        self.data = data.to(self.device)
+        self.config = config
+        self.on_step = on_step
+        self.stop = stop
+        self.optim = pyro.optim.Adam({"lr": config.learning_rate})
+        self.svi = make_svi(
+            vae.model,
+            vae.guide,
+            self.optim,
+            make_objective("elbo", config.num_particles),
+        )
+        self.position = Position()
+        self.noise: Tensor | None = None  # the random state within an epoch
+
+    def train_epoch(self) -> bool:
+        """Trains to the end of the epoch; false if it was stopped before."""
+        position = self.position
+        if position.epoch < 0:
+            return True  # epoch 0 is the model before training
+        epoch = position.epoch + 1
+        started = time.perf_counter()
+        with (
+            _random_stream(self.config.seed, epoch, self.device),
+            pyro.validation_enabled(False),
+        ):
+            batches = minibatches(self.data.train, self.config.batch_size)
+            for x in itertools.islice(batches, position.batch, None):
+                if self.noise is not None:
+                    _set_random_state(self.noise, self.device)
+                    self.noise = None
+                self.step(x)
+                if self.stop():
+                    self.noise = _get_random_state(self.device)
+                    break
+        seconds = time.perf_counter() - started
+        position.epoch_seconds += seconds
+        position.seconds += seconds
+        return self.noise is None
+
+    def step(self, x: Tensor) -> None:
+        """Takes one step on a minibatch."""
+        position, num_data = self.position, len(self.data.train)
+        try:
+            elbo = -self.svi.step(x, num_data) / num_data
+        except NonFiniteLossError as error:
+            raise NonFiniteLossError(
+                f"{error}, in epoch {position.epoch + 1}, at step "
+                f"{position.step + 1}: try a smaller --learning-rate or "
+                "--init-std, or a larger --noise-scale"
+            ) from None
+        position.step += 1
+        position.batch += 1
+        position.elbo_sum += elbo * len(x)
+        self.on_step(position.step, elbo)
+
+    def finish_epoch(self) -> None:
+        """Evaluates, and appends the epoch's record."""
+        position, data, seed = self.position, self.data, self.config.seed
+        started = time.perf_counter()
+        num_data = len(data.train)
+        if position.epoch < 0:
+            terms = evaluate(self.vae, data.train, seed)
+            train_elbo, images_per_second = terms[0] - terms[1], 0.0
+        else:
+            train_elbo = position.elbo_sum / num_data
+            images_per_second = num_data / position.epoch_seconds
+        expected_log_likelihood, kl = evaluate(self.vae, data.test, seed)
+        position.seconds += time.perf_counter() - started
+        record = {
+            "epoch": position.epoch + 1,
+            "step": position.step,
+            "train_elbo": train_elbo,
+            "test_elbo": expected_log_likelihood - kl,
+            "test_expected_log_likelihood": expected_log_likelihood,
+            "test_kl": kl,
+            "noise_scale": _noise_scale(self.vae),
+            "seconds": position.seconds,
+            "images_per_second": images_per_second,
+        }
+        self.position = Position(
+            epoch=position.epoch + 1,
+            step=position.step,
+            seconds=position.seconds,
+            records=[*position.records, record],
+        )
+
+    def save(self, folder: Path) -> None:
+        """Writes the checkpoint, then the trace."""
+        tensors = {
+            **_prefixed("vae", self.vae.state_dict()),
+            **_prefixed(
+                "optim",
+                optimizer_state(self.optim, self.vae.named_parameters()),
+            ),
+        }
+        if self.noise is not None:
+            tensors["noise"] = self.noise
+        folder.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(folder, tensors, asdict(self.position))
+        write_trace(folder / TRACE, self.position.records)
+
+    def restore(self, folder: Path) -> None:
+        """Goes back to the folder's checkpoint, if it has one."""
+        checkpoint = load_checkpoint(folder)
+        if checkpoint is None:
+            return
+        tensors, state = checkpoint
+        try:
+            self.vae.load_state_dict(_unprefixed("vae", tensors))
+            self.position = Position(**state)
+        except (RuntimeError, TypeError) as error:
+            raise FileError(
+                f"the checkpoint in {folder} is not of this VAE: {error}"
+            ) from None
+        load_optimizer_state(
+            self.optim,
+            self.vae.named_parameters(),
+            _unprefixed("optim", tensors),
+        )
+        self.noise = tensors.get("noise")
+        write_trace(folder / TRACE, self.position.records)
+
+
+@torch.no_grad()
+def evaluate(vae: VAE, images: Tensor, seed: int = 0) -> tuple[float, float]:
+    """Estimates the two terms of the ELBO with one sample of z per image.
+
+    Args:
+        vae: The VAE.
+        images: `(N, D)`, on its device.
+        seed: Of the noise, which is the same at every call.
+
+    Returns:
+        The means over the images of the expected log-likelihood and of the
+        KL, in nats; the ELBO is their difference.
+
+    Raises:
+        NonFiniteLossError: If one is NaN or infinite.
+    """
+    sums = torch.zeros(2, dtype=torch.float64)
+    with (
+        _random_stream(seed, 0, images.device),
+        pyro.validation_enabled(False),
+    ):
+        for x in images.split(EVALUATION_BATCH):
+            terms = vae.compute_elbo_terms(x)
+            sums += torch.stack([term.double().sum() for term in terms]).cpu()
+    expected_log_likelihood, kl = (sums / len(images)).tolist()
+    if not math.isfinite(expected_log_likelihood - kl):
+        raise NonFiniteLossError(
+            "the evaluation is not finite: the mean expected log-likelihood "
+            f"is {expected_log_likelihood} and the mean KL is {kl}: try a "
+            "smaller --learning-rate or --init-std"
+        )
+    return expected_log_likelihood, kl
+
+
+def write_trace(path: Path, records: list[Record]) -> None:
+    """Writes records as CSV, atomically, every number in full."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, records[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    write_atomically(path, text.getvalue().encode())
+
+
+def read_trace(path: Path) -> list[Record]:
+    """Reads what `write_trace` wrote.
+
+    Raises:
+        FileError: If the file is missing or no trace.
+    """
+    try:
+        with open(path, newline="") as file:
+            records = [
+                {key: float(value) for key, value in row.items()}
+                for row in csv.DictReader(file)
+            ]
+    except (OSError, TypeError, ValueError) as error:
+        raise FileError(f"{path} cannot be read as a trace: {error}") from None
+    if not records or not {"epoch", "test_elbo"} <= set(records[0]):
+        raise FileError(
+            f"{path} is no trace; expected one row an epoch that fit wrote"
+        )
+    return records
+
+
+def resolve_device(name: str) -> torch.device:
+    """Returns the device of that name; `auto` is cuda where there is one.
+
+    Raises:
+        ValueError: If there is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"--device is {name!r}, which torch cannot use here; expected "
+            f"auto, cpu or cuda ({str(error).splitlines()[0]})"
+        ) from None
+    return device
+
+
+@contextmanager
+def _random_stream(
+    seed: int, stream: int, device: torch.device
+) -> Iterator[None]:
+    """Seeds torch's generators for a block, and puts them back after it.
+
+    Stream 0 is that of evaluations, stream e that of epoch e.
+    """
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        sequence = np.random.SeedSequence((seed, stream))
+        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
+        yield
+
+
+def _get_random_state(device: torch.device) -> Tensor:
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    return torch.get_rng_state()
+
+
+def _set_random_state(state: Tensor, device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
+
+
+def _noise_scale(vae: VAE) -> float:
+    """The mean over the pixels; NaN where the likelihood has no scale."""
+    scale = getattr(vae.likelihood, "scale", None)
+    return math.nan if scale is None else scale.mean().item()
+
+
+def _prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _unprefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(f"{prefix}."): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(f"{prefix}.")
+    }

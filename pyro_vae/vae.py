@@ -1,0 +1,276 @@
+"""VAE: joins a prior, a likelihood and a guide into a Pyro pair."""
+
+import itertools
+import weakref
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.checkpoints import (
+    FileError,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+
+_count = itertools.count()
+_names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
+
+
+def announce(module: nn.Module) -> None:
+    """Announces a module's trainable parameters to Pyro as `param` sites.
+
+    Pyro's names are global: two modules announced under one name would share
+    the first one's parameters, so each module gets a name of its own, and a
+    parameter that was put in another's place replaces it in the param store.
+    """
+    store = pyro.get_param_store()
+    stored = store.named_parameters()
+    for name, parameter in param_names(module).items():
+        if name in store and dict(stored)[name] is not parameter:
+            del store[name]
+        pyro.param(name, parameter)
+
+
+def param_names(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Returns a module's trainable parameters by their names in Pyro."""
+    if module not in _names:
+        _names[module] = f"{type(module).__name__.lower()}{next(_count)}"
+    return {
+        f"{_names[module]}.{name}": parameter
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+class Model(nn.Module):
+    r"""The generative model as a Pyro callable: sample sites `z` and `x`.
+
+    .. math:: z \sim p(z), \quad x \mid z \sim p(x \mid z)
+
+    Args:
+        prior: `prior()` is p(z).
+        likelihood: `likelihood(z)` is p(x | z).
+    """
+
+    def __init__(self, prior: nn.Module, likelihood: nn.Module):
+        super().__init__()
+        self.prior = prior
+        self.likelihood = likelihood
+
+    def forward(self, x: Tensor, num_data: int | None = None) -> Tensor:
+        """Declares p(x, z) for a minibatch and returns z.
+
+        Args:
+            x: Images, `(B, D)`.
+            num_data: The size N of the data set, if the log-density is to be
+                that of the whole data set, estimated from the minibatch:
+                scaled by N / B.
+
+        Returns:
+            z, `(..., B, P)`.
+
+        Raises:
+            ValueError: If `x` is not of two dimensions, or N < B.
+        """
+        announce(self)
+        with _data_plate(x, num_data):
+            z = pyro.sample("z", self.prior())
+            pyro.sample("x", self.likelihood(z), obs=x)
+        return z
+
+
+class Guide(nn.Module):
+    r"""The amortised guide as a Pyro callable: sample site `z`.
+
+    .. math:: z \sim q(z \mid x)
+
+    Args:
+        distribution: `distribution(x)` is q(z | x).
+    """
+
+    def __init__(self, distribution: nn.Module):
+        super().__init__()
+        self.distribution = distribution
+
+    def forward(self, x: Tensor, num_data: int | None = None) -> Tensor:
+        """Declares q(z | x) for a minibatch; arguments as in `Model`.
+
+        Returns:
+            z, `(..., B, P)`.
+        """
+        announce(self)
+        with _data_plate(x, num_data):
+            return pyro.sample("z", self.distribution(x))
+
+
+class VAE(nn.Module):
+    """A variational autoencoder: a prior, a likelihood and a guide.
+
+    `vae.model` and `vae.guide` are Pyro callables `(x, num_data=None)` for any
+    of Pyro's inference algorithms, and modules that hold the parameters.
+
+    Args:
+        prior: `prior()` is p(z), batch shape `()`, event shape `(P,)`.
+        likelihood: `likelihood(z)` is p(x | z), batch shape `z.shape[:-1]`,
+            event shape `(D,)`.
+        guide: `guide(x)` is q(z | x), batch shape `(B,)`, event shape `(P,)`.
+
+    References:
+        Auto-Encoding Variational Bayes, D. P. Kingma and M. Welling, 2014.
+    """
+
+    def __init__(
+        self, prior: nn.Module, likelihood: nn.Module, guide: nn.Module
+    ):
+        super().__init__()
+        self.model = Model(prior, likelihood)
+        self.guide = Guide(guide)
+        self.recipe: dict[str, Any] | None = None
+
+    @property
+    def prior(self) -> nn.Module:
+        """The prior module, p(z)."""
+        return self.model.prior
+
+    @property
+    def likelihood(self) -> nn.Module:
+        """The likelihood module, p(x | z)."""
+        return self.model.likelihood
+
+    def infer(self, x: Tensor) -> dist.Distribution:
+        """Returns q(z | x) for images `(B, D)`: batch `(B,)`, event `(P,)`."""
+        return self.guide.distribution(_check_images(x))
+
+    def generate(self, z: Tensor) -> Tensor:
+        """Returns the mean images `(..., D)` of latents `(..., P)`."""
+        return self.likelihood(z).mean
+
+    @torch.no_grad()
+    def sample(self, n: int) -> Tensor:
+        """Returns the mean images, `(n, D)`, of n latents from the prior."""
+        return self.generate(self.prior().sample((n,)))
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Returns the mean images, `(B, D)`, of the latents' means."""
+        return self.generate(self.infer(x).mean)
+
+    def compute_elbo(self, x: Tensor, num_particles: int = 1) -> Tensor:
+        r"""Returns a Monte Carlo estimate of each image's ELBO.
+
+        .. math:: \frac{1}{S} \sum_s
+            \log p(x, z_s) - \log q(z_s \mid x), \quad z_s \sim q(z \mid x)
+
+        Args:
+            x: Images, `(B, D)`.
+            num_particles: S.
+
+        Returns:
+            `(B,)`, nats per image, every normalising constant kept.
+        """
+        expected_log_likelihood, kl = self.compute_elbo_terms(x, num_particles)
+        return expected_log_likelihood - kl
+
+    def compute_elbo_terms(
+        self, x: Tensor, num_particles: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        r"""Returns the ELBO's two terms, from the same samples.
+
+        .. math::
+            E_q \log p(x \mid z) \approx \frac{1}{S} \sum_s \log p(x \mid z_s),
+            \quad KL(q, p) \approx
+            \frac{1}{S} \sum_s \log q(z_s \mid x) - \log p(z_s)
+
+        Args:
+            x: Images, `(B, D)`.
+            num_particles: S.
+
+        Returns:
+            The expected log-likelihood and the KL, each `(B,)`, in nats.
+        """
+        guide = self.infer(x)
+        z = guide.rsample((num_particles,))
+        expected_log_likelihood = self.likelihood(z).log_prob(x).mean(0)
+        kl = (guide.log_prob(z) - self.prior().log_prob(z)).mean(0)
+        return expected_log_likelihood, kl
+
+    def save(self, folder: str | Path, about: dict[str, Any] | None = None):
+        """Writes `config.json` and `model.safetensors` into a folder.
+
+        Args:
+            folder: Made if it does not exist.
+            about: Further JSON-able entries for `config.json`.
+
+        Raises:
+            ValueError: If this VAE was not made by `build(config)`, so that
+                no configuration could rebuild it.
+        """
+        if self.recipe is None:
+            raise ValueError(
+                "this VAE has no configuration to be rebuilt from; expected "
+                "one made by build(config): save its state_dict() yourself"
+            )
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / CONFIG, {**self.recipe, **(about or {})})
+        write_tensors(folder / WEIGHTS, self.state_dict(), self.recipe, "model")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "VAE":
+        """Rebuilds what `save` wrote, in a run's folder too, on the CPU.
+
+        Raises:
+            FileError: If a file is missing, damaged, or not ours.
+        """
+        # Upwards, hence deferred: a configuration knows how to build a VAE.
+        from pyro_vae.config import Config, build
+
+        folder = Path(folder)
+        tensors, _ = read_tensors(folder / WEIGHTS, "model")
+        recipe = read_json(folder / CONFIG)
+        try:
+            config = Config.from_dict(recipe["config"])
+            vae = build(config, recipe["data_dim"])
+            vae.load_state_dict(tensors)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise FileError(
+                f"{folder / CONFIG} does not describe the model in "
+                f"{WEIGHTS}: {error}"
+            ) from None
+        return vae
+
+    def describe(self, config: Any, data_dim: int) -> "VAE":
+        """Notes the configuration that rebuilds this VAE, and returns it."""
+        self.recipe = {"config": asdict(config), "data_dim": data_dim}
+        return self
+
+
+def _data_plate(x: Tensor, num_data: int | None) -> pyro.plate:
+    """The plate of the images, the rightmost dimension of every site."""
+    size = len(_check_images(x))
+    if num_data is not None and num_data < size:
+        raise ValueError(
+            f"num_data is {num_data}; expected the size of the data set, at "
+            f"least that of the minibatch, {size}"
+        )
+    indices = torch.arange(size, device=x.device)
+    return pyro.plate("data", num_data or size, subsample=indices)
+
+
+def _check_images(x: Tensor) -> Tensor:
+    if x.dim() != 2:
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}; expected a batch of flattened "
+            "images, (B, D): use x.flatten(1)"
+        )
+    return x

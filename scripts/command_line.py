@@ -1,0 +1,39 @@
+"""What every script shares: flags from a dataclass, errors as sentences."""
+
+import sys
+import warnings
+from collections.abc import Callable
+from typing import TypeVar
+
+import tyro
+
+Flags = TypeVar("Flags")
+
+
+def parse(kind: type[Flags], default: Flags | None = None) -> Flags:
+    """Reads the command line into a dataclass.
+
+    Args:
+        kind: The dataclass; its attributes' docstrings are the help.
+        default: What holds where a flag is not given.
+    """
+    return tyro.cli(
+        kind,
+        default=default,
+        description=sys.modules["__main__"].__doc__,
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+    )
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Runs a script's main; what a user can cause ends in one sentence."""
+    warnings.showwarning = _show_warning
+    try:
+        sys.exit(main())
+    except (ValueError, ArithmeticError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None):
+    print(f"warning: {message}", file=sys.stderr)

@@ -1,0 +1,307 @@
+"""Fits a variational autoencoder; writes its trace, its model and figures."""
+
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from command_line import parse, run
+from tqdm import tqdm
+
+from pyro_vae import VAE, Config, build, fit
+from pyro_vae.checkpoints import CHECKPOINT, PREVIOUS, read_json
+from pyro_vae.data import Dataset, DataUnavailableError, load
+from pyro_vae.training import TRACE, Record, read_trace
+from pyro_vae.vae import CONFIG, WEIGHTS
+
+FIGURES = "figures"
+RESUMABLE = {"epochs", "device"}  # choices that may change in a resumed run
+
+
+@dataclass(frozen=True)
+class Flags:
+    config: Config = field(default_factory=Config)
+    output: Path | None = None
+    """Folder to write; by default results/DATASET-PRIOR."""
+    data_dir: Path | None = None
+    """Folder of the data sets; by default $PYRO_VAE_DATA, else a cache folder
+    in your home."""
+    resume: bool = False
+    """Go on with the run in --output, with its own choices; of those only
+    --epochs and --device may be given anew."""
+    overwrite: bool = False
+    """Replace the run in the output folder."""
+    no_figures: bool = False
+    """Write no figures."""
+
+
+def main() -> int:
+    flags = parse(Flags)
+    if flags.resume:
+        flags = resumed(flags)
+    data = load_data(flags.config, flags.data_dir)
+    config = replace(
+        flags.config,
+        dataset=data.name
+        if flags.config.dataset == "auto"
+        else flags.config.dataset,
+    )
+    folder = flags.output or Path("results", f"{data.name}-{config.prior}")
+    about = describe(config, data)
+    torch.manual_seed(config.seed)
+    vae = build(config, data.data_dim)
+    if flags.resume:
+        check_same_data(folder, about)
+    else:
+        prepare(folder, flags.overwrite)
+        vae.save(folder, about)
+
+    interrupt = Interrupt()
+    records = fit(
+        vae,
+        data,
+        config,
+        folder,
+        flags.resume,
+        on_step=(progress := Progress(config, data)).on_step,
+        stop=interrupt.is_requested,
+    )
+    for record in records:
+        progress.on_record(record)
+    progress.close()
+    vae.save(folder, about)
+    if interrupt.is_requested():
+        print(
+            f"stopped; everything is saved in {folder}. To go on: "
+            f"python scripts/fit.py --resume --output {folder}"
+        )
+        return 130
+    if not flags.no_figures:
+        write_figures(vae, data, folder)
+    final = read_trace(folder / TRACE)[-1]
+    print(
+        f"{folder}: {config.prior} prior on {data.name}, test ELBO "
+        f"{final['test_elbo']:.2f} nats per image after epoch "
+        f"{final['epoch']:.0f}"
+    )
+    return 0
+
+
+def resumed(flags: Flags) -> Flags:
+    """Reads the flags again, over the choices of the run in the folder."""
+    if flags.overwrite:
+        raise ValueError("--resume and --overwrite were given; expected one")
+    if flags.output is None:
+        raise ValueError(
+            "--resume was given without --output; expected the run's folder"
+        )
+    recipe = read_json(flags.output / CONFIG)
+    saved = Config.from_dict(recipe.get("config", {}))
+    flags = parse(Flags, replace(flags, config=saved))
+    for choice in fields(Config):
+        given, kept = (
+            getattr(config, choice.name) for config in (flags.config, saved)
+        )
+        if given != kept and choice.name not in RESUMABLE:
+            raise ValueError(
+                f"--{choice.name.replace('_', '-')} is {given}, but the run in "
+                f"{flags.output} has {kept}; expected the same: leave the flag "
+                "out, or start a new run with another --output"
+            )
+    return flags
+
+
+def load_data(config: Config, data_dir: Path | None) -> Dataset:
+    """Loads the data; unless the user named them, digits stand in."""
+    if config.dataset != "auto":
+        return load(config.dataset, data_dir).first(config.limit)
+    try:
+        return load("mnist", data_dir).first(config.limit)
+    except DataUnavailableError as error:
+        print(f"{error}; going on with scikit-learn's embedded 8 x 8 digits")
+        return load("digits").first(config.limit)
+
+
+def describe(config: Config, data: Dataset) -> dict:
+    """What `config.json` says beside the choices."""
+    packages = ("pyro-vae", "pyro-ppl", "torch", "torchvision", "numpy")
+    return {
+        "data": data.describe(),
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in packages},
+        },
+        "git_commit": git_commit(),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit that this script is of, if it is in a repository."""
+    try:
+        return subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def check_same_data(folder: Path, about: dict) -> None:
+    """Refuses to resume a run on other data."""
+    saved = read_json(folder / CONFIG).get("data")
+    if saved != about["data"]:
+        raise ValueError(
+            f"the data are {about['data']}, but the run in {folder} was on "
+            f"{saved}; expected the same"
+        )
+
+
+def prepare(folder: Path, overwrite: bool) -> None:
+    """Makes the folder; with `overwrite`, removes the run in it."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output is {folder}, a file; expected a folder")
+    if folder.exists() and any(folder.iterdir()):
+        if not overwrite:
+            raise ValueError(
+                f"{folder} exists; expected a new folder: go on with --resume "
+                f"--output {folder}, replace it with --overwrite, or name "
+                "another --output"
+            )
+        if not (folder / CONFIG).exists():
+            raise ValueError(
+                f"--overwrite was given, but {folder} holds no run; expected "
+                "a folder that fit.py wrote: name another --output"
+            )
+        for name in (CONFIG, TRACE, WEIGHTS, CHECKPOINT, PREVIOUS):
+            (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / FIGURES, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+class Interrupt:
+    """Turns the first Ctrl-C into a request to stop after the step."""
+
+    def __init__(self):
+        self._requested = False
+        signal.signal(signal.SIGINT, self._request)
+
+    def is_requested(self) -> bool:
+        return self._requested
+
+    def _request(self, *_) -> None:
+        self._requested = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class Progress:
+    """A live bar on a terminal, a line for each epoch elsewhere."""
+
+    def __init__(self, config: Config, data: Dataset):
+        self._last: Record = {}
+        self._epochs = config.epochs
+        self._num_batches = -(-len(data.train) // config.batch_size)
+        self._bar = tqdm(
+            total=config.epochs * self._num_batches,
+            unit=" images",
+            unit_scale=config.batch_size,
+            disable=not sys.stderr.isatty(),
+            dynamic_ncols=True,
+        )
+
+    def on_step(self, step: int, elbo: float) -> None:
+        if self._bar.disable:
+            return
+        if self._bar.n == 0:  # a resumed run's rate is that of this session
+            self._bar.initial = self._bar.n = step - 1
+        epoch = (step - 1) // self._num_batches + 1
+        kl = self._last.get("test_kl", float("nan"))
+        self._bar.set_postfix_str(
+            f"epoch {epoch}/{self._epochs}, ELBO {elbo:.1f}, KL {kl:.2f}",
+            refresh=False,
+        )
+        self._bar.update(step - self._bar.n)
+
+    def on_record(self, record: Record) -> None:
+        self._last = record
+        tqdm.write(
+            f"epoch {record['epoch']:3d}  train ELBO "
+            f"{record['train_elbo']:9.2f}  test ELBO "
+            f"{record['test_elbo']:9.2f}  KL {record['test_kl']:6.2f}  "
+            f"{record['images_per_second']:8.0f} images/s  "
+            f"{record['seconds']:7.1f} s"
+        )
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def write_figures(vae: VAE, data: Dataset, folder: Path) -> None:
+    """Draws what the run has learned into its folder."""
+    for name, figure in draw_figures(vae, data, folder):
+        (folder / FIGURES).mkdir(exist_ok=True)
+        figure.savefig(folder / FIGURES / f"{name}.png")
+
+
+@torch.no_grad()
+def draw_figures(vae: VAE, data: Dataset, folder: Path) -> Iterator:
+    """Yields the name and the figure of each picture of a run."""
+    from pyro_vae import figures
+
+    device = next(vae.parameters()).device
+    shape = data.image_shape
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.randperm(len(data.train), generator=generator)[:100]
+    yield (
+        "data",
+        figures.image_grid(
+            data.train[chosen].numpy(), shape, 10, f"Images of {data.name}"
+        ),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        samples = vae.sample(100).cpu().numpy()
+    yield (
+        "samples",
+        figures.image_grid(
+            samples, shape, 10, "Mean images of samples from the prior"
+        ),
+    )
+    x = data.test[:50].to(device)
+    pairs = torch.stack(
+        [x.unflatten(0, (5, 10)), vae.reconstruct(x).unflatten(0, (5, 10))], 1
+    )
+    yield (
+        "reconstructions",
+        figures.image_grid(
+            pairs.flatten(0, 2).cpu().numpy(),
+            shape,
+            10,
+            "Test images, each above its reconstruction",
+        ),
+    )
+    z = vae.infer(data.test.to(device)).mean.cpu().numpy()
+    labels = data.test_labels
+    yield (
+        "latent",
+        figures.latent_scatter(z, None if labels is None else labels.numpy()),
+    )
+
+    def generate(latents):
+        latents = torch.as_tensor(latents, dtype=x.dtype, device=device)
+        return vae.generate(latents).cpu().numpy()
+
+    yield "manifold", figures.manifold(generate, z, shape)
+    yield "elbo", figures.elbo_curves(read_trace(folder / TRACE))
+
+
+if __name__ == "__main__":
+    run(main)
