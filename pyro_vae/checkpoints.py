@@ -46,6 +46,8 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         FileError: If the file is missing or holds something else.
     """
+    if not path.is_file():
+        raise FileError(f"there is no file {path}")
     try:
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -95,7 +97,8 @@ def read_tensors(
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError) as error:
         raise FileError(
             f"{path} is damaged or no safetensors file: {error}"

@@ -146,12 +146,13 @@ def load_file(path: Path) -> Dataset:
     if not path.is_file():
         raise DataError(f"there is no file {path}")
     try:
-        content = np.load(path, allow_pickle=False)
-        arrays = (
-            {"images": content}
-            if isinstance(content, np.ndarray)
-            else {key: content[key] for key in content.files}
-        )
+        with open(path, "rb") as file:
+            content = np.load(file, allow_pickle=False)
+            arrays = (
+                {"images": content}
+                if isinstance(content, np.ndarray)
+                else {key: content[key] for key in content.files}
+            )
     except Exception as error:  # NumPy raises a dozen kinds for bad files
         raise DataError(
             f"{path} cannot be read as a NumPy file: {error}"
@@ -165,7 +166,8 @@ def load_file(path: Path) -> Dataset:
         )
     images = _check_images(path, arrays["images"])
     labels = _check_labels(path, arrays.get("labels"), len(images))
-    return _split(path.name, images, labels, _image_shape(images.shape[1:]))
+    image_shape = _image_shape(arrays["images"].shape[1:])
+    return _split(path.name, images, labels, image_shape)
 
 
 def minibatches(images: Tensor, batch_size: int) -> Iterator[Tensor]:
@@ -207,7 +209,7 @@ def _download(kind: type, name: str, root: Path) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
             kind(root, train=True, download=True)
     except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
+        reason = str(error).splitlines()[0].rstrip(":")
         raise DataUnavailableError(
             f"{name} is not in {root} and cannot be downloaded ({reason}): "
             "name the folder that holds it with --data-dir or PYRO_VAE_DATA"

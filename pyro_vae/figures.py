@@ -271,7 +271,7 @@ def _sheet_figure(sheet: Array, title: str) -> tuple[Figure, Axes]:
 
 
 def _values(low: Array, high: Array, axis: int) -> list[str]:
-    return [f"{value:.2g}" for value in np.linspace(low[axis], high[axis], 5)]
+    return [f"{value:.1f}" for value in np.linspace(low[axis], high[axis], 5)]
 
 
 def _in(plane: Plane) -> str:

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 ACTIVATIONS = {
     "relu": nn.ReLU,
@@ -32,7 +32,7 @@ def make_activation(name: str) -> nn.Module:
     return ACTIVATIONS[name]()
 
 
-class MLP(nn.Sequential):
+class MLP(nn.Module):
     r"""A multilayer perceptron, one hidden layer of 512 ReLU units by default.
 
     .. math:: h_{l+1} = a(W_l h_l + b_l), \quad
@@ -46,9 +46,6 @@ class MLP(nn.Sequential):
         output_activation: The name of the activation of the last layer, which
             is linear by default.
         init_std: Standard deviation of the initial weights.
-
-    Returns (forward):
-        `(..., in_features)` mapped to `(..., out_features)`.
 
     Raises:
         ValueError: For an unknown activation or a size below 1.
@@ -74,9 +71,14 @@ class MLP(nn.Sequential):
         layers.pop()
         if output_activation is not None:
             layers.append(make_activation(output_activation))
-        super().__init__(*layers)
+        super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        for layer in self:
+        self.layers = nn.Sequential(*layers)
+        for layer in self.layers:
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=init_std)
                 nn.init.zeros_(layer.bias)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Maps `(..., in_features)` to `(..., out_features)`."""
+        return self.layers(inputs)

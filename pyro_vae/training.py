@@ -136,6 +136,7 @@ class _Run:
             self.optim,
             make_objective("elbo", config.num_particles),
         )
+        self.num_batches = -(-len(data.train) // config.batch_size)
         self.position = Position()
         self.noise: Tensor | None = None  # the random state within an epoch
 
@@ -156,7 +157,7 @@ class _Run:
                     _set_random_state(self.noise, self.device)
                     self.noise = None
                 self.step(x)
-                if self.stop():
+                if self.stop() and position.batch < self.num_batches:
                     self.noise = _get_random_state(self.device)
                     break
         seconds = time.perf_counter() - started

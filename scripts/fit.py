@@ -5,19 +5,21 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
 from command_line import parse, run
+from matplotlib.figure import Figure
+from torch import Tensor
 from tqdm import tqdm
 
-from pyro_vae import VAE, Config, build, fit
+from pyro_vae import VAE, Config, build, figures, fit
 from pyro_vae.checkpoints import CHECKPOINT, PREVIOUS, read_json
 from pyro_vae.data import Dataset, DataUnavailableError, load
-from pyro_vae.training import TRACE, Record, read_trace
+from pyro_vae.training import TRACE, Record, read_trace, resolve_device
 from pyro_vae.vae import CONFIG, WEIGHTS
 
 FIGURES = "figures"
@@ -45,13 +47,11 @@ def main() -> int:
     flags = parse(Flags)
     if flags.resume:
         flags = resumed(flags)
+    resolve_device(flags.config.device)
     data = load_data(flags.config, flags.data_dir)
-    config = replace(
-        flags.config,
-        dataset=data.name
-        if flags.config.dataset == "auto"
-        else flags.config.dataset,
-    )
+    config = flags.config
+    if config.dataset == "auto":
+        config = replace(config, dataset=data.name)
     folder = flags.output or Path("results", f"{data.name}-{config.prior}")
     about = describe(config, data)
     torch.manual_seed(config.seed)
@@ -63,16 +63,18 @@ def main() -> int:
         vae.save(folder, about)
 
     interrupt = Interrupt()
+    progress = Progress(config, data)
     records = fit(
         vae,
         data,
         config,
         folder,
         flags.resume,
-        on_step=(progress := Progress(config, data)).on_step,
+        on_step=progress.on_step,
         stop=interrupt.is_requested,
     )
     for record in records:
+        vae.save(folder, about)
         progress.on_record(record)
     progress.close()
     vae.save(folder, about)
@@ -103,7 +105,7 @@ def resumed(flags: Flags) -> Flags:
         )
     recipe = read_json(flags.output / CONFIG)
     saved = Config.from_dict(recipe.get("config", {}))
-    flags = parse(Flags, replace(flags, config=saved))
+    flags = parse(Flags, Flags(config=saved))
     for choice in fields(Config):
         given, kept = (
             getattr(config, choice.name) for config in (flags.config, saved)
@@ -244,63 +246,58 @@ class Progress:
         self._bar.close()
 
 
+@torch.no_grad()
 def write_figures(vae: VAE, data: Dataset, folder: Path) -> None:
     """Draws what the run has learned into its folder."""
-    for name, figure in draw_figures(vae, data, folder):
-        (folder / FIGURES).mkdir(exist_ok=True)
+    (folder / FIGURES).mkdir(exist_ok=True)
+    elbo = figures.elbo_curves(read_trace(folder / TRACE))
+    drawn = {**draw_images(vae, data), **draw_latents(vae, data), "elbo": elbo}
+    for name, figure in drawn.items():
         figure.savefig(folder / FIGURES / f"{name}.png")
 
 
-@torch.no_grad()
-def draw_figures(vae: VAE, data: Dataset, folder: Path) -> Iterator:
-    """Yields the name and the figure of each picture of a run."""
-    from pyro_vae import figures
-
-    device = next(vae.parameters()).device
-    shape = data.image_shape
+def draw_images(vae: VAE, data: Dataset) -> dict[str, Figure]:
+    """Real images, samples and reconstructions."""
     generator = torch.Generator().manual_seed(0)
     chosen = torch.randperm(len(data.train), generator=generator)[:100]
-    yield (
-        "data",
-        figures.image_grid(
-            data.train[chosen].numpy(), shape, 10, f"Images of {data.name}"
-        ),
-    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        samples = vae.sample(100).cpu().numpy()
-    yield (
-        "samples",
-        figures.image_grid(
-            samples, shape, 10, "Mean images of samples from the prior"
+        samples = vae.sample(100)
+    columns = min(10, len(data.test))
+    x = data.test[: 5 * columns].to(samples.device)
+    x = x[: len(x) // columns * columns].unflatten(0, (-1, columns))
+    means = vae.reconstruct(x.flatten(0, 1)).view_as(x)
+    pairs = torch.stack([x, means], dim=1).flatten(0, 2)
+
+    def grid(images: Tensor, columns: int, title: str) -> Figure:
+        images = images.cpu().numpy()
+        return figures.image_grid(images, data.image_shape, columns, title)
+
+    return {
+        "data": grid(data.train[chosen], 10, f"Images of {data.name}"),
+        "samples": grid(samples, 10, "Mean images of samples from the prior"),
+        "reconstructions": grid(
+            pairs, columns, "Test images, each above its reconstruction"
         ),
-    )
-    x = data.test[:50].to(device)
-    pairs = torch.stack(
-        [x.unflatten(0, (5, 10)), vae.reconstruct(x).unflatten(0, (5, 10))], 1
-    )
-    yield (
-        "reconstructions",
-        figures.image_grid(
-            pairs.flatten(0, 2).cpu().numpy(),
-            shape,
-            10,
-            "Test images, each above its reconstruction",
-        ),
-    )
-    z = vae.infer(data.test.to(device)).mean.cpu().numpy()
+    }
+
+
+def draw_latents(vae: VAE, data: Dataset) -> dict[str, Figure]:
+    """The test set in latent space, and the images over its range."""
+    device = next(vae.parameters()).device
+    z = vae.infer(data.test.to(device)).mean
     labels = data.test_labels
-    yield (
-        "latent",
-        figures.latent_scatter(z, None if labels is None else labels.numpy()),
-    )
 
-    def generate(latents):
-        latents = torch.as_tensor(latents, dtype=x.dtype, device=device)
-        return vae.generate(latents).cpu().numpy()
+    def generate(latents: np.ndarray) -> np.ndarray:
+        return vae.generate(torch.as_tensor(latents).to(z)).cpu().numpy()
 
-    yield "manifold", figures.manifold(generate, z, shape)
-    yield "elbo", figures.elbo_curves(read_trace(folder / TRACE))
+    points = z.cpu().numpy()
+    return {
+        "latent": figures.latent_scatter(
+            points, None if labels is None else labels.numpy()
+        ),
+        "manifold": figures.manifold(generate, points, data.image_shape),
+    }
 
 
 if __name__ == "__main__":

@@ -1,0 +1,362 @@
+"""Every script, run as a user runs it, in a temporary folder."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pyro_vae import VAE
+from pyro_vae.training import TRACE, read_trace
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+FIGURES = {
+    f"{name}.png"
+    for name in (
+        "data",
+        "samples",
+        "reconstructions",
+        "latent",
+        "manifold",
+        "elbo",
+    )
+}
+SMALL = ["--dataset", "digits", "--hidden", "32", "--batch-size", "200"]
+TIMING = ("seconds", "images_per_second")
+
+
+def script(name, *arguments):
+    return [sys.executable, str(SCRIPTS / name), *map(str, arguments)]
+
+
+def environment(folder):
+    """No MNIST, and no network to fetch it over."""
+    nowhere = "http://127.0.0.1:9"
+    return {
+        **os.environ,
+        "PYRO_VAE_DATA": str(folder / "data"),
+        "http_proxy": nowhere,
+        "https_proxy": nowhere,
+        "COLUMNS": "200",
+    }
+
+
+def run(folder, name, *arguments):
+    return subprocess.run(
+        script(name, *arguments),
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+    )
+
+
+def fit(folder, *arguments, output="run"):
+    result = run(folder, "fit.py", "--output", output, *arguments)
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+def trace(folder):
+    return [
+        {key: value for key, value in record.items() if key not in TIMING}
+        for record in read_trace(folder / TRACE)
+    ]
+
+
+def error_of(result) -> str:
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    return " ".join(re.sub(r"[╭╮╰╯─│]", " ", result.stderr).split())
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """A fit without a word on the data, where there is no MNIST."""
+    folder = tmp_path_factory.mktemp("fitted")
+    command = script("fit.py", "--epochs", "3", "--prior", "laplace")
+    result = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return folder, result
+
+
+def test_without_mnist_and_network_digits_are_fitted_and_said_so(fitted):
+    folder, result = fitted
+    assert "mnist is not in" in result.stdout
+    assert "going on with scikit-learn's embedded 8 x 8 digits" in result.stdout
+    about = json.loads(
+        (folder / "results/digits-laplace/config.json").read_text()
+    )
+    assert about["config"]["dataset"] == about["data"]["name"] == "digits"
+    assert about["data"]["num_train"] == 1438
+
+
+def test_what_a_fit_writes(fitted):
+    folder, result = fitted
+    output = folder / "results" / "digits-laplace"
+    assert {p.name for p in output.iterdir()} == {
+        "config.json",
+        "elbo.csv",
+        "model.safetensors",
+        "checkpoint.safetensors",
+        "checkpoint.previous.safetensors",
+        "figures",
+    }
+    assert {p.name for p in (output / "figures").iterdir()} == FIGURES
+    header = (output / TRACE).read_text().splitlines()[0]
+    assert header == (
+        "epoch,step,train_elbo,test_elbo,test_expected_log_likelihood,"
+        "test_kl,noise_scale,seconds,images_per_second"
+    )
+    records = read_trace(output / TRACE)
+    assert [record["epoch"] for record in records] == [0, 1, 2, 3]
+    about = json.loads((output / "config.json").read_text())
+    assert about["versions"]["torch"] and about["config"]["seed"] == 0
+    vae = VAE.load(output)
+    assert vae.sample(2).shape == (2, 64)
+    # Line by line, and no bar, when the output is no terminal.
+    assert len(re.findall(r"^epoch ", result.stdout, re.M)) == 4
+    assert "%|" not in result.stdout + result.stderr
+
+
+def test_a_named_data_set_is_never_substituted(tmp_path):
+    result = run(tmp_path, "fit.py", "--dataset", "mnist")
+    assert "error: mnist is not in" in error_of(result)
+    assert not (tmp_path / "results").exists()
+
+
+def test_an_existing_folder_is_refused_and_overwritten_on_request(tmp_path):
+    fit(tmp_path, *SMALL, "--epochs", 2, "--no-figures")
+    before = (tmp_path / "run" / TRACE).read_bytes()
+    again = ["--output", "run", *SMALL, "--epochs", 1, "--no-figures"]
+    message = error_of(run(tmp_path, "fit.py", *again))
+    assert "run exists; expected a new folder: go on with --resume" in message
+    assert (tmp_path / "run" / TRACE).read_bytes() == before
+    fit(tmp_path, *SMALL, "--epochs", 1, "--no-figures", "--overwrite")
+    assert len(read_trace(tmp_path / "run" / TRACE)) == 2
+    assert not (tmp_path / "run" / "figures").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    again = [*SMALL, "--output", "mine", "--overwrite"]
+    assert "mine holds no run" in error_of(run(tmp_path, "fit.py", *again))
+    assert (tmp_path / "mine" / "thesis.tex").exists()
+
+
+def test_every_flag_is_reached_and_kept(tmp_path):
+    images = np.random.default_rng(0).random((60, 4, 5))
+    np.save(tmp_path / "own.npy", images)
+    flags = {
+        "prior": "laplace",
+        "prior-scale": 0.8,
+        "guide": "laplace",
+        "noise": "diagonal",
+        "noise-scale": 0.4,
+        "latent-dim": 3,
+        "hidden": [9, 7],
+        "activation": "tanh",
+        "init-std": 0.2,
+        "dataset": "own.npy",
+        "limit": 40,
+        "epochs": 1,
+        "batch-size": 16,
+        "learning-rate": 0.01,
+        "num-particles": 2,
+        "seed": 5,
+        "device": "cpu",
+    }
+    arguments = [
+        word
+        for flag, value in flags.items()
+        for word in (
+            f"--{flag}",
+            *(value if isinstance(value, list) else [value]),
+        )
+    ]
+    fit(tmp_path, *arguments)
+    about = json.loads((tmp_path / "run" / "config.json").read_text())
+    saved = {key.replace("_", "-"): v for key, v in about["config"].items()}
+    assert saved == flags
+    assert about["data"] == {
+        "name": "own.npy",
+        "num_train": 40,
+        "num_test": 12,
+        "image_shape": [4, 5],
+    }
+    figures = {p.name for p in (tmp_path / "run" / "figures").iterdir()}
+    assert figures == FIGURES
+    assert read_trace(tmp_path / "run" / TRACE)[1]["step"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epochs", "-3"], "--epochs is -3; expected a whole number"),
+        (["--epochs", "many"], "Error parsing --epochs"),
+        (["--prior", "cauchy"], "invalid choice 'cauchy' for argument"),
+        (["--epoch", "3"], "Unrecognized options: --epoch"),
+        (["--dataset", "no.npz"], "error: there is no file no.npz"),
+        (["--device", "gpu"], "--device is 'gpu', which torch cannot use"),
+        (["--resume"], "--resume was given without --output"),
+        (["--resume", "--output", "no"], "there is no file no/config.json"),
+        (["--resume", "--overwrite"], "expected one"),
+        (["--noise-scale", "0.001"], "0.001; expected it above 0.01"),
+        (["--learning-rate", "0"], "--learning-rate is 0.0; expected a posit"),
+    ],
+)
+def test_bad_flags_end_in_a_sentence_and_leave_nothing(
+    tmp_path, arguments, message
+):
+    if "--dataset" not in arguments:
+        arguments = ["--dataset", "digits", *arguments]
+    assert message in error_of(run(tmp_path, "fit.py", *arguments))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_fit_that_explodes_ends_in_a_sentence(tmp_path):
+    arguments = [*SMALL, "--learning-rate", 1e30, "--output", "run"]
+    message = error_of(run(tmp_path, "fit.py", *arguments))
+    assert "the loss is nan at site 'z' of the guide" in message
+    assert read_trace(tmp_path / "run" / TRACE)[0]["epoch"] == 0
+
+
+def test_resuming_checks_the_choices(tmp_path):
+    fit(tmp_path, *SMALL, "--epochs", 1, "--seed", 3, "--no-figures")
+    resume = ["--resume", "--output", "run", "--no-figures"]
+    message = error_of(run(tmp_path, "fit.py", *resume, "--seed", 4))
+    assert "--seed is 4, but the run in run has 3; expected the same" in message
+    result = run(tmp_path, "fit.py", *resume, "--epochs", 3)
+    assert result.returncode == 0
+    fit(tmp_path, *SMALL, "--epochs", 3, "--seed", 3, output="whole")
+    assert trace(tmp_path / "run") == trace(tmp_path / "whole")
+
+
+def start(folder, *arguments):
+    return subprocess.Popen(
+        script("fit.py", "--output", "run", *arguments),
+        cwd=folder,
+        env=environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for_epoch(process, epoch):
+    for line in process.stdout:
+        if line.startswith(f"epoch {epoch:3d}"):
+            return
+    raise AssertionError("the fit ended too soon")
+
+
+def test_killed_at_random_moments_and_resumed_it_is_the_same_run(tmp_path):
+    arguments = [*SMALL, "--epochs", 300, "--no-figures"]
+    fit(tmp_path, *arguments, output="whole")
+    process = start(tmp_path, *arguments)
+    for epoch in (5, 100, 200):
+        wait_for_epoch(process, epoch)
+        time.sleep(random.Random(epoch).uniform(0, 0.3))
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        read_trace(tmp_path / "run" / TRACE)  # readable at any moment
+        process = start(tmp_path, "--resume", "--no-figures")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert trace(tmp_path / "run") == trace(tmp_path / "whole")
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+    arguments = [*SMALL, "--epochs", 100_000, "--no-figures"]
+    process = start(tmp_path, *arguments)
+    wait_for_epoch(process, 3)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "To go on: python scripts/fit.py --resume --output run" in output
+    assert "Traceback" not in output
+    reached = int(read_trace(tmp_path / "run" / TRACE)[-1]["epoch"])
+    result = run(
+        tmp_path,
+        "fit.py",
+        *("--resume", "--output", "run", "--no-figures"),
+        *("--epochs", reached + 2),
+    )
+    assert result.returncode == 0, result.stderr
+    arguments[-2] = reached + 2
+    fit(tmp_path, *arguments, output="whole")
+    assert trace(tmp_path / "run") == trace(tmp_path / "whole")
+
+
+def test_help_explains_each_flag():
+    help_text = run(SCRIPTS, "fit.py", "--help").stdout
+    for flag, words in {
+        "--learning-rate": "Step size of Adam",
+        "--noise-scale": "in units of x",
+        "--batch-size": "(default: 128)",
+        "--no-figures": "Write no figures",
+    }.items():
+        assert flag in help_text and words in help_text
+
+
+def test_compare(tmp_path):
+    small = [*SMALL, "--epochs", 2, "--no-figures"]
+    for seed in (0, 1):
+        fit(tmp_path, *small, "--seed", seed, output=f"normal-{seed}")
+    fit(tmp_path, *small, "--prior", "laplace", output="laplace")
+    fit(tmp_path, *small, "--noise", "fixed", output="fixed")
+    runs = ["normal-0", "normal-1", "laplace"]
+    result = run(tmp_path, "compare.py", *runs, "--output", "out")
+    assert result.returncode == 0 and not result.stderr
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "compare.csv",
+        "compare.png",
+    }
+    rows = (tmp_path / "out" / "compare.csv").read_text().splitlines()
+    assert rows[0].startswith("run,seeds,epochs,test_elbo,")
+    assert rows[1].startswith("prior normal,2,2,")
+    assert rows[2].startswith("prior laplace,1,2,")
+    mean = np.mean(
+        [
+            read_trace(tmp_path / f"normal-{seed}" / TRACE)[-1]["test_elbo"]
+            for seed in (0, 1)
+        ]
+    )
+    assert float(rows[1].split(",")[3]) == pytest.approx(mean, rel=1e-12)
+    result = run(tmp_path, "compare.py", "laplace", "fixed", "--output", "out")
+    assert result.returncode == 0
+    assert "warning: 'prior laplace, noise shared'" in result.stderr
+    assert "have different likelihoods (shared noise and fixed" in result.stderr
+
+
+def test_comparing_different_data_is_warned_of(tmp_path):
+    small = [*SMALL, "--epochs", 1, "--no-figures"]
+    fit(tmp_path, *small, output="all")
+    fit(tmp_path, *small, "--limit", 200, output="few")
+    result = run(tmp_path, "compare.py", "all", "few")
+    assert result.returncode == 0
+    assert "are of different data" in result.stderr
+    assert (tmp_path / "results" / "compare.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no run was named; expected the folders of some"),
+        (["nowhere"], "there is no file nowhere/config.json"),
+    ],
+)
+def test_compare_refuses_what_is_no_run(tmp_path, arguments, message):
+    assert message in error_of(run(tmp_path, "compare.py", *arguments))

@@ -1,0 +1,200 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pyro_vae import VAE, Config, build, fit
+from pyro_vae.checkpoints import CHECKPOINT, FileError
+from pyro_vae.svi import NonFiniteLossError
+from pyro_vae.training import (
+    TRACE,
+    evaluate,
+    read_trace,
+    resolve_device,
+    write_trace,
+)
+
+CONFIG = Config(
+    hidden=(16,), dataset="digits", epochs=3, batch_size=100, device="cpu"
+)
+TIMING = ("seconds", "images_per_second")
+
+
+def make(config=CONFIG):
+    torch.manual_seed(config.seed)
+    return build(config, data_dim=64)
+
+
+def without_timing(records):
+    return [
+        {key: value for key, value in record.items() if key not in TIMING}
+        for record in records
+    ]
+
+
+def fit_until(last_step, vae, data, config, folder):
+    """Fits, and asks for a stop after that step."""
+    steps = []
+    list(
+        fit(
+            vae,
+            data,
+            config,
+            folder,
+            on_step=lambda step, elbo: steps.append(step),
+            stop=lambda: last_step in steps,
+        )
+    )
+    assert steps[-1] == last_step
+
+
+def test_the_records(digits):
+    records = list(fit(make(), digits, CONFIG))
+    assert [record["epoch"] for record in records] == [0, 1, 2, 3]
+    assert [record["step"] for record in records] == [0, 15, 30, 45]
+    for record in records:
+        terms = (record["test_expected_log_likelihood"], record["test_kl"])
+        assert record["test_elbo"] == terms[0] - terms[1]
+    assert records[-1]["test_elbo"] > records[0]["test_elbo"] + 2
+    assert records[-1]["noise_scale"] != 0.5
+    assert 0 < records[1]["seconds"] < records[2]["seconds"]
+
+
+def test_epoch_0_is_the_untrained_model(digits):
+    vae = make()
+    (record,) = fit(vae, digits, replace(CONFIG, epochs=0))
+    expected = evaluate(make(), digits.test, CONFIG.seed)
+    assert record["test_elbo"] == expected[0] - expected[1]
+    assert record["noise_scale"] == pytest.approx(0.5)
+
+
+def test_train_elbo_weighs_the_last_smaller_minibatch(digits):
+    """At a negligible step size it is the ELBO of the whole training set."""
+    config = replace(CONFIG, learning_rate=1e-12, epochs=1, num_particles=64)
+    untrained, record = fit(make(), digits, config)
+    exact = make().compute_elbo(digits.train, 64).mean().item()
+    assert record["train_elbo"] == pytest.approx(exact, abs=0.05)
+    assert untrained["train_elbo"] == pytest.approx(exact, abs=0.2)
+
+
+def test_the_same_seed_gives_the_same_trace(digits):
+    first = without_timing(fit(make(), digits, CONFIG))
+    torch.manual_seed(99)  # nothing but the config's seed counts
+    vae = make()
+    torch.rand(7)
+    state = torch.get_rng_state()
+    second = without_timing(fit(vae, digits, CONFIG))
+    assert first == second
+    assert torch.equal(state, torch.get_rng_state())
+    other = replace(CONFIG, seed=1)
+    assert without_timing(fit(make(other), digits, other)) != first
+
+
+@pytest.mark.parametrize("steps", [1, 7, 15, 16, 31, 44])
+def test_stopped_and_resumed_anywhere_it_is_the_same_run(
+    digits, tmp_path, steps
+):
+    whole = without_timing(fit(make(), digits, CONFIG, tmp_path / "whole"))
+    part = tmp_path / "part"
+    fit_until(steps, make(), digits, CONFIG, part)
+    seen = read_trace(part / TRACE)
+    assert len(seen) == 1 + steps // 15
+    torch.manual_seed(99)
+    vae = build(CONFIG, 64)  # other weights, to be replaced
+    list(fit(vae, digits, CONFIG, part, resume=True))
+    assert without_timing(read_trace(part / TRACE)) == whole
+    reference = make()
+    list(fit(reference, digits, CONFIG))
+    for left, right in zip(
+        vae.parameters(), reference.parameters(), strict=True
+    ):
+        assert torch.equal(left, right)
+
+
+def test_a_finished_run_goes_on_for_more_epochs(digits, tmp_path):
+    longer = replace(CONFIG, epochs=5)
+    whole = without_timing(fit(make(), digits, longer))
+    list(fit(make(), digits, CONFIG, tmp_path))
+    more = list(fit(make(), digits, longer, tmp_path, resume=True))
+    assert [record["epoch"] for record in more] == [4, 5]
+    assert without_timing(read_trace(tmp_path / TRACE)) == whole
+    assert not list(fit(make(), digits, longer, tmp_path, resume=True))
+
+
+def test_a_damaged_checkpoint_costs_an_epoch_and_no_more(digits, tmp_path):
+    whole = without_timing(fit(make(), digits, CONFIG))
+    list(fit(make(), digits, CONFIG, tmp_path))
+    (tmp_path / CHECKPOINT).write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match="is damaged"):
+        again = list(fit(make(), digits, CONFIG, tmp_path, resume=True))
+    assert [record["epoch"] for record in again] == [3]
+    assert without_timing(read_trace(tmp_path / TRACE)) == whole
+
+
+def test_the_checkpoint_of_another_vae_is_refused(digits, tmp_path):
+    list(fit(make(), digits, CONFIG, tmp_path))
+    other = replace(CONFIG, hidden=(8,))
+    with pytest.raises(FileError, match="is not of this VAE"):
+        list(fit(make(other), digits, other, tmp_path, resume=True))
+
+
+def test_a_loss_that_explodes_stops_and_keeps_the_checkpoint(digits, tmp_path):
+    config = replace(CONFIG, epochs=1)
+    list(fit(make(), digits, config, tmp_path))
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    vae = make()
+    config = replace(config, epochs=3)
+
+    def poison(step, elbo):
+        if step == 20:
+            vae.likelihood.log_scale.data.fill_(math.nan)
+
+    with (
+        pytest.raises(
+            NonFiniteLossError,
+            match=r"log_scale' is not finite, in epoch 2, at step 21: try",
+        ),
+        pytest.warns(UserWarning, match="NaN"),
+    ):
+        list(fit(vae, digits, config, tmp_path, resume=True, on_step=poison))
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def test_an_evaluation_that_is_not_finite_stops_too(digits):
+    vae = make()
+    vae.likelihood.log_scale.data.fill_(math.nan)
+    with pytest.raises(NonFiniteLossError, match="evaluation is not finite"):
+        list(fit(vae, digits, CONFIG))
+
+
+def test_a_trace_round_trips_exactly(tmp_path):
+    records = [{"epoch": 0, "test_elbo": 1 / 3}, {"epoch": 1, "test_elbo": 2.0}]
+    write_trace(tmp_path / TRACE, records)
+    assert read_trace(tmp_path / TRACE) == records
+    for text in ("", "a,b\n1,2\n", "epoch,test_elbo\n1,x\n"):
+        (tmp_path / TRACE).write_text(text)
+        with pytest.raises(FileError, match=r"trace"):
+            read_trace(tmp_path / TRACE)
+
+
+def test_devices():
+    assert resolve_device("auto").type in ("cpu", "cuda")
+    for name in ("gpu", "cuda:99"):
+        with pytest.raises(ValueError, match=f"'{name}', which torch cannot"):
+            resolve_device(name)
+
+
+def test_the_real_mnist_in_float32(mnist_dir):
+    """5,000 digits: the untrained model is far below the bar."""
+    from pyro_vae.data import load
+
+    torch.set_default_dtype(torch.float32)
+    config = Config(epochs=5, learning_rate=3e-3, device="cpu")
+    data = load("mnist", mnist_dir).first(5000)
+    torch.manual_seed(0)
+    vae = build(config)
+    records = list(fit(vae, data, config))
+    assert records[0]["test_elbo"] < -400
+    assert records[-1]["test_elbo"] > 0
+    assert isinstance(vae, VAE)
