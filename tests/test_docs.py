@@ -1,0 +1,76 @@
+"""The README's and the docs' commands, code, links and names are true."""
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", page.read_text(), re.S | re.M
+    )
+
+
+def test_the_readmes_python_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    import torch
+
+    torch.set_default_dtype(torch.float32)
+    scope: dict = {}
+    for block in blocks(ROOT / "README.md", "python"):
+        exec(compile(block, "README.md", "exec"), scope)
+    assert scope["images"].shape == (9, 784)
+    assert (tmp_path / "results" / "my-vae" / "model.safetensors").exists()
+
+
+def test_the_readmes_commands_parse():
+    """Every script and flag in the README exists (--help takes them all)."""
+    lines = [
+        line
+        for page in PAGES
+        for block in blocks(page, "sh")
+        for line in block.splitlines()
+        if "scripts/" in line
+    ]
+    assert lines
+    for line in lines:
+        words = shlex.split(line.split("&&")[-1])
+        script = ROOT / words[1]
+        assert script.is_file(), line
+        helped = subprocess.run(
+            [sys.executable, script, "--help"], capture_output=True, text=True
+        ).stdout
+        flags = [word for word in words if word.startswith("--")]
+        assert all(flag in helped for flag in flags), line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    targets = re.findall(r"\]\(([^)#]+)\)", page.read_text())
+    for target in targets:
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def test_the_derivations_name_code_and_tests_that_exist():
+    text = (ROOT / "docs" / "derivations.md").read_text()
+
+    def functions(path):
+        tree = ast.parse((ROOT / path).read_text())
+        return {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
+
+    code = functions("pyro_vae/estimators.py")
+    tests = functions("tests/test_estimators.py")
+    lines = re.findall(r"^- (Code|Tests?): (.*?)\n(?=\n|- )", text, re.S | re.M)
+    assert len(lines) == 10
+    for kind, names in lines:
+        for name in re.findall(r"`(\w+)`", names):
+            assert name in (code if kind == "Code" else tests), name
