@@ -1,13 +1,12 @@
-"""One optimisation step: Pyro's SVI, and the state of its optimiser."""
+"""Pyro's own SVI, and what it says of a loss that is not finite."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from pyro import poutine
 from pyro.infer import ELBO, SVI
 from pyro.optim import PyroOptim
-from torch import Tensor, nn
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -66,48 +65,6 @@ def find_nonfinite_site(
             ):
                 return f"at site {name!r} of the {place}"
     return "(a second run with other noise was finite)"
-
-
-def optimizer_state(
-    optim: PyroOptim, parameters: Iterable[tuple[str, nn.Parameter]]
-) -> dict[str, Tensor]:
-    """Returns the optimiser's state, named by parameter, as tensors.
-
-    Args:
-        optim: A Pyro optimiser.
-        parameters: The module's `named_parameters()`.
-
-    Returns:
-        Entries such as `decoder.0.weight.exp_avg`; none for a parameter that
-        has not been stepped.
-    """
-    return {
-        f"{name}.{key}": torch.as_tensor(value)
-        for name, parameter in parameters
-        if parameter in optim.optim_objs
-        for key, value in optim.optim_objs[parameter].state[parameter].items()
-    }
-
-
-def load_optimizer_state(
-    optim: PyroOptim,
-    parameters: Iterable[tuple[str, nn.Parameter]],
-    state: dict[str, Tensor],
-) -> None:
-    """Puts back what `optimizer_state` returned, on the parameters' device."""
-    for name, parameter in parameters:
-        entries = {
-            key.removeprefix(f"{name}."): value
-            for key, value in state.items()
-            if key.startswith(f"{name}.")
-        }
-        if entries:
-            parameter.grad = None
-            optim([parameter])  # makes its optimiser; steps no parameter
-            optim.optim_objs[parameter].state[parameter] = {
-                key: value.to(parameter.device) if value.dim() else value
-                for key, value in entries.items()
-            }
 
 
 def _is_finite(value: object) -> bool:

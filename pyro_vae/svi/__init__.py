@@ -1,0 +1,22 @@
+"""One optimisation step: Pyro's SVI, and its compiled twin."""
+
+from pyro_vae.svi.compiled import CompiledSVI
+from pyro_vae.svi.eager import (
+    NonFiniteLossError,
+    find_nonfinite_site,
+    make_svi,
+)
+from pyro_vae.svi.graphs import CompilationError, DynamicPairError, compile
+from pyro_vae.svi.optimizers import load_optimizer_state, optimizer_state
+
+__all__ = [
+    "CompilationError",
+    "CompiledSVI",
+    "DynamicPairError",
+    "NonFiniteLossError",
+    "compile",
+    "find_nonfinite_site",
+    "load_optimizer_state",
+    "make_svi",
+    "optimizer_state",
+]

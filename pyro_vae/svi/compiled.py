@@ -1,0 +1,313 @@
+"""CompiledSVI: Pyro's SVI with its step compiled, for any static pair."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro import get_param_store, poutine
+from pyro.infer import (
+    ELBO,
+    RenyiELBO,
+    Trace_ELBO,
+    TraceEnum_ELBO,
+    TraceMeanField_ELBO,
+)
+from pyro.optim import PyroOptim
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from pyro_vae.svi.eager import NonFiniteLossError, find_nonfinite_site
+from pyro_vae.svi.graphs import DynamicPairError, Program, compile
+from pyro_vae.svi.matmul import PRECISIONS
+from pyro_vae.svi.optimizers import check_optimizer, make_update
+
+LOSSES = (Trace_ELBO, TraceMeanField_ELBO, RenyiELBO, TraceEnum_ELBO)
+
+
+class CompiledSVI:
+    r"""`pyro.infer.SVI` whose step runs as one compiled graph.
+
+    The pair is run once through Pyro's handlers while loss and gradients are
+    recorded; the record is compiled by Inductor, and one fused kernel updates
+    the parameters. The first step runs eagerly, since it may make parameters.
+    With the same seed the losses and parameters are those of `pyro.infer.SVI`,
+    up to rounding; unlike there, a loss that is not finite raises, and the
+    parameters stay as they were. Parameters stay where they are (in modules
+    and in Pyro's param store), the optimiser's state in the optimiser.
+
+    The pair must be static: the same sites, shapes and operations at every
+    step. A structure that depends on a tensor's value is detected. Python and
+    NumPy randomness, and state that changes at every run, are detected by
+    recording twice and comparing. Not detected are rare branches that neither
+    recording took, state that changes later (a global flag, a schedule held
+    in a Python number: pass it as an argument), and Python side effects, which
+    happen when recording only. An argument's new shape, dtype or Python value,
+    a module's `train()` or `eval()`, and a parameter or submodule put in
+    another's place compile anew.
+
+    Args:
+        model: A Pyro model: any callable.
+        guide: Its guide.
+        optim: `pyro.optim.Adam`, `AdamW` or `ClippedAdam`, or a torch
+            optimiser over given parameters.
+        loss: `Trace_ELBO` (by default), `TraceMeanField_ELBO`, `RenyiELBO`, or
+            `TraceEnum_ELBO` with parallel enumeration.
+        precision: Of large float32 matrix products: `highest`, `high` or
+            `medium` (on the CPU: bfloat16 products where the processor has
+            them).
+
+    Attributes:
+        num_compilations: How many graphs have been compiled.
+
+    Raises:
+        ValueError: For an optimiser, a loss or a precision that it cannot take.
+    """
+
+    def __init__(
+        self,
+        model: Callable,
+        guide: Callable,
+        optim: PyroOptim | torch.optim.Optimizer,
+        loss: ELBO | None = None,
+        precision: str = "highest",
+    ):
+        check_optimizer(optim)
+        self.model, self.guide, self.optim = model, guide, optim
+        self.loss = Trace_ELBO() if loss is None else loss
+        if type(self.loss) not in LOSSES:
+            names = ", ".join(kind.__name__ for kind in LOSSES)
+            raise ValueError(
+                f"the loss is {type(self.loss).__name__}; expected one of "
+                f"{names}: use pyro.infer.SVI for another one"
+            )
+        if precision not in PRECISIONS:
+            raise ValueError(
+                f"precision is {precision!r}; expected one of "
+                f"{', '.join(PRECISIONS)}"
+            )
+        self.precision = precision
+        self.num_compilations = 0
+        self._forget()
+
+    def step(self, *args: Any, **kwargs: Any) -> float:
+        """Takes a gradient step on the loss and returns its estimate.
+
+        Args:
+            args, kwargs: Go to the model and the guide: tensors, Python
+                values, and lists, tuples and dictionaries of them.
+
+        Raises:
+            NonFiniteLossError: If the loss is NaN or infinite; it names the
+                site, and no parameter was touched.
+            DynamicPairError: If the pair is found not to be static.
+            CompilationError: If the machine cannot compile.
+        """
+        loss = self.step_tensor(*args, **kwargs)
+        value = loss.item()
+        if not math.isfinite(value):
+            self._raise(value, args, kwargs)
+        return value
+
+    def step_tensor(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Takes a step and returns the loss as a tensor, `()`.
+
+        On CUDA nothing waits for the device. A loss that is not finite updates
+        nothing and is returned.
+        """
+        with torch.no_grad():
+            program, tensors = self._program("step", args, kwargs)
+            if program is None:
+                loss, grads = self._first_step(args, kwargs)
+            else:
+                loss, *grads = program(*self._params, *tensors)
+            if loss.is_cuda:
+                skip = (~loss.isfinite()).to(torch.float32)
+            elif math.isfinite(loss.item()):
+                skip = None
+            else:
+                return loss
+            self._update(grads, skip)
+        return loss
+
+    def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
+        """Returns an estimate of the loss; arguments as in `step`."""
+        with torch.no_grad():
+            program, tensors = self._program("loss", args, kwargs)
+            if program is None:
+                loss = self.loss.loss(self.model, self.guide, *args, **kwargs)
+                return float(loss)
+            return program(*self._params, *tensors)[0].item()
+
+    def _program(
+        self, kind: str, args: tuple, kwargs: dict
+    ) -> tuple[Program | None, list[Tensor]]:
+        """Returns the graph for such arguments, and its tensors.
+
+        The graph is None as long as the parameters are not known.
+        """
+        if self._watch is not None and not self._watch.holds():
+            self._forget()
+        call = _Call(args, kwargs, self._params)
+        if self._watch is None:
+            return None, call.tensors
+        key = (kind, call.key)
+        if key not in self._programs:
+            record = self._record_step if kind == "step" else self._record_loss
+            self._programs[key] = compile(
+                lambda *tensors: record(*call.rebuild(tensors)),
+                [*self._params, *call.tensors],
+                self.precision,
+                self._watch.buffers(),
+            )
+            self.num_compilations += 1
+        return self._programs[key], call.tensors
+
+    def _first_step(
+        self, args: tuple, kwargs: dict
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Runs eagerly, which makes the parameters, and learns of them."""
+        with (
+            torch.enable_grad(),
+            poutine.trace(param_only=True) as capture,
+        ):
+            value = self.loss.loss_and_grads(
+                self.model, self.guide, *args, **kwargs
+            )
+        sites = capture.trace.nodes
+        params = {
+            id(param): param
+            for param in (site["value"].unconstrained() for site in sites.values())
+            if param.grad is not None
+        }
+        self._params = list(params.values())
+        if not self._params:
+            raise ValueError(
+                "no parameter has a gradient; expected pyro.param or "
+                "pyro.module statements in the model or the guide"
+            )
+        grads = [param.grad for param in self._params]
+        loss = torch.as_tensor(value, dtype=grads[0].dtype, device=grads[0].device)
+        self._update = make_update(self.optim, self._params)
+        for param in self._params:
+            param.grad = None
+        self._watch = _Watch(self.model, self.guide, list(sites))
+        return loss, grads
+
+    def _record_step(self, args: tuple, kwargs: dict) -> list[Tensor]:
+        """The loss and its gradients, as Pyro's estimator computes them."""
+        try:
+            with torch.enable_grad():
+                loss = self.loss.loss_and_grads(
+                    self.model, self.guide, *args, **kwargs
+                )
+            grads = [param.grad for param in self._params]
+        finally:
+            for param in self._params:
+                param.grad = None
+        if any(grad is None for grad in grads):
+            raise DynamicPairError(
+                "a parameter that had a gradient at the first step has none "
+                "now; expected a static pair: use pyro.infer.SVI"
+            )
+        return [torch.as_tensor(loss), *grads]
+
+    def _record_loss(self, args: tuple, kwargs: dict) -> list[Tensor]:
+        with torch.no_grad():
+            loss = self.loss.loss(self.model, self.guide, *args, **kwargs)
+        return [torch.as_tensor(loss)]
+
+    def _raise(self, value: float, args: tuple, kwargs: dict) -> None:
+        site = find_nonfinite_site(self.model, self.guide, *args, **kwargs)
+        raise NonFiniteLossError(f"the loss is {value} {site}")
+
+    def _forget(self) -> None:
+        self._programs: dict[tuple, Program] = {}
+        self._params: list[Tensor] = []
+        self._watch: _Watch | None = None
+
+
+class _Call:
+    """The arguments of one step, taken apart: tensors, and all else."""
+
+    def __init__(self, args: tuple, kwargs: dict, params: list[Tensor]):
+        leaves, self.spec = pytree.tree_flatten((args, kwargs))
+        places = {id(param): index for index, param in enumerate(params)}
+        self.tensors: list[Tensor] = []
+        self.slots: list[tuple[bool, Any]] = []
+        signature = []
+        for leaf in leaves:
+            if not isinstance(leaf, Tensor):
+                self.slots.append((False, leaf))
+                continue
+            if id(leaf) not in places:  # one tensor given twice is one input
+                places[id(leaf)] = len(params) + len(self.tensors)
+                self.tensors.append(leaf.contiguous())
+            place = places[id(leaf)]
+            self.slots.append((True, place))
+            signature.append((leaf.shape, leaf.dtype, leaf.device, place))
+        values = tuple(
+            (type(slot), slot) for is_tensor, slot in self.slots if not is_tensor
+        )
+        order = tuple(is_tensor for is_tensor, _ in self.slots)
+        self.key = (str(self.spec), tuple(signature), order, values)
+        try:
+            hash(self.key)
+        except TypeError:
+            raise ValueError(
+                "an argument of the step is neither a tensor nor a plain "
+                f"value ({[type(v).__name__ for _, v in values]}); expected "
+                "tensors, numbers, strings, or None"
+            ) from None
+
+    def rebuild(self, tensors: tuple[Tensor, ...]) -> tuple[tuple, dict]:
+        """Puts the arguments together again, of a graph's inputs."""
+        leaves = [
+            tensors[slot] if is_tensor else slot
+            for is_tensor, slot in self.slots
+        ]
+        return pytree.tree_unflatten(leaves, self.spec)
+
+
+class _Watch:
+    """What a recorded graph took for granted of parameters and modules."""
+
+    def __init__(self, model: Callable, guide: Callable, names: list[str]):
+        stored = dict(get_param_store().named_parameters())
+        self.params = [(name, stored[name]) for name in names]
+        modules: dict[int, nn.Module] = {}
+        for part in (model, guide):
+            owner = getattr(part, "__self__", part)
+            if isinstance(owner, nn.Module):
+                modules.update((id(m), m) for m in owner.modules())
+        self.modules = [
+            (m, m.training, dict(m._modules), dict(m._parameters))
+            for m in modules.values()
+        ]
+
+    def holds(self) -> bool:
+        """Whether each parameter, submodule and mode is still the same."""
+        stored = dict(get_param_store().named_parameters())
+        return all(
+            stored.get(name) is param for name, param in self.params
+        ) and all(
+            module.training is training
+            and _identical(module._modules, submodules)
+            and _identical(module._parameters, parameters)
+            for module, training, submodules, parameters in self.modules
+        )
+
+    def buffers(self) -> list[Tensor]:
+        """The modules' buffers."""
+        return [
+            buffer
+            for module, *_ in self.modules
+            for buffer in module._buffers.values()
+            if buffer is not None
+        ]
+
+
+def _identical(now: dict, then: dict) -> bool:
+    return len(now) == len(then) and all(
+        now.get(key) is value for key, value in then.items()
+    )
