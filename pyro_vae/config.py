@@ -14,6 +14,8 @@ PRIORS: dict[str, Callable[["Config"], nn.Module]] = {
     "normal": lambda c: priors.StandardNormal(c.latent_dim),
     "laplace": lambda c: priors.Laplace(c.latent_dim, c.prior_scale),
 }
+ENGINES = ("auto", "compiled", "eager")
+PRECISIONS = ("highest", "high", "medium")
 GUIDES: dict[str, Callable[[nn.Module], nn.Module]] = {
     "normal": guides.DiagonalNormal,
     "laplace": guides.DiagonalLaplace,
@@ -59,6 +61,13 @@ class Config:
     """Step size of Adam."""
     num_particles: int = 1
     """Samples of z per image in the training objective."""
+    engine: Literal["auto", "compiled", "eager"] = "auto"
+    """Pyro's own SVI step, or the same step compiled. auto: compiled where
+    the run is long enough to pay for the compilation."""
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    """Of large float32 matrix products while fitting. highest: float32; high:
+    TF32 on CUDA; medium: bfloat16 where the processor has it, about 1.5 times
+    as fast a step for 8 bits of precision instead of 24."""
     seed: int = 0
     """Seed of the weights, the noise and the order of the images."""
     device: str = "auto"
@@ -161,6 +170,12 @@ _CHECKS: list[tuple[str, str, Callable[[Any], bool]]] = [
     ("batch_size", _NATURAL, _at_least(1)),
     ("learning_rate", _POSITIVE, _positive),
     ("num_particles", _NATURAL, _at_least(1)),
+    ("engine", f"one of {', '.join(ENGINES)}", ENGINES.__contains__),
+    (
+        "matmul_precision",
+        f"one of {', '.join(PRECISIONS)}",
+        PRECISIONS.__contains__,
+    ),
     (
         "seed",
         "a whole number from 0 to 2**31 - 1",

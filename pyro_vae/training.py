@@ -5,9 +5,11 @@ import io
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,11 @@ from pyro_vae.config import Config
 from pyro_vae.data import Dataset, minibatches
 from pyro_vae.objectives import make_objective
 from pyro_vae.svi import (
+    CompilationError,
+    CompiledSVI,
+    DynamicPairError,
     NonFiniteLossError,
+    compile,
     load_optimizer_state,
     make_svi,
     optimizer_state,
@@ -35,8 +41,10 @@ from pyro_vae.vae import VAE
 
 TRACE = "elbo.csv"
 EVALUATION_BATCH = 1000  # images
+COMPILE_FROM = 3000  # steps, from which a run earns its compilation back
 
 Record = dict[str, float]
+Sums = Callable[[Tensor], Sequence[Tensor]]
 
 
 @dataclass
@@ -103,6 +111,7 @@ def fit(
     folder = None if folder is None else Path(folder)
     if resume and folder is not None:
         run.restore(folder)
+    run.choose_engine()
     while run.position.epoch < config.epochs and not stop():
         if run.train_epoch():
             run.finish_epoch()
@@ -130,15 +139,38 @@ class _Run:
         self.on_step = on_step
         self.stop = stop
         self.optim = pyro.optim.Adam({"lr": config.learning_rate})
-        self.svi = make_svi(
-            vae.model,
-            vae.guide,
-            self.optim,
-            make_objective("elbo", config.num_particles),
-        )
         self.num_batches = -(-len(data.train) // config.batch_size)
+        self.compute_sums: Sums = partial(_sum_terms, vae)
         self.position = Position()
         self.noise: Tensor | None = None  # the random state within an epoch
+
+    def choose_engine(self) -> None:
+        """Prepares the step and the evaluation for what is left to do.
+
+        An epoch's last, smaller minibatch steps eagerly: a step in hundreds
+        does not pay for a graph of its own.
+        """
+        started = time.perf_counter()
+        config, vae = self.config, self.vae
+        epochs = config.epochs - max(self.position.epoch, 0)
+        engine = resolve_engine(config.engine, epochs * self.num_batches)
+        objective = make_objective("elbo", config.num_particles)
+        pair = (vae.model, vae.guide, self.optim, objective)
+        self.svi = self.last_svi = make_svi(*pair)
+        if engine == "compiled":
+            try:
+                self.compute_sums = _compile_sums(vae, self.data.test)
+                self.svi = CompiledSVI(*pair, config.matmul_precision)
+            except (CompilationError, DynamicPairError) as error:
+                self.fall_back(error)
+        self.position.seconds += time.perf_counter() - started
+
+    def fall_back(self, error: Exception) -> None:
+        """Goes on eagerly, unless the compiled engine was asked for."""
+        if self.config.engine == "compiled":
+            raise error
+        warnings.warn(f"{error}; going on eagerly", stacklevel=2)
+        self.svi = self.last_svi
 
     def train_epoch(self) -> bool:
         """Trains to the end of the epoch; false if it was stopped before."""
@@ -149,6 +181,7 @@ class _Run:
         started = time.perf_counter()
         with (
             _random_stream(self.config.seed, epoch, self.device),
+            _matmul_precision(self.config.matmul_precision),
             pyro.validation_enabled(False),
         ):
             batches = minibatches(self.data.train, self.config.batch_size)
@@ -168,14 +201,20 @@ class _Run:
     def step(self, x: Tensor) -> None:
         """Takes one step on a minibatch."""
         position, num_data = self.position, len(self.data.train)
+        is_whole = len(x) == self.config.batch_size
+        svi = self.svi if is_whole else self.last_svi
         try:
-            elbo = -self.svi.step(x, num_data) / num_data
+            loss = svi.step(x, num_data)
+        except (CompilationError, DynamicPairError) as error:
+            self.fall_back(error)  # nothing was touched
+            return self.step(x)
         except NonFiniteLossError as error:
             raise NonFiniteLossError(
                 f"{error}, in epoch {position.epoch + 1}, at step "
                 f"{position.step + 1}: try a smaller --learning-rate or "
                 "--init-std, or a larger --noise-scale"
             ) from None
+        elbo = -loss / num_data
         position.step += 1
         position.batch += 1
         position.elbo_sum += elbo * len(x)
@@ -187,12 +226,14 @@ class _Run:
         started = time.perf_counter()
         num_data = len(data.train)
         if position.epoch < 0:
-            terms = evaluate(self.vae, data.train, seed)
+            terms = evaluate(self.vae, data.train, seed, self.compute_sums)
             train_elbo, images_per_second = terms[0] - terms[1], 0.0
         else:
             train_elbo = position.elbo_sum / num_data
             images_per_second = num_data / position.epoch_seconds
-        expected_log_likelihood, kl = evaluate(self.vae, data.test, seed)
+        expected_log_likelihood, kl = evaluate(
+            self.vae, data.test, seed, self.compute_sums
+        )
         position.seconds += time.perf_counter() - started
         record = {
             "epoch": position.epoch + 1,
@@ -250,13 +291,17 @@ class _Run:
 
 
 @torch.no_grad()
-def evaluate(vae: VAE, images: Tensor, seed: int = 0) -> tuple[float, float]:
+def evaluate(
+    vae: VAE, images: Tensor, seed: int = 0, compute_sums: Sums | None = None
+) -> tuple[float, float]:
     """Estimates the two terms of the ELBO with one sample of z per image.
 
     Args:
         vae: The VAE.
         images: `(N, D)`, on its device.
         seed: Of the noise, which is the same at every call.
+        compute_sums: What to compute the terms' sums over images with; by
+            default `vae.compute_elbo_terms`.
 
     Returns:
         The means over the images of the expected log-likelihood and of the
@@ -265,14 +310,14 @@ def evaluate(vae: VAE, images: Tensor, seed: int = 0) -> tuple[float, float]:
     Raises:
         NonFiniteLossError: If one is NaN or infinite.
     """
+    compute_sums = compute_sums or partial(_sum_terms, vae)
     sums = torch.zeros(2, dtype=torch.float64)
     with (
         _random_stream(seed, 0, images.device),
         pyro.validation_enabled(False),
     ):
         for x in images.split(EVALUATION_BATCH):
-            terms = vae.compute_elbo_terms(x)
-            sums += torch.stack([term.double().sum() for term in terms]).cpu()
+            sums += torch.stack(list(compute_sums(x))).cpu()
     expected_log_likelihood, kl = (sums / len(images)).tolist()
     if not math.isfinite(expected_log_likelihood - kl):
         raise NonFiniteLossError(
@@ -281,6 +326,21 @@ def evaluate(vae: VAE, images: Tensor, seed: int = 0) -> tuple[float, float]:
             "smaller --learning-rate or --init-std"
         )
     return expected_log_likelihood, kl
+
+
+def _sum_terms(vae: VAE, x: Tensor) -> list[Tensor]:
+    """The sums over images of the ELBO's terms, in double precision."""
+    with torch.no_grad():
+        return [term.double().sum() for term in vae.compute_elbo_terms(x)]
+
+
+def _compile_sums(vae: VAE, images: Tensor) -> Sums:
+    """`_sum_terms`, compiled for whole batches of images."""
+    eager = partial(_sum_terms, vae)
+    if len(images) < EVALUATION_BATCH:
+        return eager
+    compiled = compile(eager, [images[:EVALUATION_BATCH]])
+    return lambda x: (compiled if len(x) == EVALUATION_BATCH else eager)(x)
 
 
 def write_trace(path: Path, records: list[Record]) -> None:
@@ -313,6 +373,13 @@ def read_trace(path: Path) -> list[Record]:
     return records
 
 
+def resolve_engine(engine: str, num_steps: int) -> str:
+    """Returns the engine; `auto` compiles from `COMPILE_FROM` steps on."""
+    if engine == "auto":
+        return "compiled" if num_steps >= COMPILE_FROM else "eager"
+    return engine
+
+
 def resolve_device(name: str) -> torch.device:
     """Returns the device of that name; `auto` is cuda where there is one.
 
@@ -330,6 +397,17 @@ def resolve_device(name: str) -> torch.device:
             f"auto, cpu or cuda ({str(error).splitlines()[0]})"
         ) from None
     return device
+
+
+@contextmanager
+def _matmul_precision(precision: str) -> Iterator[None]:
+    """torch's precision of float32 matrix products, for a block."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @contextmanager

@@ -23,7 +23,12 @@ from pyro_vae.training import TRACE, Record, read_trace, resolve_device
 from pyro_vae.vae import CONFIG, WEIGHTS
 
 FIGURES = "figures"
-RESUMABLE = {"epochs", "device"}  # choices that may change in a resumed run
+RESUMABLE = {
+    "epochs",
+    "device",
+    "engine",
+    "matmul_precision",
+}  # choices that may change in a resumed run
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Flags:
     in your home."""
     resume: bool = False
     """Go on with the run in --output, with its own choices; of those only
-    --epochs and --device may be given anew."""
+    --epochs, --device, --engine and --matmul-precision may be given anew."""
     overwrite: bool = False
     """Replace the run in the output folder."""
     no_figures: bool = False

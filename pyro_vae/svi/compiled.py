@@ -146,6 +146,11 @@ class CompiledSVI:
 
         The graph is None as long as the parameters are not known.
         """
+        if poutine.runtime.am_i_wrapped():
+            raise ValueError(
+                "the step runs inside a Pyro handler; expected it outside: "
+                "put the handler around the model or the guide instead"
+            )
         if self._watch is not None and not self._watch.holds():
             self._forget()
         call = _Call(args, kwargs, self._params)
@@ -177,7 +182,9 @@ class CompiledSVI:
         sites = capture.trace.nodes
         params = {
             id(param): param
-            for param in (site["value"].unconstrained() for site in sites.values())
+            for param in (
+                site["value"].unconstrained() for site in sites.values()
+            )
             if param.grad is not None
         }
         self._params = list(params.values())
@@ -187,7 +194,9 @@ class CompiledSVI:
                 "pyro.module statements in the model or the guide"
             )
         grads = [param.grad for param in self._params]
-        loss = torch.as_tensor(value, dtype=grads[0].dtype, device=grads[0].device)
+        loss = torch.as_tensor(
+            value, dtype=grads[0].dtype, device=grads[0].device
+        )
         self._update = make_update(self.optim, self._params)
         for param in self._params:
             param.grad = None
@@ -196,6 +205,8 @@ class CompiledSVI:
 
     def _record_step(self, args: tuple, kwargs: dict) -> list[Tensor]:
         """The loss and its gradients, as Pyro's estimator computes them."""
+        for param in self._params:
+            param.grad = None
         try:
             with torch.enable_grad():
                 loss = self.loss.loss_and_grads(
@@ -247,7 +258,9 @@ class _Call:
             self.slots.append((True, place))
             signature.append((leaf.shape, leaf.dtype, leaf.device, place))
         values = tuple(
-            (type(slot), slot) for is_tensor, slot in self.slots if not is_tensor
+            (type(slot), slot)
+            for is_tensor, slot in self.slots
+            if not is_tensor
         )
         order = tuple(is_tensor for is_tensor, _ in self.slots)
         self.key = (str(self.spec), tuple(signature), order, values)

@@ -19,6 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
 from pyro_vae.svi.matmul import choose_matmuls
+from pyro_vae.svi.noise import keep_draws
 
 Program = Callable[..., Sequence[Tensor]]
 
@@ -69,6 +70,7 @@ def compile(
             "time; expected a static pair, with no Python or NumPy randomness "
             "and no changing state: use pyro.infer.SVI (--engine eager)"
         )
+    keep_draws(graph)
     choose_matmuls(graph, precision)
     compiled = _compile(graph, [*inputs, *constants])
     return lambda *tensors: compiled(*tensors, *constants)
@@ -90,6 +92,17 @@ def _record(
     return graph, _lift_constants(graph)
 
 
+_FREEZING = {
+    Tensor.__bool__,
+    Tensor.__int__,
+    Tensor.__float__,
+    Tensor.__index__,
+    Tensor.tolist,
+    Tensor.numpy,
+    Tensor.__array__,
+}
+
+
 class _Recording(TorchFunctionMode):
     """Refuses Python's view of a tensor's value, which would be frozen.
 
@@ -97,20 +110,10 @@ class _Recording(TorchFunctionMode):
     it, cut off from autograd as a number would be.
     """
 
-    FREEZING = {
-        Tensor.__bool__,
-        Tensor.__int__,
-        Tensor.__float__,
-        Tensor.__index__,
-        Tensor.tolist,
-        Tensor.numpy,
-        Tensor.__array__,
-    }
-
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is Tensor.item:
             return args[0].detach()
-        if function in self.FREEZING:
+        if function in _FREEZING:
             raise DynamicPairError(
                 f"the model or guide asks for a tensor's value in Python "
                 f"(Tensor.{function.__name__}), so that its structure may "
@@ -202,6 +205,7 @@ def _compile(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Program:
 
     options = {
         "fallback_random": True,  # eager's random numbers
+        "cpp.vec_isa_ok": True,  # the processor's word, without a trial build
         "triton.cudagraphs": any(tensor.is_cuda for tensor in inputs),
     }
     _keep_freed_memory()

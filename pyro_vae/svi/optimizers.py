@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
+from pyro import get_param_store
 from pyro.optim import PyroOptim
 from pyro.optim.clipped_adam import ClippedAdam
 from torch import Tensor, nn
@@ -55,9 +56,7 @@ def check_optimizer(optim: object) -> None:
 class _TorchUpdate:
     """A torch optimiser's own step."""
 
-    def __init__(
-        self, optim: torch.optim.Optimizer, params: Sequence[Tensor]
-    ):
+    def __init__(self, optim: torch.optim.Optimizer, params: Sequence[Tensor]):
         self.optim, self.params = optim, params
 
     def __call__(self, grads: Sequence[Tensor], skip: Tensor | None) -> None:
@@ -74,9 +73,7 @@ class _FusedUpdate:
     """Adam, AdamW and ClippedAdam, a kernel for each set of options."""
 
     def __init__(self, optim: PyroOptim, params: Sequence[Tensor]):
-        for param in params:
-            param.grad = None
-        optim(params)  # makes an optimiser for each; without gradients, a no-op
+        _adopt(optim, params)
         groups: dict[str, list[int]] = {}
         for index, param in enumerate(params):
             options = {**_group(optim, param), "params": None}
@@ -178,6 +175,22 @@ class _Group:
         return self.options[0]["lr"], eps / math.sqrt(correction)
 
 
+def _adopt(optim: PyroOptim, params: Iterable[Tensor]) -> None:
+    """Makes parameters' optimisers as `PyroOptim` does before it first steps.
+
+    Its call would make them, too, but take the step as well.
+    """
+    for param in params:
+        if param in optim.optim_objs:
+            continue
+        optim.optim_objs[param] = optim._get_optim(param)
+        optim.grad_clip[param] = optim._get_grad_clip(param)
+        name = get_param_store().param_name(param)
+        state = optim._state_waiting_to_be_consumed.pop(name, None)
+        if state is not None:
+            optim.optim_objs[param].load_state_dict(state)
+
+
 def _group(optim: PyroOptim, param: Tensor) -> dict:
     return optim.optim_objs[param].param_groups[0]
 
@@ -216,8 +229,7 @@ def load_optimizer_state(
             if key.startswith(f"{name}.")
         }
         if entries:
-            parameter.grad = None
-            optim([parameter])  # makes its optimiser; steps no parameter
+            _adopt(optim, [parameter])
             optim.optim_objs[parameter].state[parameter] = {
                 key: value.to(parameter.device) if value.dim() else value
                 for key, value in entries.items()

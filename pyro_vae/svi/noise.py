@@ -1,0 +1,60 @@
+"""Random numbers that Inductor would draw in another way than torch does.
+
+Inductor builds these distributions from uniform numbers, even where it is
+told to keep torch's generator. Behind operators that it does not know, they
+are drawn as everywhere else in torch.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, fx
+
+_aten = torch.ops.aten
+_OPERATORS = {
+    _aten.bernoulli.default: "bernoulli",
+    _aten.exponential_.default: "exponential_",
+    _aten.cauchy_.default: "cauchy_",
+    _aten.geometric_.default: "geometric_",
+    _aten.log_normal_.default: "log_normal_",
+}
+
+_library = torch.library.Library("pyro_vae", "FRAGMENT")
+_library.define(
+    "draw(Tensor like, str name, float[] parameters) -> Tensor",
+    tags=[torch.Tag.nondeterministic_seeded],
+)
+
+
+@torch.library.impl(_library, "draw", "CompositeExplicitAutograd")
+def draw(like: Tensor, name: str, parameters: Sequence[float]) -> Tensor:
+    """Draws from torch's generator.
+
+    Args:
+        like: The probabilities of a Bernoulli; else, the shape to draw.
+        name: A method of Tensor; one that ends in `_` fills in place.
+        parameters: Its arguments.
+    """
+    target = torch.empty_like(like) if name.endswith("_") else like
+    return getattr(target, name)(*parameters)
+
+
+@torch.library.register_fake("pyro_vae::draw", lib=_library)
+def _(like: Tensor, name: str, parameters: Sequence[float]) -> Tensor:
+    return torch.empty_like(like)
+
+
+def keep_draws(graph: fx.GraphModule) -> None:
+    """Puts a graph's draws behind `draw`, in place."""
+    for node in list(graph.graph.nodes):
+        if node.target not in _OPERATORS:
+            continue
+        like, *parameters = node.args
+        name = _OPERATORS[node.target]
+        with graph.graph.inserting_before(node):
+            drawn = graph.graph.call_function(
+                torch.ops.pyro_vae.draw.default, (like, name, parameters)
+            )
+        node.replace_all_uses_with(drawn)
+        graph.graph.erase_node(node)
+    graph.recompile()
