@@ -59,6 +59,7 @@ class Position:
         epoch_seconds: The time spent training in it.
         seconds: The time spent in the fit.
         records: One for each epoch completed.
+        engine: What steps are taken with, the same in a resumed run.
     """
 
     epoch: int = -1
@@ -68,6 +69,7 @@ class Position:
     epoch_seconds: float = 0.0
     seconds: float = 0.0
     records: list[Record] = field(default_factory=list)
+    engine: str = ""
 
 
 def fit(
@@ -152,12 +154,13 @@ class _Run:
         """
         started = time.perf_counter()
         config, vae = self.config, self.vae
-        epochs = config.epochs - max(self.position.epoch, 0)
-        engine = resolve_engine(config.engine, epochs * self.num_batches)
+        num_steps = config.epochs * self.num_batches
+        if config.engine != "auto" or not self.position.engine:
+            self.position.engine = resolve_engine(config.engine, num_steps)
         objective = make_objective("elbo", config.num_particles)
         pair = (vae.model, vae.guide, self.optim, objective)
         self.svi = self.last_svi = make_svi(*pair)
-        if engine == "compiled":
+        if self.position.engine == "compiled":
             try:
                 self.compute_sums = _compile_sums(vae, self.data.test)
                 self.svi = CompiledSVI(*pair, config.matmul_precision)
@@ -170,7 +173,7 @@ class _Run:
         if self.config.engine == "compiled":
             raise error
         warnings.warn(f"{error}; going on eagerly", stacklevel=2)
-        self.svi = self.last_svi
+        self.svi, self.position.engine = self.last_svi, "eager"
 
     def train_epoch(self) -> bool:
         """Trains to the end of the epoch; false if it was stopped before."""
@@ -251,6 +254,7 @@ class _Run:
             step=position.step,
             seconds=position.seconds,
             records=[*position.records, record],
+            engine=position.engine,
         )
 
     def save(self, folder: Path) -> None:

@@ -10,6 +10,10 @@ import torch
 from pyro_vae import Config, build
 from pyro_vae.data import Dataset, load
 
+# A worker for each core, and a thread for each worker and its children.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
+
 
 @pytest.fixture(autouse=True)
 def exact_and_isolated():

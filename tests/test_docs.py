@@ -1,6 +1,7 @@
 """The README's and the docs' commands, code, links and names are true."""
 
 import ast
+import functools
 import re
 import shlex
 import subprocess
@@ -31,6 +32,13 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch):
     assert (tmp_path / "results" / "my-vae" / "model.safetensors").exists()
 
 
+@functools.cache
+def help_of(script: Path) -> str:
+    return subprocess.run(
+        [sys.executable, script, "--help"], capture_output=True, text=True
+    ).stdout
+
+
 def test_the_readmes_commands_parse():
     """Every script and flag in the README exists (--help takes them all)."""
     lines = [
@@ -43,11 +51,8 @@ def test_the_readmes_commands_parse():
     assert lines
     for line in lines:
         words = shlex.split(line.split("&&")[-1])
-        script = ROOT / words[1]
-        assert script.is_file(), line
-        helped = subprocess.run(
-            [sys.executable, script, "--help"], capture_output=True, text=True
-        ).stdout
+        assert (ROOT / words[1]).is_file(), line
+        helped = help_of(ROOT / words[1])
         flags = [word for word in words if word.startswith("--")]
         assert all(flag in helped for flag in flags), line
 

@@ -4,14 +4,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pyro_vae import VAE, Config, build, fit
+from pyro_vae import VAE, Config, build, fit, training
 from pyro_vae.checkpoints import CHECKPOINT, FileError
-from pyro_vae.svi import NonFiniteLossError
+from pyro_vae.svi import CompilationError, NonFiniteLossError, compile
 from pyro_vae.training import (
     TRACE,
     evaluate,
     read_trace,
     resolve_device,
+    resolve_engine,
     write_trace,
 )
 
@@ -198,3 +199,108 @@ def test_the_real_mnist_in_float32(mnist_dir):
     assert records[0]["test_elbo"] < -400
     assert records[-1]["test_elbo"] > 0
     assert isinstance(vae, VAE)
+
+
+def close(left, right):
+    return all(
+        value == pytest.approx(other[key], rel=1e-9)
+        for one, other in zip(left, right, strict=True)
+        for key, value in one.items()
+    )
+
+
+def test_the_engines_give_one_trace_and_one_can_resume_the_other(
+    digits, tmp_path
+):
+    eager = replace(CONFIG, engine="eager")
+    compiled = replace(CONFIG, engine="compiled")
+    whole = without_timing(fit(make(), digits, eager))
+    assert close(without_timing(fit(make(), digits, compiled)), whole)
+    for name, first, then in (
+        ("a", eager, compiled),
+        ("b", compiled, eager),
+    ):
+        fit_until(20, make(), digits, first, tmp_path / name)
+        list(fit(make(), digits, then, tmp_path / name, resume=True))
+        trace = without_timing(read_trace(tmp_path / name / TRACE))
+        assert close(trace, whole)
+
+
+def test_the_compiled_engine_resumes_to_its_own_trace_bit_for_bit(
+    digits, tmp_path
+):
+    config = replace(CONFIG, engine="compiled")
+    whole = without_timing(fit(make(), digits, config))
+    fit_until(20, make(), digits, config, tmp_path)
+    list(fit(make(), digits, config, tmp_path, resume=True))
+    assert without_timing(read_trace(tmp_path / TRACE)) == whole
+
+
+def test_which_engine_is_chosen(digits, monkeypatch):
+    assert resolve_engine("auto", training.COMPILE_FROM) == "compiled"
+    assert resolve_engine("auto", training.COMPILE_FROM - 1) == "eager"
+    for engine in ("eager", "compiled"):
+        assert resolve_engine(engine, 10**9) == engine
+    made = []
+
+    class Spy(training.CompiledSVI):
+        def __init__(self, *args):
+            made.append(args[-1])
+            super().__init__(*args)
+
+    monkeypatch.setattr(training, "CompiledSVI", Spy)
+    config = replace(CONFIG, epochs=1, matmul_precision="medium")
+    list(fit(make(), digits, config))
+    assert not made
+    list(fit(make(), digits, replace(config, engine="compiled")))
+    assert made == ["medium"]
+
+
+def test_the_evaluation_is_compiled_and_is_the_same(monkeypatch):
+    vae, images = make(), torch.rand(2500, 64)
+    batches = []
+
+    def spy(function, inputs):
+        compiled = compile(function, inputs)
+        return lambda x: batches.append(len(x)) or compiled(x)
+
+    monkeypatch.setattr(training, "compile", spy)
+    compiled = evaluate(vae, images, 3, training._compile_sums(vae, images))
+    assert batches == [1000, 1000]
+    assert compiled == pytest.approx(evaluate(vae, images, 3), rel=1e-12)
+
+
+def test_without_a_compiler_auto_goes_on_eagerly_and_says_so(
+    digits, monkeypatch
+):
+    def fail(*_):
+        raise OSError("no such compiler")
+
+    whole = without_timing(fit(make(), digits, CONFIG))
+    monkeypatch.setattr(torch._inductor, "compile", fail)
+    monkeypatch.setattr(training, "COMPILE_FROM", 1)
+    with pytest.warns(UserWarning, match="no such compiler.*going on eagerly"):
+        records = without_timing(fit(make(), digits, CONFIG))
+    assert records == whole
+    config = replace(CONFIG, engine="compiled")
+    with pytest.raises(CompilationError, match="C\\+\\+ compiler is needed"):
+        list(fit(make(), digits, config))
+
+
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
+def test_the_matmul_precision_is_not_left_set(digits, engine):
+    config = replace(CONFIG, engine=engine, matmul_precision="medium")
+    seen = []
+    before = torch.get_float32_matmul_precision()
+    list(
+        fit(
+            make(),
+            digits,
+            config,
+            on_step=lambda *_: seen.append(
+                torch.get_float32_matmul_precision()
+            ),
+        )
+    )
+    assert set(seen) == {"medium"}
+    assert torch.get_float32_matmul_precision() == before

@@ -18,7 +18,12 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from pyro_vae.svi.eager import NonFiniteLossError, find_nonfinite_site
-from pyro_vae.svi.graphs import DynamicPairError, Program, compile
+from pyro_vae.svi.graphs import (
+    DynamicPairError,
+    Program,
+    buffer_copies,
+    compile,
+)
 from pyro_vae.svi.matmul import PRECISIONS
 from pyro_vae.svi.optimizers import check_optimizer, make_update
 
@@ -30,7 +35,7 @@ class CompiledSVI:
 
     The pair is run once through Pyro's handlers while loss and gradients are
     recorded; the record is compiled by Inductor, and one fused kernel updates
-    the parameters. The first step runs eagerly, since it may make parameters.
+    the parameters. The first step runs eagerly if it draws initial parameters.
     With the same seed the losses and parameters are those of `pyro.infer.SVI`,
     up to rounding; unlike there, a loss that is not finite raises, and the
     parameters stay as they were. Parameters stay where they are (in modules
@@ -116,11 +121,16 @@ class CompiledSVI:
         nothing and is returned.
         """
         with torch.no_grad():
-            program, tensors = self._program("step", args, kwargs)
-            if program is None:
-                loss, grads = self._first_step(args, kwargs)
-            else:
+            self._look()
+            result = None
+            if self._watch is None:
+                _Call(args, kwargs, [])  # refuses bad arguments, first of all
+                result = self._discover(args, kwargs)
+            if result is None:
+                program, tensors = self._program("step", args, kwargs)
                 loss, *grads = program(*self._params, *tensors)
+            else:
+                loss, grads = result
             if loss.is_cuda:
                 skip = (~loss.isfinite()).to(torch.float32)
             elif math.isfinite(loss.item()):
@@ -133,19 +143,15 @@ class CompiledSVI:
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
         """Returns an estimate of the loss; arguments as in `step`."""
         with torch.no_grad():
-            program, tensors = self._program("loss", args, kwargs)
-            if program is None:
+            self._look()
+            if self._watch is None:
                 loss = self.loss.loss(self.model, self.guide, *args, **kwargs)
                 return float(loss)
+            program, tensors = self._program("loss", args, kwargs)
             return program(*self._params, *tensors)[0].item()
 
-    def _program(
-        self, kind: str, args: tuple, kwargs: dict
-    ) -> tuple[Program | None, list[Tensor]]:
-        """Returns the graph for such arguments, and its tensors.
-
-        The graph is None as long as the parameters are not known.
-        """
+    def _look(self) -> None:
+        """Forgets the graphs if something they took for granted is gone."""
         if poutine.runtime.am_i_wrapped():
             raise ValueError(
                 "the step runs inside a Pyro handler; expected it outside: "
@@ -153,9 +159,12 @@ class CompiledSVI:
             )
         if self._watch is not None and not self._watch.holds():
             self._forget()
+
+    def _program(
+        self, kind: str, args: tuple, kwargs: dict
+    ) -> tuple[Program, list[Tensor]]:
+        """Returns the graph for such arguments, and its tensors."""
         call = _Call(args, kwargs, self._params)
-        if self._watch is None:
-            return None, call.tensors
         key = (kind, call.key)
         if key not in self._programs:
             record = self._record_step if kind == "step" else self._record_loss
@@ -163,15 +172,44 @@ class CompiledSVI:
                 lambda *tensors: record(*call.rebuild(tensors)),
                 [*self._params, *call.tensors],
                 self.precision,
-                self._watch.buffers(),
+                _modules(self.model, self.guide),
             )
             self.num_compilations += 1
         return self._programs[key], call.tensors
 
-    def _first_step(
+    def _discover(
         self, args: tuple, kwargs: dict
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Runs eagerly, which makes the parameters, and learns of them."""
+    ) -> tuple[Tensor, list[Tensor]] | None:
+        """Runs eagerly, which makes the parameters, and learns of them.
+
+        Returns:
+            None, and the random numbers are given back, if a second run takes
+            as many of them. Else the making of the parameters took some, and
+            the first step has been this one: its loss and gradients.
+        """
+        modules = _modules(self.model, self.guide)
+        before = _get_random_states(), buffer_copies(modules)
+        loss, grads, names = self._run(args, kwargs)
+        after = _get_random_states(), buffer_copies(modules)
+        _set_random_states(before[0])
+        self._run(args, kwargs)
+        if all(map(torch.equal, _get_random_states(), after[0])):
+            states, buffers = before
+            result = None
+        else:
+            states, buffers = after
+            result = loss, grads
+        _set_random_states(states)
+        for buffer, value in buffers:
+            buffer.copy_(value)
+        self._update = make_update(self.optim, self._params)
+        self._watch = _Watch(modules, names)
+        return result
+
+    def _run(
+        self, args: tuple, kwargs: dict
+    ) -> tuple[Tensor, list[Tensor], list[str]]:
+        """Returns the loss, its gradients, and the parameters' names."""
         with (
             torch.enable_grad(),
             poutine.trace(param_only=True) as capture,
@@ -180,28 +218,19 @@ class CompiledSVI:
                 self.model, self.guide, *args, **kwargs
             )
         sites = capture.trace.nodes
-        params = {
-            id(param): param
-            for param in (
-                site["value"].unconstrained() for site in sites.values()
-            )
-            if param.grad is not None
-        }
-        self._params = list(params.values())
+        params = [site["value"].unconstrained() for site in sites.values()]
+        # By identity: one parameter may be announced under several names.
+        unique = {id(param): param for param in params}.values()
+        self._params = [param for param in unique if param.grad is not None]
         if not self._params:
             raise ValueError(
                 "no parameter has a gradient; expected pyro.param or "
                 "pyro.module statements in the model or the guide"
             )
         grads = [param.grad for param in self._params]
-        loss = torch.as_tensor(
-            value, dtype=grads[0].dtype, device=grads[0].device
-        )
-        self._update = make_update(self.optim, self._params)
         for param in self._params:
             param.grad = None
-        self._watch = _Watch(self.model, self.guide, list(sites))
-        return loss, grads
+        return torch.as_tensor(value).to(grads[0]), grads, list(sites)
 
     def _record_step(self, args: tuple, kwargs: dict) -> list[Tensor]:
         """The loss and its gradients, as Pyro's estimator computes them."""
@@ -285,17 +314,12 @@ class _Call:
 class _Watch:
     """What a recorded graph took for granted of parameters and modules."""
 
-    def __init__(self, model: Callable, guide: Callable, names: list[str]):
+    def __init__(self, modules: list[nn.Module], names: list[str]):
         stored = dict(get_param_store().named_parameters())
         self.params = [(name, stored[name]) for name in names]
-        modules: dict[int, nn.Module] = {}
-        for part in (model, guide):
-            owner = getattr(part, "__self__", part)
-            if isinstance(owner, nn.Module):
-                modules.update((id(m), m) for m in owner.modules())
         self.modules = [
             (m, m.training, dict(m._modules), dict(m._parameters))
-            for m in modules.values()
+            for m in modules
         ]
 
     def holds(self) -> bool:
@@ -310,14 +334,29 @@ class _Watch:
             for module, training, submodules, parameters in self.modules
         )
 
-    def buffers(self) -> list[Tensor]:
-        """The modules' buffers."""
-        return [
-            buffer
-            for module, *_ in self.modules
-            for buffer in module._buffers.values()
-            if buffer is not None
-        ]
+
+def _modules(*parts: Callable) -> list[nn.Module]:
+    """The modules of a pair: those called, or whose methods are, and theirs."""
+    owners = [getattr(part, "__self__", part) for part in parts]
+    found = {
+        id(module): module
+        for owner in owners
+        if isinstance(owner, nn.Module)
+        for module in owner.modules()
+    }
+    return list(found.values())
+
+
+def _get_random_states() -> list[Tensor]:
+    if not torch.cuda.is_initialized():
+        return [torch.get_rng_state()]
+    return [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+
+
+def _set_random_states(states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state_all(states[1:])
 
 
 def _identical(now: dict, then: dict) -> bool:

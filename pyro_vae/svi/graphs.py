@@ -14,7 +14,7 @@ import numpy as np
 import pyro
 import torch
 from pyro.infer.util import Dice
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
@@ -36,7 +36,7 @@ def compile(
     function: Callable[..., list[Tensor]],
     inputs: Sequence[Tensor],
     precision: str = "highest",
-    kept: Sequence[Tensor] = (),
+    modules: Sequence[nn.Module] = (),
 ) -> Program:
     """Records a function of tensors and compiles the record.
 
@@ -51,8 +51,8 @@ def compile(
         inputs: Example inputs. A parameter among them is recognised wherever
             the function reads it.
         precision: Of float32 matrix products, see `choose_matmuls`.
-        kept: Tensors that the function changes in place (running statistics,
-            say); the recording puts them back.
+        modules: Those whose buffers the function may change in place (running
+            statistics, say); the recording puts them back.
 
     Returns:
         A callable that takes tensors like `inputs`.
@@ -62,8 +62,8 @@ def compile(
             recordings of it differ.
         CompilationError: If Inductor or its C++ compiler fails.
     """
-    graph, constants = _record(function, inputs, kept)
-    again, others = _record(function, inputs, kept)
+    graph, constants = _record(function, inputs, modules)
+    again, others = _record(function, inputs, modules)
     if graph.code != again.code or not all(map(_same, constants, others)):
         raise DynamicPairError(
             "the model or guide did something else when it was run a second "
@@ -79,16 +79,16 @@ def compile(
 def _record(
     function: Callable[..., list[Tensor]],
     inputs: Sequence[Tensor],
-    kept: Sequence[Tensor],
+    modules: Sequence[nn.Module],
 ) -> tuple[fx.GraphModule, list[Tensor]]:
     """Records a function; tensors it finds elsewhere become last inputs."""
-    values = [tensor.clone() for tensor in kept]
+    buffers = buffer_copies(modules)
     try:
         with _static_pyro(), _random_states_kept(inputs), _Recording():
             graph = make_fx(function)(*inputs)
     finally:
-        for tensor, value in zip(kept, values, strict=True):
-            tensor.copy_(value)
+        for buffer, value in buffers:
+            buffer.copy_(value)
     return graph, _lift_constants(graph)
 
 
@@ -121,6 +121,16 @@ class _Recording(TorchFunctionMode):
                 "the like, or pyro.infer.SVI (--engine eager)"
             )
         return function(*args, **(kwargs or {}))
+
+
+def buffer_copies(modules: Sequence[nn.Module]) -> list[tuple[Tensor, Tensor]]:
+    """The modules' buffers, each with a copy of its value."""
+    return [
+        (buffer, buffer.clone())
+        for module in modules
+        for buffer in module._buffers.values()
+        if buffer is not None
+    ]
 
 
 class _MaskedSums(TorchFunctionMode):

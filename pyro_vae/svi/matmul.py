@@ -62,6 +62,7 @@ def choose_matmuls(graph: fx.GraphModule, precision: str) -> None:
             result = product(left, right)
             if bias is not None:
                 result = _call(graph.graph, _aten.add.Tensor, result, bias)
+        result.meta = dict(node.meta)  # the next product asks for its shape
         node.replace_all_uses_with(result)
         graph.graph.erase_node(node)
     graph.recompile()

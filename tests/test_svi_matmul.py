@@ -1,0 +1,89 @@
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pyro_vae.svi import graphs, matmul
+
+
+@pytest.fixture
+def layer():
+    x, weight, bias = (
+        torch.randn(128, 300),
+        torch.randn(200, 300),
+        torch.ones(200),
+    )
+    return [tensor.float() for tensor in (x, weight, bias)]
+
+
+def products(x, weight, bias):
+    """All that a linear layer and its backward pass multiply."""
+    y = torch.nn.functional.linear(x, weight, bias)
+    return [y, y @ weight, y.t() @ x, x[:2] @ weight.t()]
+
+
+def rewritten(monkeypatch, processor, precision, tensors):
+    monkeypatch.setattr(matmul, "_processor", lambda: processor)
+    graph = make_fx(products)(*tensors)
+    matmul.choose_matmuls(graph, precision)
+    return graph, [str(node.target) for node in graph.graph.nodes]
+
+
+AMD = {"cpu_name": "AMD EPYC", "avx512_bf16": True}
+INTEL = {"cpu_name": "Intel(R) Xeon(R)", "amx_bf16": True}
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_amd_gets_onednn_for_large_products_in_full_precision(
+    monkeypatch, layer, precision
+):
+    graph, targets = rewritten(monkeypatch, AMD, precision, layer)
+    assert targets.count("pyro_vae.onednn_mm.default") == 3
+    assert targets.count("aten.mm.default") == 1  # the small one
+    exact = products(*[tensor.double() for tensor in layer])
+    for left, right in zip(graph(*layer), exact, strict=True):
+        error = (left - right).abs().max() / right.abs().max()
+        assert error < 1e-6
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_elsewhere_torchs_own_products_stay(monkeypatch, layer, precision):
+    for processor in (INTEL, {}):
+        _, targets = rewritten(monkeypatch, processor, precision, layer)
+        assert not any("pyro_vae" in target for target in targets)
+
+
+@pytest.mark.parametrize("processor", [AMD, INTEL])
+def test_medium_rounds_each_tensor_once(monkeypatch, layer, processor):
+    graph, _ = rewritten(monkeypatch, processor, "medium", layer)
+    casts = [
+        node.args
+        for node in graph.graph.nodes
+        if "convert_element_type" in str(node.target)
+    ]
+    down = [node for node, dtype in casts if dtype == torch.bfloat16]
+    assert len(down) == len(set(down)) == 3  # x, weight and y
+    for left, right in zip(graph(*layer), products(*layer), strict=True):
+        error = (left - right).abs().max() / right.abs().max()
+        assert left.dtype == torch.float32
+        assert error < 0.02
+    assert graph(*layer)[0].ne(products(*layer)[0]).any()
+
+
+def test_medium_without_bfloat16_is_full_precision(monkeypatch, layer):
+    _, targets = rewritten(monkeypatch, {}, "medium", layer)
+    assert not any("convert_element" in target for target in targets)
+
+
+def test_double_precision_is_left_alone(monkeypatch, layer):
+    tensors = [tensor.double() for tensor in layer]
+    _, targets = rewritten(monkeypatch, AMD, "medium", tensors)
+    assert not any("convert" in target for target in targets)
+    assert not any("pyro_vae" in target for target in targets)
+
+
+@pytest.mark.parametrize("precision", matmul.PRECISIONS)
+def test_compiled(layer, precision):
+    compiled = graphs.compile(products, layer, precision)
+    limit = 0.02 if precision == "medium" else 1e-5
+    for left, right in zip(compiled(*layer), products(*layer), strict=True):
+        assert (left - right).abs().max() / right.abs().max() < limit
