@@ -292,7 +292,7 @@ class _Call:
             if not is_tensor
         )
         order = tuple(is_tensor for is_tensor, _ in self.slots)
-        self.key = (str(self.spec), tuple(signature), order, values)
+        self.key = (self.spec, tuple(signature), order, values)
         try:
             hash(self.key)
         except TypeError:
@@ -317,22 +317,28 @@ class _Watch:
     def __init__(self, modules: list[nn.Module], names: list[str]):
         stored = dict(get_param_store().named_parameters())
         self.params = [(name, stored[name]) for name in names]
-        self.modules = [
-            (m, m.training, dict(m._modules), dict(m._parameters))
-            for m in modules
+        self.modes = [(module, module.training) for module in modules]
+        self.tables = [
+            (table, dict(table))
+            for module in modules
+            for table in (module._modules, module._parameters)
+            if table
         ]
 
     def holds(self) -> bool:
         """Whether each parameter, submodule and mode is still the same."""
         stored = dict(get_param_store().named_parameters())
-        return all(
-            stored.get(name) is param for name, param in self.params
-        ) and all(
-            module.training is training
-            and _identical(module._modules, submodules)
-            and _identical(module._parameters, parameters)
-            for module, training, submodules, parameters in self.modules
-        )
+        for name, param in self.params:
+            if stored.get(name) is not param:
+                return False
+        for module, training in self.modes:
+            if module.training is not training:
+                return False
+        for table, entries in self.tables:
+            for name, entry in entries.items():
+                if table.get(name) is not entry:
+                    return False
+        return True
 
 
 def _modules(*parts: Callable) -> list[nn.Module]:
@@ -357,9 +363,3 @@ def _set_random_states(states: list[Tensor]) -> None:
     torch.set_rng_state(states[0])
     if len(states) > 1:
         torch.cuda.set_rng_state_all(states[1:])
-
-
-def _identical(now: dict, then: dict) -> bool:
-    return len(now) == len(then) and all(
-        now.get(key) is value for key, value in then.items()
-    )
