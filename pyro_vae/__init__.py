@@ -5,6 +5,7 @@ from pyro_vae.guides import DiagonalLaplace, DiagonalNormal
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.networks import MLP
 from pyro_vae.priors import Laplace, StandardNormal
+from pyro_vae.svi import CompiledSVI
 from pyro_vae.training import fit
 from pyro_vae.vae import VAE
 
@@ -13,6 +14,7 @@ __version__ = "0.1.0"
 __all__ = [
     "MLP",
     "VAE",
+    "CompiledSVI",
     "Config",
     "DiagonalLaplace",
     "DiagonalNormal",

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
+from pyro.infer import SVI
 from torch import Tensor
 
 from pyro_vae.checkpoints import (
@@ -41,6 +42,7 @@ from pyro_vae.vae import VAE
 
 TRACE = "elbo.csv"
 EVALUATION_BATCH = 1000  # images
+CUDA_INTERVAL = 50  # steps between two looks at the loss
 COMPILE_FROM = 3000  # steps, from which a run earns its compilation back
 
 Record = dict[str, float]
@@ -93,7 +95,8 @@ def fit(
         folder: Where to keep `elbo.csv` and, after every epoch, a checkpoint.
         resume: Go on from the folder's checkpoint, if it has one.
         on_step: Called after each step with the number of steps taken in all
-            and the minibatch's mean ELBO.
+            and the minibatch's mean ELBO; on CUDA after every 50th, so that
+            the host does not wait for the device in between.
         stop: Asked after each step; if true, the fit saves a checkpoint and
             returns.
 
@@ -196,6 +199,12 @@ class _Run:
                 if self.stop() and position.batch < self.num_batches:
                     self.noise = _get_random_state(self.device)
                     break
+        position.elbo_sum = float(position.elbo_sum)  # waits for the device
+        if not math.isfinite(position.elbo_sum):
+            raise NonFiniteLossError(
+                f"a loss of epoch {epoch} was not finite; that step was not "
+                "taken: try a smaller --learning-rate or --init-std"
+            )
         seconds = time.perf_counter() - started
         position.epoch_seconds += seconds
         position.seconds += seconds
@@ -207,7 +216,7 @@ class _Run:
         is_whole = len(x) == self.config.batch_size
         svi = self.svi if is_whole else self.last_svi
         try:
-            loss = svi.step(x, num_data)
+            loss = _take_step(svi, x, num_data)
         except (CompilationError, DynamicPairError) as error:
             self.fall_back(error)  # nothing was touched
             return self.step(x)
@@ -221,7 +230,10 @@ class _Run:
         position.step += 1
         position.batch += 1
         position.elbo_sum += elbo * len(x)
-        self.on_step(position.step, elbo)
+        if not torch.is_tensor(elbo):
+            self.on_step(position.step, elbo)
+        elif position.step % CUDA_INTERVAL == 0:
+            self.on_step(position.step, elbo.item())
 
     def finish_epoch(self) -> None:
         """Evaluates, and appends the epoch's record."""
@@ -292,6 +304,15 @@ class _Run:
         )
         self.noise = tensors.get("noise")
         write_trace(folder / TRACE, self.position.records)
+
+
+def _take_step(
+    svi: SVI | CompiledSVI, x: Tensor, num_data: int
+) -> float | Tensor:
+    """Returns the loss: on CUDA, if compiled, as a tensor nobody waits for."""
+    if x.is_cuda and isinstance(svi, CompiledSVI):
+        return svi.step_tensor(x, num_data)
+    return svi.step(x, num_data)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -20,16 +21,24 @@ def blocks(page: Path, language: str) -> list[str]:
     )
 
 
-def test_the_readmes_python_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    import torch
-
+def run_python(page: Path) -> dict:
     torch.set_default_dtype(torch.float32)
     scope: dict = {}
-    for block in blocks(ROOT / "README.md", "python"):
-        exec(compile(block, "README.md", "exec"), scope)
+    for block in blocks(page, "python"):
+        exec(compile(block, page.name, "exec"), scope)
+    return scope
+
+
+def test_the_readmes_python_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scope = run_python(ROOT / "README.md")
     assert scope["images"].shape == (9, 784)
     assert (tmp_path / "results" / "my-vae" / "model.safetensors").exists()
+
+
+def test_the_compiled_steps_python_runs():
+    losses = run_python(ROOT / "docs" / "compiled.md")["losses"]
+    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
 
 
 @functools.cache

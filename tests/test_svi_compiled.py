@@ -28,6 +28,7 @@ from pyro_vae.svi import (
     CompiledSVI,
     DynamicPairError,
     NonFiniteLossError,
+    compiled,
     graphs,
 )
 
@@ -63,10 +64,10 @@ def assert_same_run(make, steps, *args, optim=None, loss=Trace_ELBO, rtol=1e-9):
             store = pyro.get_param_store()
             params = {k: v.detach().clone() for k, v in store.items()}
         results.append((losses, list(params.values())))
-    (eager, eager_params), (compiled, compiled_params) = results
+    (expected, expected_params), (losses, params) = results
     assert svi.num_compilations == 1
-    assert_close(compiled, eager, rtol)
-    for left, right in zip(compiled_params, eager_params, strict=True):
+    assert_close(losses, expected, rtol)
+    for left, right in zip(params, expected_params, strict=True):
         assert_close(left, right, rtol)
 
 
@@ -337,6 +338,16 @@ def test_each_shape_and_value_compiles_once(small_vae):
     assert svi.num_compilations == 3
 
 
+def test_a_number_that_changes_at_every_step_is_warned_of(
+    small_vae, monkeypatch
+):
+    monkeypatch.setattr(compiled, "MANY", 2)
+    svi, x = svi_of(small_vae), torch.rand(4, 64)
+    svi.step(x, 100)
+    with pytest.warns(UserWarning, match="2 graphs .* pass a number that"):
+        svi.step(x, 101)
+
+
 def test_one_tensor_given_twice_is_not_frozen_into_two():
     def model(x, y):
         loc = pyro.param("loc", torch.tensor(0.0))
@@ -535,12 +546,12 @@ def test_every_distribution_draws_as_in_torch():
         return [make(p).sample().double() for make in DRAWS.values()]
 
     p = torch.tensor([0.3])
-    compiled = graphs.compile(draw, [p])
+    program = graphs.compile(draw, [p])
     for seed in range(3):
         torch.manual_seed(seed)
         expected = draw(p)
         torch.manual_seed(seed)
-        for name, one, other in zip(DRAWS, compiled(p), expected, strict=True):
+        for name, one, other in zip(DRAWS, program(p), expected, strict=True):
             torch.testing.assert_close(one, other, msg=name)
 
 

@@ -1,6 +1,7 @@
 """CompiledSVI: Pyro's SVI with its step compiled, for any static pair."""
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,7 @@ from pyro_vae.svi.graphs import (
 from pyro_vae.svi.matmul import PRECISIONS
 from pyro_vae.svi.optimizers import check_optimizer, make_update
 
+MANY = 16  # graphs, from which an argument is likely to change at every step
 LOSSES = (Trace_ELBO, TraceMeanField_ELBO, RenyiELBO, TraceEnum_ELBO)
 
 
@@ -117,8 +119,8 @@ class CompiledSVI:
     def step_tensor(self, *args: Any, **kwargs: Any) -> Tensor:
         """Takes a step and returns the loss as a tensor, `()`.
 
-        On CUDA nothing waits for the device. A loss that is not finite updates
-        nothing and is returned.
+        On CUDA nothing waits for the device, unless a torch optimiser was
+        given. A loss that is not finite updates nothing and is returned.
         """
         with torch.no_grad():
             self._look()
@@ -138,7 +140,7 @@ class CompiledSVI:
             else:
                 return loss
             self._update(grads, skip)
-        return loss
+        return loss.clone()  # the next step writes where this one did
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
         """Returns an estimate of the loss; arguments as in `step`."""
@@ -175,6 +177,13 @@ class CompiledSVI:
                 _modules(self.model, self.guide),
             )
             self.num_compilations += 1
+            if self.num_compilations == MANY:
+                warnings.warn(
+                    f"{MANY} graphs have been compiled, one for each shape "
+                    "and Python value of the arguments; pass a number that "
+                    "changes as a tensor",
+                    stacklevel=4,
+                )
         return self._programs[key], call.tensors
 
     def _discover(
