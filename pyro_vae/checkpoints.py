@@ -69,7 +69,7 @@ def write_tensors(
         kind: What the file is; `read_tensors` refuses another kind.
     """
     tensors = {
-        name: tensor.detach().cpu().contiguous()
+        name: tensor.detach().cpu().contiguous().clone()  # tied ones, too
         for name, tensor in tensors.items()
     }
     text = json.dumps(state)

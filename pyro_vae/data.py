@@ -90,6 +90,8 @@ class Dataset:
             "name": self.name,
             "num_train": len(self.train),
             "num_test": len(self.test),
+            "train_mean": self.train.mean(dtype=torch.float64).item(),
+            "test_mean": self.test.mean(dtype=torch.float64).item(),
             "image_shape": list(self.image_shape),
         }
 
@@ -173,13 +175,14 @@ def load_file(path: Path) -> Dataset:
 def minibatches(images: Tensor, batch_size: int) -> Iterator[Tensor]:
     """Yields every image once, in random order; the last batch may be smaller.
 
-    The order is drawn at the first batch, from torch's global generator.
+    The order is drawn at the first batch, from torch's global generator of the
+    CPU, so that it is the same on every device.
 
     Args:
         images: `(N, D)`.
         batch_size: B.
     """
-    order = torch.randperm(len(images), device=images.device)
+    order = torch.randperm(len(images)).to(images.device)
     for indices in order.split(batch_size):
         yield images[indices]
 

@@ -237,8 +237,15 @@ def benchmark(steps, baseline: str) -> Figure:
         _bars(axes, chosen[chosen["batch_size"] == size], baseline)
         axes.set_title(f"{kind}, batch {size:.0f}")
     first = steps[steps["what"] == kinds[0]]
-    for rival, group in first.groupby("rival", sort=False):
-        lines.plot(group["batch_size"], group["ms"], marker=".", label=rival)
+    for index, (rival, group) in enumerate(first.groupby("rival", sort=False)):
+        lines.plot(
+            group["batch_size"],
+            group["ms"],
+            marker=".",
+            label=rival,
+            color=_colors(20)[index % 20],
+            linestyle="--" if rival.startswith("floor") else "-",
+        )
     lines.set(xscale="log", yscale="log", xlabel="batch size", ylabel="ms")
     lines.set_title(kinds[0])
     lines.legend(fontsize="x-small")

@@ -1,52 +1,47 @@
 """fit(): the training loop. It yields records; it prints and plots nothing."""
 
-import csv
-import io
 import itertools
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyro
 import torch
 from pyro.infer import SVI
 from torch import Tensor
 
-from pyro_vae.checkpoints import (
-    FileError,
-    load_checkpoint,
-    save_checkpoint,
-    write_atomically,
-)
+from pyro_vae.checkpoints import FileError, load_checkpoint, save_checkpoint
 from pyro_vae.config import Config
 from pyro_vae.data import Dataset, minibatches
+from pyro_vae.evaluation import Sums, compile_sums, evaluate, sum_terms
 from pyro_vae.objectives import make_objective
+from pyro_vae.randomness import (
+    get_random_state,
+    random_stream,
+    set_random_state,
+)
 from pyro_vae.svi import (
     CompilationError,
     CompiledSVI,
     DynamicPairError,
     NonFiniteLossError,
-    compile,
     load_optimizer_state,
     make_svi,
     optimizer_state,
 )
+from pyro_vae.traces import TRACE, Record, write_trace
 from pyro_vae.vae import VAE
 
-TRACE = "elbo.csv"
-EVALUATION_BATCH = 1000  # images
 CUDA_INTERVAL = 50  # steps between two looks at the loss
 COMPILE_FROM = 3000  # steps, from which a run earns its compilation back
-
-Record = dict[str, float]
-Sums = Callable[[Tensor], Sequence[Tensor]]
+# Choices that a resumed run must share for its trace to be the same.
+LASTING = ("batch_size", "learning_rate", "num_particles", "seed")
 
 
 @dataclass
@@ -96,7 +91,8 @@ def fit(
         resume: Go on from the folder's checkpoint, if it has one.
         on_step: Called after each step with the number of steps taken in all
             and the minibatch's mean ELBO; on CUDA after every 50th, so that
-            the host does not wait for the device in between.
+            the host does not wait for the device. It must draw no random
+            numbers, which would be taken from the fit's.
         stop: Asked after each step; if true, the fit saves a checkpoint and
             returns.
 
@@ -139,13 +135,14 @@ class _Run:
     ):
         self.device = resolve_device(config.device)
         self.vae = vae.to(self.device)
+        self.vae.zero_grad(set_to_none=True)
         self.data = data.to(self.device)
         self.config = config
         self.on_step = on_step
         self.stop = stop
         self.optim = pyro.optim.Adam({"lr": config.learning_rate})
         self.num_batches = -(-len(data.train) // config.batch_size)
-        self.compute_sums: Sums = partial(_sum_terms, vae)
+        self.compute_sums: Sums = partial(sum_terms, vae)
         self.position = Position()
         self.noise: Tensor | None = None  # the random state within an epoch
 
@@ -165,7 +162,7 @@ class _Run:
         self.svi = self.last_svi = make_svi(*pair)
         if self.position.engine == "compiled":
             try:
-                self.compute_sums = _compile_sums(vae, self.data.test)
+                self.compute_sums = compile_sums(vae, self.data.test)
                 self.svi = CompiledSVI(*pair, config.matmul_precision)
             except (CompilationError, DynamicPairError) as error:
                 self.fall_back(error)
@@ -185,19 +182,20 @@ class _Run:
             return True  # epoch 0 is the model before training
         epoch = position.epoch + 1
         started = time.perf_counter()
+        self.vae.train()
         with (
-            _random_stream(self.config.seed, epoch, self.device),
+            random_stream(self.config.seed, epoch, self.device),
             _matmul_precision(self.config.matmul_precision),
             pyro.validation_enabled(False),
         ):
             batches = minibatches(self.data.train, self.config.batch_size)
             for x in itertools.islice(batches, position.batch, None):
                 if self.noise is not None:
-                    _set_random_state(self.noise, self.device)
+                    set_random_state(self.noise, self.device)
                     self.noise = None
                 self.step(x)
                 if self.stop() and position.batch < self.num_batches:
-                    self.noise = _get_random_state(self.device)
+                    self.noise = get_random_state(self.device)
                     break
         position.elbo_sum = float(position.elbo_sum)  # waits for the device
         if not math.isfinite(position.elbo_sum):
@@ -281,8 +279,32 @@ class _Run:
         if self.noise is not None:
             tensors["noise"] = self.noise
         folder.mkdir(parents=True, exist_ok=True)
-        save_checkpoint(folder, tensors, asdict(self.position))
+        state = {
+            "position": asdict(self.position),
+            "lasting": self.lasting(),
+            "device": self.device.type,
+        }
+        save_checkpoint(folder, tensors, state)
         write_trace(folder / TRACE, self.position.records)
+
+    def lasting(self) -> dict[str, Any]:
+        """What a resumed run must share with the one before."""
+        choices = {name: getattr(self.config, name) for name in LASTING}
+        return {**choices, "num_train": len(self.data.train)}
+
+    def check(self, folder: Path, lasting: dict[str, Any]) -> None:
+        """Refuses to go on with other choices, or with fewer epochs."""
+        for name, now in self.lasting().items():
+            if now != lasting[name]:
+                raise FileError(
+                    f"{name} is {now}, but the run in {folder} has "
+                    f"{lasting[name]}; expected the same"
+                )
+        if self.config.epochs < self.position.epoch:
+            raise FileError(
+                f"--epochs is {self.config.epochs}, but the run in {folder} "
+                f"has done {self.position.epoch}; expected at least as many"
+            )
 
     def restore(self, folder: Path) -> None:
         """Goes back to the folder's checkpoint, if it has one."""
@@ -292,17 +314,19 @@ class _Run:
         tensors, state = checkpoint
         try:
             self.vae.load_state_dict(_unprefixed("vae", tensors))
-            self.position = Position(**state)
-        except (RuntimeError, TypeError) as error:
+            self.position = Position(**state["position"])
+        except (KeyError, RuntimeError, TypeError) as error:
             raise FileError(
                 f"the checkpoint in {folder} is not of this VAE: {error}"
             ) from None
+        self.check(folder, state["lasting"])
         load_optimizer_state(
             self.optim,
             self.vae.named_parameters(),
             _unprefixed("optim", tensors),
         )
-        self.noise = tensors.get("noise")
+        if state["device"] == self.device.type:
+            self.noise = tensors.get("noise")
         write_trace(folder / TRACE, self.position.records)
 
 
@@ -313,89 +337,6 @@ def _take_step(
     if x.is_cuda and isinstance(svi, CompiledSVI):
         return svi.step_tensor(x, num_data)
     return svi.step(x, num_data)
-
-
-@torch.no_grad()
-def evaluate(
-    vae: VAE, images: Tensor, seed: int = 0, compute_sums: Sums | None = None
-) -> tuple[float, float]:
-    """Estimates the two terms of the ELBO with one sample of z per image.
-
-    Args:
-        vae: The VAE.
-        images: `(N, D)`, on its device.
-        seed: Of the noise, which is the same at every call.
-        compute_sums: What to compute the terms' sums over images with; by
-            default `vae.compute_elbo_terms`.
-
-    Returns:
-        The means over the images of the expected log-likelihood and of the
-        KL, in nats; the ELBO is their difference.
-
-    Raises:
-        NonFiniteLossError: If one is NaN or infinite.
-    """
-    compute_sums = compute_sums or partial(_sum_terms, vae)
-    sums = torch.zeros(2, dtype=torch.float64)
-    with (
-        _random_stream(seed, 0, images.device),
-        pyro.validation_enabled(False),
-    ):
-        for x in images.split(EVALUATION_BATCH):
-            sums += torch.stack(list(compute_sums(x))).cpu()
-    expected_log_likelihood, kl = (sums / len(images)).tolist()
-    if not math.isfinite(expected_log_likelihood - kl):
-        raise NonFiniteLossError(
-            "the evaluation is not finite: the mean expected log-likelihood "
-            f"is {expected_log_likelihood} and the mean KL is {kl}: try a "
-            "smaller --learning-rate or --init-std"
-        )
-    return expected_log_likelihood, kl
-
-
-def _sum_terms(vae: VAE, x: Tensor) -> list[Tensor]:
-    """The sums over images of the ELBO's terms, in double precision."""
-    with torch.no_grad():
-        return [term.double().sum() for term in vae.compute_elbo_terms(x)]
-
-
-def _compile_sums(vae: VAE, images: Tensor) -> Sums:
-    """`_sum_terms`, compiled for whole batches of images."""
-    eager = partial(_sum_terms, vae)
-    if len(images) < EVALUATION_BATCH:
-        return eager
-    compiled = compile(eager, [images[:EVALUATION_BATCH]])
-    return lambda x: (compiled if len(x) == EVALUATION_BATCH else eager)(x)
-
-
-def write_trace(path: Path, records: list[Record]) -> None:
-    """Writes records as CSV, atomically, every number in full."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, records[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    write_atomically(path, text.getvalue().encode())
-
-
-def read_trace(path: Path) -> list[Record]:
-    """Reads what `write_trace` wrote.
-
-    Raises:
-        FileError: If the file is missing or no trace.
-    """
-    try:
-        with open(path, newline="") as file:
-            records = [
-                {key: float(value) for key, value in row.items()}
-                for row in csv.DictReader(file)
-            ]
-    except (OSError, TypeError, ValueError) as error:
-        raise FileError(f"{path} cannot be read as a trace: {error}") from None
-    if not records or not {"epoch", "test_elbo"} <= set(records[0]):
-        raise FileError(
-            f"{path} is no trace; expected one row an epoch that fit wrote"
-        )
-    return records
 
 
 def resolve_engine(engine: str, num_steps: int) -> str:
@@ -433,34 +374,6 @@ def _matmul_precision(precision: str) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-@contextmanager
-def _random_stream(
-    seed: int, stream: int, device: torch.device
-) -> Iterator[None]:
-    """Seeds torch's generators for a block, and puts them back after it.
-
-    Stream 0 is that of evaluations, stream e that of epoch e.
-    """
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        sequence = np.random.SeedSequence((seed, stream))
-        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
-        yield
-
-
-def _get_random_state(device: torch.device) -> Tensor:
-    if device.type == "cuda":
-        return torch.cuda.get_rng_state(device)
-    return torch.get_rng_state()
-
-
-def _set_random_state(state: Tensor, device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state, device)
-    else:
-        torch.set_rng_state(state)
 
 
 def _noise_scale(vae: VAE) -> float:

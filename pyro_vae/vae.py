@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from pyro_vae.checkpoints import (
     FileError,
-    read_json,
     read_tensors,
     write_json,
     write_tensors,
@@ -34,9 +33,9 @@ def announce(module: nn.Module) -> None:
     parameter that was put in another's place replaces it in the param store.
     """
     store = pyro.get_param_store()
-    stored = store.named_parameters()
+    stored = dict(store.named_parameters())
     for name, parameter in param_names(module).items():
-        if name in store and dict(stored)[name] is not parameter:
+        if stored.get(name, parameter) is not parameter:
             del store[name]
         pyro.param(name, parameter)
 
@@ -44,12 +43,21 @@ def announce(module: nn.Module) -> None:
 def param_names(module: nn.Module) -> dict[str, nn.Parameter]:
     """Returns a module's trainable parameters by their names in Pyro."""
     if module not in _names:
-        _names[module] = f"{type(module).__name__.lower()}{next(_count)}"
+        name = f"{type(module).__name__.lower()}{next(_count)}"
+        _names[module] = name
+        weakref.finalize(module, _forget, f"{name}.").atexit = False
     return {
         f"{_names[module]}.{name}": parameter
         for name, parameter in module.named_parameters()
         if parameter.requires_grad
     }
+
+
+def _forget(prefix: str) -> None:
+    """Lets go of a dead module's parameters."""
+    store = pyro.get_param_store()
+    for name in [name for name in store if name.startswith(prefix)]:
+        del store[name]
 
 
 class Model(nn.Module):
@@ -205,7 +213,7 @@ class VAE(nn.Module):
         return expected_log_likelihood, kl
 
     def save(self, folder: str | Path, about: dict[str, Any] | None = None):
-        """Writes `config.json` and `model.safetensors` into a folder.
+        """Writes `model.safetensors`, and `config.json` to read, into a folder.
 
         Args:
             folder: Made if it does not exist.
@@ -236,16 +244,14 @@ class VAE(nn.Module):
         from pyro_vae.config import Config, build
 
         folder = Path(folder)
-        tensors, _ = read_tensors(folder / WEIGHTS, "model")
-        recipe = read_json(folder / CONFIG)
+        tensors, recipe = read_tensors(folder / WEIGHTS, "model")
         try:
             config = Config.from_dict(recipe["config"])
             vae = build(config, recipe["data_dim"])
             vae.load_state_dict(tensors)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise FileError(
-                f"{folder / CONFIG} does not describe the model in "
-                f"{WEIGHTS}: {error}"
+                f"{folder / WEIGHTS} does not describe its own model: {error}"
             ) from None
         return vae
 

@@ -22,7 +22,8 @@ from rivals import RIVALS, bernoulli_pair, gaussian_pair, make_rival
 
 from pyro_vae import VAE, figures
 from pyro_vae.data import load
-from pyro_vae.training import TRACE, evaluate, read_trace
+from pyro_vae.evaluation import evaluate
+from pyro_vae.traces import TRACE, read_trace
 
 SVI = "Pyro SVI, Trace_ELBO"
 NUMPYRO = "NumPyro, jitted loop"
@@ -74,6 +75,12 @@ def main() -> None:
             raise ValueError(
                 f"--{name} is {getattr(flags, name)}; expected at least 1"
             )
+    known = {size for _, sizes in PAIRS.values() for size in sizes}
+    if not flags.batch_sizes or not known.issuperset(flags.batch_sizes):
+        raise ValueError(
+            f"--batch-sizes is {flags.batch_sizes}; expected some of "
+            f"{sorted(known)}"
+        )
     data = load(flags.dataset, flags.data_dir)
     if data.data_dim != 784:
         raise ValueError(

@@ -13,7 +13,7 @@ from command_line import parse, run
 
 from pyro_vae import figures
 from pyro_vae.checkpoints import read_json
-from pyro_vae.training import TRACE, read_trace
+from pyro_vae.traces import TRACE, read_trace
 from pyro_vae.vae import CONFIG
 
 COLUMNS = ("test_elbo", "test_expected_log_likelihood", "test_kl", "seconds")
@@ -125,11 +125,13 @@ def likelihood(one: Run) -> str:
 
 def row(label: str, runs: list[Run]) -> dict[str, Any]:
     """A group's last values: the mean over its runs, and the ELBO's spread."""
-    final = {key: [run.trace[key][-1] for run in runs] for key in COLUMNS}
+    # A run that was stopped must not be averaged with a later epoch.
+    last = min(len(run.trace["epoch"]) for run in runs) - 1
+    final = {key: [run.trace[key][last] for run in runs] for key in COLUMNS}
     return {
         "run": label,
         "seeds": len(runs),
-        "epochs": int(min(run.trace["epoch"][-1] for run in runs)),
+        "epochs": int(runs[0].trace["epoch"][last]),
         **{key: np.mean(values) for key, values in final.items()},
         "test_elbo_std": np.std(final["test_elbo"]),
     }

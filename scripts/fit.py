@@ -19,7 +19,8 @@ from tqdm import tqdm
 from pyro_vae import VAE, Config, build, figures, fit
 from pyro_vae.checkpoints import CHECKPOINT, PREVIOUS, read_json
 from pyro_vae.data import Dataset, DataUnavailableError, load
-from pyro_vae.training import TRACE, Record, read_trace, resolve_device
+from pyro_vae.traces import TRACE, Record, read_trace
+from pyro_vae.training import resolve_device
 from pyro_vae.vae import CONFIG, WEIGHTS
 
 FIGURES = "figures"

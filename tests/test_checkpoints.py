@@ -21,6 +21,7 @@ TENSORS = {
     "state": torch.arange(5, dtype=torch.uint8),
     "empty": torch.zeros(0, 2),
 }
+TENSORS["tied"] = TENSORS["a"].t()
 
 
 def test_tensors_and_state_round_trip(tmp_path):

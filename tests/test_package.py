@@ -10,7 +10,14 @@ import pytest
 import pyro_vae
 
 PACKAGE = Path(pyro_vae.__file__).parent
-LEAVES = {"networks", "estimators", "data", "figures", "checkpoints"}
+LEAVES = {
+    "networks",
+    "estimators",
+    "data",
+    "figures",
+    "checkpoints",
+    "randomness",
+}
 IMPORTS = {
     **{leaf: set() for leaf in LEAVES},
     "priors": {"networks"},
@@ -18,11 +25,16 @@ IMPORTS = {
     "guides": {"networks"},
     "vae": {"priors", "likelihoods", "guides", "checkpoints"},
     "objectives": set(),
+    "traces": {"checkpoints"},
+    "evaluation": {"vae", "svi", "randomness"},
     "svi": set(),
     "config": {"vae", "priors", "likelihoods", "guides", "networks"},
     "training": {
         "svi",
         "objectives",
+        "evaluation",
+        "traces",
+        "randomness",
         "data",
         "checkpoints",
         "config",

@@ -16,7 +16,7 @@ import pytest
 from pyro_vae import VAE, Config, build
 from pyro_vae import fit as library_fit
 from pyro_vae.data import load
-from pyro_vae.training import TRACE, read_trace
+from pyro_vae.traces import TRACE, read_trace
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 FIGURES = {
@@ -193,6 +193,8 @@ def test_every_flag_is_reached_and_kept(tmp_path):
     about = json.loads((tmp_path / "run" / "config.json").read_text())
     saved = {key.replace("_", "-"): v for key, v in about["config"].items()}
     assert saved == flags
+    means = [about["data"].pop(f"{part}_mean") for part in ("train", "test")]
+    assert all(0.4 < mean < 0.6 for mean in means)
     assert about["data"] == {
         "name": "own.npy",
         "num_train": 40,

@@ -76,6 +76,23 @@ def test_a_bad_loss_names_the_site_and_touches_nothing(small_vae):
         assert torch.equal(now, then)
 
 
+def test_a_bad_step_leaves_nothing_behind_for_the_next(small_vae):
+    svi = make_svi(
+        small_vae.model, small_vae.guide, Adam({"lr": 1e-2}), Trace_ELBO()
+    )
+    x = torch.rand(8, 64)
+    bad = x.clone()
+    bad[0, 0] = math.inf
+    with (
+        pyro.validation_enabled(False),
+        pytest.warns(UserWarning, match="NaN"),
+        pytest.raises(NonFiniteLossError),
+    ):
+        svi.step(bad)
+    svi.step(x)
+    assert all(p.isfinite().all() for p in small_vae.parameters())
+
+
 def test_a_bad_observation_is_told_from_a_bad_parameter(small_vae):
     small_vae.likelihood.log_scale.data.fill_(math.inf)
     svi = make_svi(

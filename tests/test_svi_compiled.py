@@ -378,16 +378,106 @@ def test_a_replaced_network_and_a_cleared_store_are_noticed(small_vae):
     assert not any(map(torch.equal, before, small_vae.parameters()))
 
 
+EDITS = {
+    "frozen": lambda vae: vae.likelihood.decoder.requires_grad_(False),
+    "appended": lambda vae: vae.likelihood.decoder.layers.append(nn.Tanh()),
+    "buffer": lambda vae: vae.prior.register_buffer(
+        "scale", torch.full((2,), 3.0)
+    ),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edited_module_is_noticed(small_vae, edit):
+    twin, x = copy.deepcopy(small_vae), torch.rand(8, 64)
+    losses = []
+    for vae, engine in ((small_vae, SVI), (twin, CompiledSVI)):
+        svi = engine(vae.model, vae.guide, Adam({"lr": 1e-2}), Trace_ELBO())
+        run(svi, 3, x)
+        EDITS[edit](vae)
+        losses.append(run(svi, 3, x))
+    assert_close(losses[1], losses[0])
+    for left, right in zip(
+        twin.parameters(), small_vae.parameters(), strict=True
+    ):
+        assert_close(left, right)
+
+
+def test_modules_that_a_plain_function_calls_are_noticed():
+    """Their running statistics, and their mode; modes compile once each."""
+    x, results = torch.randn(8, 3), []
+    for engine in (SVI, CompiledSVI):
+        with pyro.get_param_store().scope():
+            torch.manual_seed(0)
+            network = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5))
+
+            def model(x, network=network):
+                pyro.module("network", network)
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                with pyro.plate("data", len(x)):
+                    q = dist.Normal(network(x) + z, 1.0).to_event(1)
+                    pyro.sample("x", q, obs=x)
+
+            svi = engine(model, normal_guide, Adam({"lr": 1e-2}), Trace_ELBO())
+            losses = [run(svi, 3, x)]
+            for training in (False, True, False):
+                network.train(training)
+                losses.append(run(svi, 2, x))
+            results.append([*losses, network[0].running_mean.clone()])
+            assert network[0].num_batches_tracked == 5
+    assert svi.num_compilations == 2
+    for left, right in zip(*results, strict=True):
+        assert_close(right, left)
+
+
+def test_options_may_change_between_steps(small_vae):
+    twin, x = copy.deepcopy(small_vae), torch.rand(8, 64)
+    for vae, engine in ((small_vae, SVI), (twin, CompiledSVI)):
+        optim = Adam({"lr": 1e-2})
+        svi = engine(vae.model, vae.guide, optim, Trace_ELBO())
+        run(svi, 3, x)
+        for param in vae.guide.parameters():
+            optim.optim_objs[param].param_groups[0]["lr"] = 1e-3
+        run(svi, 3, x)
+    for left, right in zip(
+        twin.parameters(), small_vae.parameters(), strict=True
+    ):
+        assert_close(left, right)
+
+
+@pytest.mark.parametrize("name", ["adam", "clipped"])
+def test_the_engines_can_take_turns(small_vae, name):
+    twin, x = copy.deepcopy(small_vae), torch.rand(8, 64)
+    optim = OPTIMISERS[name]()
+    eager = SVI(twin.model, twin.guide, optim, Trace_ELBO())
+    compiled_svi = CompiledSVI(twin.model, twin.guide, optim)
+    for svi in (eager, compiled_svi, eager, compiled_svi):
+        run(svi, 3, x)
+    svi = SVI(
+        small_vae.model, small_vae.guide, OPTIMISERS[name](), Trace_ELBO()
+    )
+    for _ in range(4):
+        run(svi, 3, x)
+    for left, right in zip(
+        twin.parameters(), small_vae.parameters(), strict=True
+    ):
+        assert_close(left, right)
+
+
+def test_centered_variance_is_refused(small_vae):
+    optim = ClippedAdam({"lr": 0.1, "centered_variance": True})
+    svi = CompiledSVI(small_vae.model, small_vae.guide, optim)
+    with pytest.raises(ValueError, match="centered_variance=True; expected"):
+        svi.step(torch.rand(8, 64))
+
+
 def test_a_bad_loss_names_the_site_and_touches_nothing(small_vae):
     svi, x = svi_of(small_vae), torch.rand(8, 64)
     run(svi, 3, x)
     before = [p.clone() for p in small_vae.parameters()]
     bad = x.clone()
     bad[0, 0] = math.inf
-    with (
-        pyro.validation_enabled(False),
-        pytest.raises(NonFiniteLossError, match="at site 'z' of the guide"),
-    ):
+    with pytest.raises(NonFiniteLossError, match="at site 'z' of the guide"):
         svi.step(bad)
     assert all(map(torch.equal, before, small_vae.parameters()))
     assert math.isfinite(svi.step(x))
@@ -413,6 +503,10 @@ def dynamic_model(kind):
             scale = abs(x.tolist()[0]) + 1.0
         elif kind == "numpy":
             scale = abs(x.numpy()[0]) + 1.0
+        elif kind == "equal":
+            scale = 1.0 if torch.equal(x, x + 1) else 2.0
+        elif kind == "format":
+            scale = float(f"{x[0]:.2f}") + 1.0
         elif kind == "random":
             scale = chance()
         elif kind == "numpy random":
@@ -440,6 +534,8 @@ def dynamic_model(kind):
         "float",
         "list",
         "numpy",
+        "equal",
+        "format",
         "random",
         "numpy random",
         "made tensor",
@@ -488,6 +584,10 @@ def test_a_handler_around_the_step_is_refused(small_vae):
     [
         ({"optim": SGD({"lr": 0.1})}, "is SGD; expected pyro.optim.Adam"),
         ({"optim": "adam"}, "is str; expected pyro.optim.Adam"),
+        (
+            {"optim": torch.optim.LBFGS([torch.ones(1)])},
+            "is LBFGS, which evaluates",
+        ),
         ({"loss": TraceGraph_ELBO()}, "is TraceGraph_ELBO; expected one of"),
         ({"precision": "low"}, "'low'; expected one of highest"),
     ],
@@ -503,8 +603,9 @@ def test_an_argument_that_is_no_plain_value_is_refused():
         pyro.param("loc", torch.tensor(0.5))
 
     svi = CompiledSVI(model, lambda x: None, Adam({"lr": 0.1}))
-    with pytest.raises(ValueError, match="neither a tensor nor a plain value"):
-        svi.step(np.ones(3))
+    for value in (np.ones(3), object()):
+        with pytest.raises(ValueError, match="expected tensors, numbers, str"):
+            svi.step(value)
     with pytest.raises(ValueError, match="no parameter has a gradient"):
         svi.step(torch.ones(3))
 
@@ -516,7 +617,7 @@ def test_without_a_compiler_a_sentence(small_vae, monkeypatch):
     monkeypatch.setattr(torch._inductor, "compile", fail)
     svi, x = svi_of(small_vae), torch.rand(8, 64)
     with pytest.raises(
-        CompilationError, match=r"\(no such compiler\): a C\+\+"
+        CompilationError, match=r"\(no such compiler\); expected a C\+\+"
     ):
         svi.step(x)
 

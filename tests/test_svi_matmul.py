@@ -87,3 +87,16 @@ def test_compiled(layer, precision):
     limit = 0.02 if precision == "medium" else 1e-5
     for left, right in zip(compiled(*layer), products(*layer), strict=True):
         assert (left - right).abs().max() / right.abs().max() < limit
+
+
+def test_a_graph_that_writes_in_place_is_left_alone(monkeypatch, layer):
+    def overwritten(x, weight, bias):
+        y = x @ weight.t()
+        y[:, :50] = 0
+        return [y @ weight]
+
+    monkeypatch.setattr(matmul, "_processor", lambda: AMD)
+    graph = make_fx(overwritten)(*layer)
+    matmul.choose_matmuls(graph, "medium")
+    expected = overwritten(*layer)[0]
+    assert torch.allclose(graph(*layer)[0], expected)

@@ -4,17 +4,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pyro_vae import VAE, Config, build, fit, training
+from pyro_vae import VAE, Config, build, evaluation, fit, training
 from pyro_vae.checkpoints import CHECKPOINT, FileError
+from pyro_vae.evaluation import compile_sums, evaluate
 from pyro_vae.svi import CompilationError, NonFiniteLossError, compile
-from pyro_vae.training import (
-    TRACE,
-    evaluate,
-    read_trace,
-    resolve_device,
-    resolve_engine,
-    write_trace,
-)
+from pyro_vae.traces import TRACE, read_trace, write_trace
+from pyro_vae.training import resolve_device, resolve_engine
 
 CONFIG = Config(
     hidden=(16,), dataset="digits", epochs=3, batch_size=100, device="cpu"
@@ -260,12 +255,12 @@ def test_the_evaluation_is_compiled_and_is_the_same(monkeypatch):
     vae, images = make(), torch.rand(2500, 64)
     batches = []
 
-    def spy(function, inputs):
-        compiled = compile(function, inputs)
+    def spy(function, inputs, **options):
+        compiled = compile(function, inputs, **options)
         return lambda x: batches.append(len(x)) or compiled(x)
 
-    monkeypatch.setattr(training, "compile", spy)
-    compiled = evaluate(vae, images, 3, training._compile_sums(vae, images))
+    monkeypatch.setattr(evaluation, "compile", spy)
+    compiled = evaluate(vae, images, 3, compile_sums(vae, images))
     assert batches == [1000, 1000]
     assert compiled == pytest.approx(evaluate(vae, images, 3), rel=1e-12)
 
@@ -283,7 +278,7 @@ def test_without_a_compiler_auto_goes_on_eagerly_and_says_so(
         records = without_timing(fit(make(), digits, CONFIG))
     assert records == whole
     config = replace(CONFIG, engine="compiled")
-    with pytest.raises(CompilationError, match="C\\+\\+ compiler is needed"):
+    with pytest.raises(CompilationError, match=r"expected a C\+\+ compiler"):
         list(fit(make(), digits, config))
 
 
@@ -304,3 +299,41 @@ def test_the_matmul_precision_is_not_left_set(digits, engine):
     )
     assert set(seen) == {"medium"}
     assert torch.get_float32_matmul_precision() == before
+
+
+def test_evaluations_run_in_evaluation_mode(digits):
+    """A user's dropout and running statistics see training images only."""
+    vae = make()
+    encoder = vae.guide.distribution.encoder
+    encoder.layers.insert(1, torch.nn.BatchNorm1d(16))
+    encoder.layers.insert(2, torch.nn.Dropout(0.5))
+    norm = encoder.layers[1]
+    data = digits.first(200)
+    first = evaluate(vae, data.test, 0)
+    assert evaluate(vae, data.test, 0) == first
+    assert norm.num_batches_tracked == 0 and norm.training
+    compile_sums(vae, torch.rand(1000, 64))
+    assert norm.num_batches_tracked == 0 and norm.training
+    vae.eval()
+    list(fit(vae, data, replace(CONFIG, epochs=1)))
+    assert norm.num_batches_tracked == 2
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"batch_size": 50}, "batch_size is 50, but the run in .* has 100"),
+        ({"seed": 1}, "seed is 1, but the run in .* has 0; expected"),
+        ({"epochs": 1}, "--epochs is 1, but the run in .* has done 2"),
+    ],
+)
+def test_resuming_with_other_choices_is_refused(
+    digits, tmp_path, choices, message
+):
+    fit_until(33, make(), digits, CONFIG, tmp_path)
+    other = replace(CONFIG, **choices)
+    with pytest.raises(FileError, match=message):
+        list(fit(make(), digits, other, tmp_path, resume=True))
+    few = digits.first(1000)
+    with pytest.raises(FileError, match=r"num_train is 1000, but .* has 1438"):
+        list(fit(make(), few, CONFIG, tmp_path, resume=True))

@@ -1,4 +1,5 @@
 import copy
+import gc
 import math
 
 import pyro
@@ -228,10 +229,20 @@ def test_files_that_are_not_ours_are_refused(tmp_path):
     torch.save(make().state_dict(), tmp_path / "model.safetensors")
     with pytest.raises(FileError, match="no safetensors file"):
         VAE.load(tmp_path)
-    make().save(tmp_path)
-    (tmp_path / "config.json").write_text('{"config": {"prior": "cauchy"}}')
+    vae = make()
+    vae.recipe["config"]["prior"] = "cauchy"
+    vae.save(tmp_path)
     with pytest.raises(FileError, match="'cauchy'; expected one of normal"):
         VAE.load(tmp_path)
+
+
+def test_a_dead_vae_leaves_the_param_store():
+    vae = make()
+    vae.model(torch.rand(8, 64))
+    assert len(pyro.get_param_store()) == 5
+    del vae
+    gc.collect()
+    assert len(pyro.get_param_store()) == 0
 
 
 @pytest.mark.parametrize("prior", ["normal", "laplace"])

@@ -50,8 +50,9 @@ class CompiledSVI:
     recording took, state that changes later (a global flag, a schedule held
     in a Python number: pass it as an argument), and Python side effects, which
     happen when recording only. An argument's new shape, dtype or Python value,
-    a module's `train()` or `eval()`, and a parameter or submodule put in
-    another's place compile anew.
+    a module's `train()` or `eval()`, a frozen parameter, and a parameter,
+    buffer or submodule put in another's place compile anew. Compiled steps do
+    not validate arguments and data as `pyro.enable_validation` has it.
 
     Args:
         model: A Pyro model: any callable.
@@ -167,14 +168,14 @@ class CompiledSVI:
     ) -> tuple[Program, list[Tensor]]:
         """Returns the graph for such arguments, and its tensors."""
         call = _Call(args, kwargs, self._params)
-        key = (kind, call.key)
+        key = (kind, call.key, self._watch.modes())
         if key not in self._programs:
             record = self._record_step if kind == "step" else self._record_loss
             self._programs[key] = compile(
                 lambda *tensors: record(*call.rebuild(tensors)),
                 [*self._params, *call.tensors],
                 self.precision,
-                _modules(self.model, self.guide),
+                [module for module, *_ in self._watch.modules],
             )
             self.num_compilations += 1
             if self.num_compilations == MANY:
@@ -196,23 +197,23 @@ class CompiledSVI:
             as many of them. Else the making of the parameters took some, and
             the first step has been this one: its loss and gradients.
         """
-        modules = _modules(self.model, self.guide)
-        before = _get_random_states(), buffer_copies(modules)
-        loss, grads, names = self._run(args, kwargs)
-        after = _get_random_states(), buffer_copies(modules)
-        _set_random_states(before[0])
+        states = _get_random_states()
+        with _Calls(self.model, self.guide) as calls:
+            loss, grads, names = self._run(args, kwargs)
+        buffers = buffer_copies(calls.modules())
+        states_after = _get_random_states()
+        _set_random_states(states)
         self._run(args, kwargs)
-        if all(map(torch.equal, _get_random_states(), after[0])):
-            states, buffers = before
-            result = None
+        result = None
+        if all(map(torch.equal, _get_random_states(), states_after)):
+            buffers = calls.buffers
         else:
-            states, buffers = after
-            result = loss, grads
+            result, states = (loss, grads), states_after
         _set_random_states(states)
         for buffer, value in buffers:
             buffer.copy_(value)
         self._update = make_update(self.optim, self._params)
-        self._watch = _Watch(modules, names)
+        self._watch = _Watch(calls.modules(), names)
         return result
 
     def _run(
@@ -276,6 +277,9 @@ class CompiledSVI:
         self._watch: _Watch | None = None
 
 
+_PLAIN = {bool, int, float, str, type(None), torch.dtype, torch.device}
+
+
 class _Call:
     """The arguments of one step, taken apart: tensors, and all else."""
 
@@ -300,16 +304,15 @@ class _Call:
             for is_tensor, slot in self.slots
             if not is_tensor
         )
+        for kind, value in values:
+            if kind not in _PLAIN:
+                raise ValueError(
+                    f"an argument of the step is {value!r}, a {kind.__name__}; "
+                    "expected tensors, numbers, strings, None, and lists, "
+                    "tuples and dictionaries of them"
+                )
         order = tuple(is_tensor for is_tensor, _ in self.slots)
         self.key = (self.spec, tuple(signature), order, values)
-        try:
-            hash(self.key)
-        except TypeError:
-            raise ValueError(
-                "an argument of the step is neither a tensor nor a plain "
-                f"value ({[type(v).__name__ for _, v in values]}); expected "
-                "tensors, numbers, strings, or None"
-            ) from None
 
     def rebuild(self, tensors: tuple[Tensor, ...]) -> tuple[tuple, dict]:
         """Puts the arguments together again, of a graph's inputs."""
@@ -320,46 +323,84 @@ class _Call:
         return pytree.tree_unflatten(leaves, self.spec)
 
 
+class _Calls:
+    """Collects the modules that a pair calls, and their buffers before."""
+
+    def __init__(self, *parts: Callable):
+        self._found: dict[int, nn.Module] = {}
+        self.buffers: list[tuple[Tensor, Tensor]] = []
+        for part in parts:
+            owner = getattr(part, "__self__", part)
+            if isinstance(owner, nn.Module):
+                for module in owner.modules():
+                    self._note(module)
+
+    def modules(self) -> list[nn.Module]:
+        """Those called, and those that the pair is or belongs to."""
+        return list(self._found.values())
+
+    def __enter__(self) -> "_Calls":
+        register = nn.modules.module.register_module_forward_pre_hook
+        self._hook = register(lambda module, _: self._note(module))
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._hook.remove()
+
+    def _note(self, module: nn.Module) -> None:
+        if id(module) not in self._found:
+            self._found[id(module)] = module
+            self.buffers += buffer_copies([module])
+
+
 class _Watch:
     """What a recorded graph took for granted of parameters and modules."""
 
     def __init__(self, modules: list[nn.Module], names: list[str]):
         stored = dict(get_param_store().named_parameters())
         self.params = [(name, stored[name]) for name in names]
-        self.modes = [(module, module.training) for module in modules]
-        self.tables = [
-            (table, dict(table))
+        self.modules = [
+            (
+                module,
+                [
+                    (table, dict(table))
+                    for table in (
+                        module._modules,
+                        module._parameters,
+                        module._buffers,
+                    )
+                ],
+            )
             for module in modules
-            for table in (module._modules, module._parameters)
-            if table
+        ]
+        self.trainable = [
+            (param, param.requires_grad)
+            for module in modules
+            for param in module._parameters.values()
+            if param is not None
         ]
 
+    def modes(self) -> tuple[bool, ...]:
+        """Which modules are in training mode."""
+        return tuple([module.training for module, _ in self.modules])
+
     def holds(self) -> bool:
-        """Whether each parameter, submodule and mode is still the same."""
+        """Whether parameters, submodules and buffers are still the same."""
         stored = dict(get_param_store().named_parameters())
         for name, param in self.params:
             if stored.get(name) is not param:
                 return False
-        for module, training in self.modes:
-            if module.training is not training:
+        for param, requires_grad in self.trainable:
+            if param.requires_grad is not requires_grad:
                 return False
-        for table, entries in self.tables:
-            for name, entry in entries.items():
-                if table.get(name) is not entry:
+        for _, tables in self.modules:
+            for table, entries in tables:
+                if len(table) != len(entries):
                     return False
+                for name, entry in entries.items():
+                    if table.get(name) is not entry:
+                        return False
         return True
-
-
-def _modules(*parts: Callable) -> list[nn.Module]:
-    """The modules of a pair: those called, or whose methods are, and theirs."""
-    owners = [getattr(part, "__self__", part) for part in parts]
-    found = {
-        id(module): module
-        for owner in owners
-        if isinstance(owner, nn.Module)
-        for module in owner.modules()
-    }
-    return list(found.values())
 
 
 def _get_random_states() -> list[Tensor]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.infer import ELBO, SVI
@@ -30,8 +31,11 @@ def make_svi(
     """
 
     def loss_and_grads(model, guide, *args, **kwargs):
-        value = loss.loss_and_grads(model, guide, *args, **kwargs)
+        with poutine.trace(param_only=True) as capture:
+            value = loss.loss_and_grads(model, guide, *args, **kwargs)
         if not math.isfinite(value):
+            for param in capture.trace.nodes.values():
+                param["value"].unconstrained().grad = None
             site = find_nonfinite_site(model, guide, *args, **kwargs)
             raise NonFiniteLossError(f"the loss is {value} {site}")
         return value
@@ -50,6 +54,11 @@ def find_nonfinite_site(
     Returns:
         Words that follow "the loss is not finite".
     """
+    with torch.random.fork_rng(), pyro.validation_enabled(False):
+        return _find_nonfinite_site(model, guide, *args, **kwargs)
+
+
+def _find_nonfinite_site(model: Callable, guide: Callable, *args, **kwargs):
     guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
     model_trace = poutine.trace(poutine.replay(model, guide_trace)).get_trace(
         *args, **kwargs

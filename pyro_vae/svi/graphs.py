@@ -28,7 +28,7 @@ class DynamicPairError(ValueError):
     """A pair's structure depends on values or on chance."""
 
 
-class CompilationError(RuntimeError):
+class CompilationError(OSError):
     """A graph could not be compiled on this machine."""
 
 
@@ -86,6 +86,12 @@ def _record(
     try:
         with _static_pyro(), _random_states_kept(inputs), _Recording():
             graph = make_fx(function)(*inputs)
+    except RuntimeError as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DynamicPairError(
+            f"the model or guide cannot be recorded ({reason}); expected a "
+            "static pair: use pyro.infer.SVI (--engine eager)"
+        ) from error
     finally:
         for buffer, value in buffers:
             buffer.copy_(value)
@@ -227,8 +233,8 @@ def _compile(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Program:
     except Exception as error:  # Inductor raises many kinds
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise CompilationError(
-            f"the step could not be compiled here ({reason[0]}): a C++ "
-            "compiler is needed; use pyro.infer.SVI (--engine eager)"
+            f"the step could not be compiled here ({reason[0]}); expected a "
+            "C++ compiler: use pyro.infer.SVI (--engine eager)"
         ) from error
 
 

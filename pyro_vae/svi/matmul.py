@@ -46,9 +46,11 @@ def choose_matmuls(graph: fx.GraphModule, precision: str) -> None:
             CUDA, which is a setting of torch's and not of the graph's).
             `medium` rounds operands and results to bfloat16 and sums in
             float32, where the processor can; all else stays in float32.
+
+    A graph that writes into tensors in place is left as it is.
     """
     product = _choose_kernel(graph.graph, precision)
-    if product is None:
+    if product is None or _writes_in_place(graph.graph):
         return
     for node in list(graph.graph.nodes):
         bias, left, right = None, None, None
@@ -100,6 +102,19 @@ def _choose_kernel(
 
         return onednn
     return None
+
+
+def _writes_in_place(graph: fx.Graph) -> bool:
+    """Whether a tensor may change after it was read, new ones apart."""
+    for node in graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        if (
+            schema is not None
+            and schema.is_mutable
+            and "empty" not in str(getattr(node.args[0], "target", ""))
+        ):
+            return True
+    return False
 
 
 def _round(

@@ -51,6 +51,8 @@ def keep_draws(graph: fx.GraphModule) -> None:
             continue
         like, *parameters = node.args
         name = _OPERATORS[node.target]
+        if name.endswith("_") and "empty" not in str(like.target):
+            continue  # a view or a part; drawn with other numbers, then
         with graph.graph.inserting_before(node):
             drawn = graph.graph.call_function(
                 torch.ops.pyro_vae.draw.default, (like, name, parameters)

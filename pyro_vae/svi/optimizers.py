@@ -33,14 +33,19 @@ def make_update(
     Raises:
         ValueError: For another optimiser.
     """
+    check_optimizer(optim)
     if isinstance(optim, torch.optim.Optimizer):
         return _TorchUpdate(optim, params)
-    check_optimizer(optim)
     return _FusedUpdate(optim, params)
 
 
 def check_optimizer(optim: object) -> None:
     """Refuses what `make_update` cannot take, with a sentence."""
+    if isinstance(optim, torch.optim.LBFGS):
+        raise ValueError(
+            "the optimiser is LBFGS, which evaluates the loss itself; expected "
+            "one that steps on given gradients"
+        )
     if isinstance(optim, torch.optim.Optimizer):
         return
     kind = getattr(optim, "pt_optim_constructor", None)
@@ -73,21 +78,37 @@ class _FusedUpdate:
     """Adam, AdamW and ClippedAdam, a kernel for each set of options."""
 
     def __init__(self, optim: PyroOptim, params: Sequence[Tensor]):
+        self.optim, self.params = optim, params
         _adopt(optim, params)
-        groups: dict[str, list[int]] = {}
-        for index, param in enumerate(params):
-            options = {**_group(optim, param), "params": None}
-            clip = optim._get_grad_clip_args(param)
-            key = repr((sorted(options.items()), sorted(clip.items())))
-            groups.setdefault(key, []).append(index)
-        self.groups = [
-            (indices, _Group(optim, [params[index] for index in indices]))
-            for indices in groups.values()
-        ]
+        self._regroup()
 
     def __call__(self, grads: Sequence[Tensor], skip: Tensor | None) -> None:
+        if any(group.has_changed() for _, group in self.groups):
+            self._regroup()
         for indices, group in self.groups:
             group.update([grads[index] for index in indices], skip)
+
+    def _regroup(self) -> None:
+        """Puts parameters of one kind and with the same options together."""
+        groups: dict[str, list[int]] = {}
+        for index, param in enumerate(self.params):
+            options = _options(self.optim, param)
+            clip = self.optim._get_grad_clip_args(param)
+            if options.get("centered_variance"):
+                raise ValueError(
+                    "ClippedAdam has centered_variance=True; expected False: "
+                    "use pyro.infer.SVI"
+                )
+            kind = (param.device, param.dtype)
+            key = repr((kind, sorted(options.items()), sorted(clip.items())))
+            groups.setdefault(key, []).append(index)
+        self.groups = [
+            (
+                indices,
+                _Group(self.optim, [self.params[index] for index in indices]),
+            )
+            for indices in groups.values()
+        ]
 
 
 class _Group:
@@ -95,7 +116,11 @@ class _Group:
 
     def __init__(self, optim: PyroOptim, params: Sequence[Tensor]):
         self.params = params
-        self.options = [_group(optim, param) for param in params]
+        self.options = [
+            optim.optim_objs[param].param_groups[0] for param in params
+        ]
+        self.seen = _options(optim, params[0])
+        self.decoupled = optim.pt_optim_constructor is torch.optim.AdamW
         self.states = [optim.optim_objs[p].state[p] for p in params]
         self.clip = optim._get_grad_clip_args(params[0])
         self.clipped_adam = optim.pt_optim_constructor is ClippedAdam
@@ -119,7 +144,19 @@ class _Group:
             for name in names
         )
 
+    def has_changed(self) -> bool:
+        """Whether an option was set anew since the group was made."""
+        return any(
+            options[name] != value
+            for options in self.options
+            for name, value in self.seen.items()
+        )
+
     def update(self, grads: list[Tensor], skip: Tensor | None) -> None:
+        if self.clipped_adam and skip is not None:
+            if skip.item():
+                return  # it counts in Python
+            skip = None
         options = self.options[0]
         lr, eps = options["lr"], options["eps"]
         beta1, beta2 = options["betas"]
@@ -127,8 +164,7 @@ class _Group:
         self.counts.add_(1 if skip is None else 1 - skip)
         if self.clipped_adam:
             lr, eps = self._count_clipped_adam(lr, eps, beta2)
-        decoupled = options.get("decoupled_weight_decay", False)
-        fused = torch._fused_adamw_ if decoupled else torch._fused_adam_
+        fused = torch._fused_adamw_ if self.decoupled else torch._fused_adam_
         fused(
             self.params,
             grads,
@@ -155,7 +191,9 @@ class _Group:
             ratios = [(norm / (n + 1e-6)).clamp(max=1.0) for n in norms]
             torch._foreach_mul_(grads, ratios)
         if self.clipped_adam:
-            value = options["clip_norm"]
+            value = min(
+                options["clip_norm"], math.inf if value is None else value
+            )
         if value is not None:
             torch._foreach_clamp_min_(grads, -value)
             torch._foreach_clamp_max_(grads, value)
@@ -171,6 +209,8 @@ class _Group:
         for options, state in zip(self.options, self.states, strict=True):
             options["lr"] *= options["lrd"]
             state["step"] += 1
+        self.seen["lr"] = self.options[0]["lr"]
+        self.counts.fill_(self.states[0]["step"])
         correction = 1 - beta2 ** self.states[0]["step"]
         return self.options[0]["lr"], eps / math.sqrt(correction)
 
@@ -191,8 +231,9 @@ def _adopt(optim: PyroOptim, params: Iterable[Tensor]) -> None:
             optim.optim_objs[param].load_state_dict(state)
 
 
-def _group(optim: PyroOptim, param: Tensor) -> dict:
-    return optim.optim_objs[param].param_groups[0]
+def _options(optim: PyroOptim, param: Tensor) -> dict:
+    options = optim.optim_objs[param].param_groups[0]
+    return {name: options[name] for name in options if name != "params"}
 
 
 def optimizer_state(

@@ -1,0 +1,92 @@
+"""How good the bound is."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyro_vae.randomness import random_stream
+from pyro_vae.svi import NonFiniteLossError, compile
+from pyro_vae.vae import VAE
+
+EVALUATION_BATCH = 1000  # images
+
+Sums = Callable[[Tensor], Sequence[Tensor]]
+
+
+@torch.no_grad()
+def evaluate(
+    vae: VAE, images: Tensor, seed: int = 0, compute_sums: Sums | None = None
+) -> tuple[float, float]:
+    """Estimates the two terms of the ELBO with one sample of z per image.
+
+    Args:
+        vae: The VAE.
+        images: `(N, D)`, on its device.
+        seed: Of the noise, which is the same at every call.
+        compute_sums: What to compute the terms' sums over images with; by
+            default `vae.compute_elbo_terms`.
+
+    Returns:
+        The means over the images of the expected log-likelihood and of the
+        KL, in nats; the ELBO is their difference.
+
+    Raises:
+        NonFiniteLossError: If one is NaN or infinite.
+    """
+    compute_sums = compute_sums or partial(sum_terms, vae)
+    sums = torch.zeros(2, dtype=torch.float64)
+    with (
+        random_stream(seed, 0, images.device),
+        pyro.validation_enabled(False),
+        evaluation_mode(vae),
+    ):
+        for x in images.split(EVALUATION_BATCH):
+            sums += torch.stack(list(compute_sums(x))).cpu()
+    expected_log_likelihood, kl = (sums / len(images)).tolist()
+    if not math.isfinite(expected_log_likelihood - kl):
+        raise NonFiniteLossError(
+            "the evaluation is not finite: the mean expected log-likelihood "
+            f"is {expected_log_likelihood} and the mean KL is {kl}: try a "
+            "smaller --learning-rate or --init-std"
+        )
+    return expected_log_likelihood, kl
+
+
+@contextmanager
+def evaluation_mode(vae: VAE) -> Iterator[None]:
+    """`vae.eval()` for a block."""
+    modes = [(module, module.training) for module in vae.modules()]
+    vae.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def sum_terms(vae: VAE, x: Tensor) -> list[Tensor]:
+    """The sums over images of the ELBO's terms, in double precision."""
+    with torch.no_grad():
+        return [term.double().sum() for term in vae.compute_elbo_terms(x)]
+
+
+def compile_sums(vae: VAE, images: Tensor) -> Sums:
+    """`sum_terms`, compiled for whole batches of images.
+
+    Raises:
+        CompilationError: If the machine cannot compile.
+        DynamicPairError: If the VAE is not static.
+    """
+    eager = partial(sum_terms, vae)
+    if len(images) < EVALUATION_BATCH:
+        return eager
+    with evaluation_mode(vae):
+        compiled = compile(
+            eager, [images[:EVALUATION_BATCH]], modules=list(vae.modules())
+        )
+    return lambda x: (compiled if len(x) == EVALUATION_BATCH else eager)(x)

@@ -1,0 +1,45 @@
+"""Random numbers that depend on a seed alone, and leave others as they were."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@contextmanager
+def random_stream(
+    seed: int, stream: int, device: torch.device
+) -> Iterator[None]:
+    """Seeds torch's generators for a block, and puts them back after it.
+
+    Args:
+        seed: A run's seed.
+        stream: Which of its independent streams: 0 for evaluations, e for the
+            training of epoch e.
+        device: The device whose generator is seeded, beside the CPU's.
+    """
+    number = np.random.SeedSequence((seed, stream)).generate_state(1, np.uint64)
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.default_generator.manual_seed(int(number[0]))
+        for cuda in devices:
+            with torch.cuda.device(cuda):
+                torch.cuda.manual_seed(int(number[0]))
+        yield
+
+
+def get_random_state(device: torch.device) -> Tensor:
+    """Returns the state of a device's generator."""
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    return torch.get_rng_state()
+
+
+def set_random_state(state: Tensor, device: torch.device) -> None:
+    """Puts a device's generator into a state that `get_random_state` gave."""
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
