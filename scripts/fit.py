@@ -20,7 +20,7 @@ from pyro_vae import VAE, Config, build, figures, fit
 from pyro_vae.checkpoints import CHECKPOINT, PREVIOUS, read_json
 from pyro_vae.data import Dataset, DataUnavailableError, load
 from pyro_vae.traces import TRACE, Record, read_trace
-from pyro_vae.training import resolve_device
+from pyro_vae.training import resolve_device, resolve_engine
 from pyro_vae.vae import CONFIG, WEIGHTS
 
 FIGURES = "figures"
@@ -53,13 +53,13 @@ def main() -> int:
     flags = parse(Flags)
     if flags.resume:
         flags = resumed(flags)
-    resolve_device(flags.config.device)
+    device = resolve_device(flags.config.device)
     data = load_data(flags.config, flags.data_dir)
     config = flags.config
     if config.dataset == "auto":
         config = replace(config, dataset=data.name)
     folder = flags.output or Path("results", f"{data.name}-{config.prior}")
-    about = describe(config, data)
+    about = {**describe(data), "device": str(device)}
     torch.manual_seed(config.seed)
     vae = build(config, data.data_dim)
     if flags.resume:
@@ -68,6 +68,12 @@ def main() -> int:
         prepare(folder, flags.overwrite)
         vae.save(folder, about)
 
+    num_steps = config.epochs * -(-len(data.train) // config.batch_size)
+    if resolve_engine(config.engine, num_steps) == "compiled":
+        print(
+            "compiling the step: some seconds, fewer the next time; "
+            "--engine eager does without"
+        )
     interrupt = Interrupt()
     progress = Progress(config, data)
     records = fit(
@@ -136,7 +142,7 @@ def load_data(config: Config, data_dir: Path | None) -> Dataset:
         return load("digits").first(config.limit)
 
 
-def describe(config: Config, data: Dataset) -> dict:
+def describe(data: Dataset) -> dict:
     """What `config.json` says beside the choices."""
     packages = ("pyro-vae", "pyro-ppl", "torch", "torchvision", "numpy")
     return {

@@ -116,8 +116,9 @@ def test_float32(prior):
         ),
         lambda: TraceMeanField_ELBO(),
         lambda: RenyiELBO(alpha=0, num_particles=3, vectorize_particles=True),
+        lambda: RenyiELBO(alpha=0.5, num_particles=2),
     ],
-    ids=["particles", "vectorised", "mean field", "renyi"],
+    ids=["particles", "vectorised", "mean field", "renyi", "renyi loop"],
 )
 def test_estimators(loss):
     assert_same_run(vae_pair(), 20, torch.rand(8, 64), loss=loss)
