@@ -168,6 +168,21 @@ class _Run:
                 self.fall_back(error)
         self.position.seconds += time.perf_counter() - started
 
+    @contextmanager
+    def matmul_precision(self) -> Iterator[None]:
+        """torch's precision of float32 products, for a block.
+
+        A graph for the CPU has its own, for its large products; the small ones
+        would only lose time to conversions.
+        """
+        before = torch.get_float32_matmul_precision()
+        if self.position.engine == "eager" or self.device.type == "cuda":
+            torch.set_float32_matmul_precision(self.config.matmul_precision)
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+
     def fall_back(self, error: Exception) -> None:
         """Goes on eagerly, unless the compiled engine was asked for."""
         if self.config.engine == "compiled":
@@ -185,7 +200,7 @@ class _Run:
         self.vae.train()
         with (
             random_stream(self.config.seed, epoch, self.device),
-            _matmul_precision(self.config.matmul_precision),
+            self.matmul_precision(),
             pyro.validation_enabled(False),
         ):
             batches = minibatches(self.data.train, self.config.batch_size)
@@ -363,17 +378,6 @@ def resolve_device(name: str) -> torch.device:
             f"auto, cpu or cuda ({str(error).splitlines()[0]})"
         ) from None
     return device
-
-
-@contextmanager
-def _matmul_precision(precision: str) -> Iterator[None]:
-    """torch's precision of float32 matrix products, for a block."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _noise_scale(vae: VAE) -> float:
