@@ -46,11 +46,9 @@ def choose_matmuls(graph: fx.GraphModule, precision: str) -> None:
             CUDA, which is a setting of torch's and not of the graph's).
             `medium` rounds operands and results to bfloat16 and sums in
             float32, where the processor can; all else stays in float32.
-
-    A graph that writes into tensors in place is left as it is.
     """
     product = _choose_kernel(graph.graph, precision)
-    if product is None or _writes_in_place(graph.graph):
+    if product is None:
         return
     for node in list(graph.graph.nodes):
         bias, left, right = None, None, None
@@ -79,9 +77,15 @@ def _choose_kernel(
         processor.get("avx512_bf16") or processor.get("amx_bf16")
     ):
         rounded: dict[fx.Node, fx.Node] = {}
+        once = not _writes_in_place(graph)
 
         def low(left: fx.Node, right: fx.Node) -> fx.Node:
-            operands = [_round(graph, node, rounded) for node in (left, right)]
+            operands = [
+                _round(graph, node, rounded)
+                if once
+                else _cast(graph, node, torch.bfloat16)
+                for node in (left, right)
+            ]
             result = _call(graph, _aten.mm.default, *operands)
             return _cast(graph, result, torch.float32)
 
@@ -105,7 +109,7 @@ def _choose_kernel(
 
 
 def _writes_in_place(graph: fx.Graph) -> bool:
-    """Whether a tensor may change after it was read, new ones apart."""
+    """Whether a tensor may change after it was rounded, new ones apart."""
     for node in graph.nodes:
         schema = getattr(node.target, "_schema", None)
         if (
