@@ -19,7 +19,7 @@ LARGE = 1 << 20  # multiplications from which another kernel pays its call
 _aten = torch.ops.aten
 
 
-# Registered by hand: `torch.library.custom_op` costs a tenth of the product.
+# Registered by hand: `torch.library.custom_op` adds 7 microseconds a call.
 _library = torch.library.Library("pyro_vae", "FRAGMENT")
 _library.define("onednn_mm(Tensor left, Tensor right) -> Tensor")
 
