@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from pyro import get_param_store, poutine
+from pyro import poutine
 from pyro.infer import (
     ELBO,
     RenyiELBO,
@@ -15,9 +15,9 @@ from pyro.infer import (
     TraceMeanField_ELBO,
 )
 from pyro.optim import PyroOptim
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import Tensor
 
+from pyro_vae.svi.arguments import Arguments
 from pyro_vae.svi.eager import NonFiniteLossError, find_nonfinite_site
 from pyro_vae.svi.graphs import (
     DynamicPairError,
@@ -27,6 +27,7 @@ from pyro_vae.svi.graphs import (
 )
 from pyro_vae.svi.matmul import PRECISIONS
 from pyro_vae.svi.optimizers import check_optimizer, make_update
+from pyro_vae.svi.watch import ModuleCalls, Watch
 
 MANY = 16  # graphs, from which an argument is likely to change at every step
 LOSSES = (Trace_ELBO, TraceMeanField_ELBO, RenyiELBO, TraceEnum_ELBO)
@@ -127,7 +128,7 @@ class CompiledSVI:
             self._look()
             result = None
             if self._watch is None:
-                _Call(args, kwargs, [])  # refuses bad arguments, first of all
+                Arguments(args, kwargs, [])  # refuses bad ones, first of all
                 result = self._discover(args, kwargs)
             if result is None:
                 program, tensors = self._program("step", args, kwargs)
@@ -167,7 +168,7 @@ class CompiledSVI:
         self, kind: str, args: tuple, kwargs: dict
     ) -> tuple[Program, list[Tensor]]:
         """Returns the graph for such arguments, and its tensors."""
-        call = _Call(args, kwargs, self._params)
+        call = Arguments(args, kwargs, self._params)
         key = (kind, call.key, self._watch.modes())
         if key not in self._programs:
             record = self._record_step if kind == "step" else self._record_loss
@@ -198,7 +199,7 @@ class CompiledSVI:
             the first step has been this one: its loss and gradients.
         """
         states = _get_random_states()
-        with _Calls(self.model, self.guide) as calls:
+        with ModuleCalls(self.model, self.guide) as calls:
             loss, grads, names = self._run(args, kwargs)
         buffers = buffer_copies(calls.modules())
         states_after = _get_random_states()
@@ -213,7 +214,7 @@ class CompiledSVI:
         for buffer, value in buffers:
             buffer.copy_(value)
         self._update = make_update(self.optim, self._params)
-        self._watch = _Watch(calls.modules(), names)
+        self._watch = Watch(calls.modules(), names)
         return result
 
     def _run(
@@ -274,133 +275,7 @@ class CompiledSVI:
     def _forget(self) -> None:
         self._programs: dict[tuple, Program] = {}
         self._params: list[Tensor] = []
-        self._watch: _Watch | None = None
-
-
-_PLAIN = {bool, int, float, str, type(None), torch.dtype, torch.device}
-
-
-class _Call:
-    """The arguments of one step, taken apart: tensors, and all else."""
-
-    def __init__(self, args: tuple, kwargs: dict, params: list[Tensor]):
-        leaves, self.spec = pytree.tree_flatten((args, kwargs))
-        places = {id(param): index for index, param in enumerate(params)}
-        self.tensors: list[Tensor] = []
-        self.slots: list[tuple[bool, Any]] = []
-        signature = []
-        for leaf in leaves:
-            if not isinstance(leaf, Tensor):
-                self.slots.append((False, leaf))
-                continue
-            if id(leaf) not in places:  # one tensor given twice is one input
-                places[id(leaf)] = len(params) + len(self.tensors)
-                self.tensors.append(leaf.contiguous())
-            place = places[id(leaf)]
-            self.slots.append((True, place))
-            signature.append((leaf.shape, leaf.dtype, leaf.device, place))
-        values = tuple(
-            (type(slot), slot)
-            for is_tensor, slot in self.slots
-            if not is_tensor
-        )
-        for kind, value in values:
-            if kind not in _PLAIN:
-                raise ValueError(
-                    f"an argument of the step is {value!r}, a {kind.__name__}; "
-                    "expected tensors, numbers, strings, None, and lists, "
-                    "tuples and dictionaries of them"
-                )
-        order = tuple(is_tensor for is_tensor, _ in self.slots)
-        self.key = (self.spec, tuple(signature), order, values)
-
-    def rebuild(self, tensors: tuple[Tensor, ...]) -> tuple[tuple, dict]:
-        """Puts the arguments together again, of a graph's inputs."""
-        leaves = [
-            tensors[slot] if is_tensor else slot
-            for is_tensor, slot in self.slots
-        ]
-        return pytree.tree_unflatten(leaves, self.spec)
-
-
-class _Calls:
-    """Collects the modules that a pair calls, and their buffers before."""
-
-    def __init__(self, *parts: Callable):
-        self._found: dict[int, nn.Module] = {}
-        self.buffers: list[tuple[Tensor, Tensor]] = []
-        for part in parts:
-            owner = getattr(part, "__self__", part)
-            if isinstance(owner, nn.Module):
-                for module in owner.modules():
-                    self._note(module)
-
-    def modules(self) -> list[nn.Module]:
-        """Those called, and those that the pair is or belongs to."""
-        return list(self._found.values())
-
-    def __enter__(self) -> "_Calls":
-        register = nn.modules.module.register_module_forward_pre_hook
-        self._hook = register(lambda module, _: self._note(module))
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._hook.remove()
-
-    def _note(self, module: nn.Module) -> None:
-        if id(module) not in self._found:
-            self._found[id(module)] = module
-            self.buffers += buffer_copies([module])
-
-
-class _Watch:
-    """What a recorded graph took for granted of parameters and modules."""
-
-    def __init__(self, modules: list[nn.Module], names: list[str]):
-        stored = dict(get_param_store().named_parameters())
-        self.params = [(name, stored[name]) for name in names]
-        self.modules = [
-            (
-                module,
-                [
-                    (table, dict(table))
-                    for table in (
-                        module._modules,
-                        module._parameters,
-                        module._buffers,
-                    )
-                ],
-            )
-            for module in modules
-        ]
-        self.trainable = [
-            (param, param.requires_grad)
-            for module in modules
-            for param in module._parameters.values()
-            if param is not None
-        ]
-
-    def modes(self) -> tuple[bool, ...]:
-        """Which modules are in training mode."""
-        return tuple([module.training for module, _ in self.modules])
-
-    def holds(self) -> bool:
-        """Whether parameters, submodules and buffers are still the same."""
-        stored = dict(get_param_store().named_parameters())
-        for name, param in self.params:
-            if stored.get(name) is not param:
-                return False
-        for param, requires_grad in self.trainable:
-            if param.requires_grad is not requires_grad:
-                return False
-        for _, tables in self.modules:
-            for table, entries in tables:
-                if len(table) != len(entries):
-                    return False
-                for name, entry in entries.items():
-                    if table.get(name) is not entry:
-                        return False
-        return True
+        self._watch: Watch | None = None
 
 
 def _get_random_states() -> list[Tensor]:
