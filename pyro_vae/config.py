@@ -7,16 +7,64 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from torch import nn
 
-from pyro_vae import guides, likelihoods, networks, priors
+from pyro_vae import gradients, guides, likelihoods, networks, priors
+from pyro_vae.distributions import check_num_states
 from pyro_vae.vae import VAE
+
+MakeEncoder = Callable[[int], nn.Module]  # of so many output features
 
 PRIORS: dict[str, Callable[["Config"], nn.Module]] = {
     "normal": lambda c: priors.StandardNormal(c.latent_dim),
     "laplace": lambda c: priors.Laplace(c.latent_dim, c.prior_scale),
+    "categorical": lambda c: priors.CategoricalPrior(
+        c.num_components, c.num_variables, c.prior_weights
+    ),
+    "mixture": lambda c: priors.MixturePrior(
+        c.num_components, c.latent_dim, c.prior_weights
+    ),
 }
-GUIDES: dict[str, Callable[[nn.Module], nn.Module]] = {
-    "normal": guides.DiagonalNormal,
-    "laplace": guides.DiagonalLaplace,
+GUIDES: dict[str, Callable[["Config", MakeEncoder], nn.Module]] = {
+    "normal": lambda c, encoder: guides.DiagonalNormal(
+        encoder(2 * c.latent_dim)
+    ),
+    "laplace": lambda c, encoder: guides.DiagonalLaplace(
+        encoder(2 * c.latent_dim)
+    ),
+    "categorical": lambda c, encoder: guides.CategoricalGuide(
+        encoder(c.num_variables * c.num_components), c.num_components
+    ),
+    "mixture": lambda c, encoder: guides.MixtureGuide(
+        encoder(c.num_components * (1 + 2 * c.latent_dim)), c.num_components
+    ),
+}
+BASELINES: dict[str, Callable[[MakeEncoder], nn.Module]] = {
+    "decaying": lambda encoder: gradients.DecayingBaseline(),
+    "learned": lambda encoder: gradients.LearnedBaseline(encoder(1)),
+}
+GRADIENTS: dict[str, Callable[["Config", MakeEncoder], nn.Module]] = {
+    "pathwise": lambda c, encoder: gradients.Pathwise(),
+    "enumerated": lambda c, encoder: gradients.Enumerated(),
+    "score-function": lambda c, encoder: gradients.ScoreFunction(),
+    "score-function-baseline": lambda c, encoder: gradients.ScoreFunction(
+        BASELINES[c.baseline](encoder)
+    ),
+    "gumbel-softmax": lambda c, encoder: gradients.GumbelSoftmax(
+        c.temperature, c.straight_through
+    ),
+}
+# What goes with each prior; the first is what "auto" means.
+FITTING_GUIDES = {
+    "normal": ("normal", "laplace"),
+    "laplace": ("normal", "laplace"),
+    "categorical": ("categorical",),
+    "mixture": ("mixture",),
+}
+SCORE_FUNCTIONS = ("score-function", "score-function-baseline")
+FITTING_GRADIENTS = {
+    "normal": ("pathwise", *SCORE_FUNCTIONS),
+    "laplace": ("pathwise", *SCORE_FUNCTIONS),
+    "categorical": ("enumerated", *SCORE_FUNCTIONS, "gumbel-softmax"),
+    "mixture": ("enumerated", *SCORE_FUNCTIONS),
 }
 
 
@@ -24,12 +72,39 @@ GUIDES: dict[str, Callable[[nn.Module], nn.Module]] = {
 class Config:
     """Every choice that makes a run. Bounds are in nats per image."""
 
-    prior: Literal["normal", "laplace"] = "normal"
-    """p(z), the distribution of the latents."""
+    prior: Literal["normal", "laplace", "categorical", "mixture"] = "normal"
+    """p(z), the distribution of the latents. categorical: one-hot variables;
+    mixture: of normals, the component a discrete latent of its own."""
     prior_scale: float = 1.0
     """Scale b of the Laplace prior, in units of z."""
-    guide: Literal["normal", "laplace"] = "normal"
-    """q(z | x), the family of the approximate posterior."""
+    num_components: int = 10
+    """K, the states of a categorical variable, or the mixture's components."""
+    num_variables: int = 1
+    """L, independent categorical variables."""
+    prior_weights: Literal["uniform", "learned"] = "uniform"
+    """The probabilities of the states of a discrete prior."""
+    guide: Literal["auto", "normal", "laplace", "categorical", "mixture"] = (
+        "auto"
+    )
+    """q(z | x), the family of the approximate posterior. auto: normal, or the
+    one that a discrete prior needs."""
+    gradient: Literal[
+        "auto",
+        "pathwise",
+        "enumerated",
+        "score-function",
+        "score-function-baseline",
+        "gumbel-softmax",
+    ] = "auto"
+    """How the gradient gets past a draw of z. auto: pathwise for continuous
+    latents, enumerated for discrete ones."""
+    baseline: Literal["decaying", "learned"] = "decaying"
+    """What is taken off the ELBO in score-function-baseline: its decaying
+    average, or a network's prediction."""
+    temperature: float = 0.5
+    """Of the Gumbel-softmax."""
+    straight_through: bool = False
+    """Draw one-hot vectors in gumbel-softmax, relaxing the gradient alone."""
     noise: Literal["shared", "fixed", "diagonal"] = "shared"
     """Sigma of the Gaussian likelihood: one learned scale, a scale that is
     not learned, or a learned scale for each pixel."""
@@ -80,6 +155,22 @@ class Config:
                 self._check(name, expected, names.__contains__)
         for name, expected, holds in _CHECKS:
             self._check(name, expected, holds)
+        self._check_combination()
+
+    def _check_combination(self) -> None:
+        """Refuses choices that are valid each, but not together."""
+        for name, choices in (
+            ("guide", FITTING_GUIDES[self.prior]),
+            ("gradient", FITTING_GRADIENTS[self.prior]),
+        ):
+            expected = f"auto or one of {', '.join(choices)}"
+            expected = f"{expected} with --prior {self.prior}"
+            self._check(name, expected, ("auto", *choices).__contains__)
+        if self.prior == "categorical" and self.gradient in (
+            "auto",
+            "enumerated",
+        ):
+            check_num_states(self.num_components**self.num_variables)
 
     def _check(
         self, name: str, expected: str, holds: Callable[[Any], bool]
@@ -118,15 +209,27 @@ def build(config: Config, data_dim: int = 784) -> VAE:
     Raises:
         ValueError: If a choice is not valid.
     """
-    encoder = networks.MLP(
-        data_dim,
-        2 * config.latent_dim,
-        config.hidden,
-        config.activation,
-        init_std=config.init_std,
+    guide, gradient = (
+        fitting[config.prior][0] if choice == "auto" else choice
+        for choice, fitting in (
+            (config.guide, FITTING_GUIDES),
+            (config.gradient, FITTING_GRADIENTS),
+        )
     )
+
+    def make_encoder(out_features: int) -> nn.Module:
+        return networks.MLP(
+            data_dim,
+            out_features,
+            config.hidden,
+            config.activation,
+            init_std=config.init_std,
+        )
+
+    encoder = GUIDES[guide](config, make_encoder)
+    prior = PRIORS[config.prior](config)
     decoder = networks.MLP(
-        config.latent_dim,
+        prior().event_shape[0],
         data_dim,
         config.hidden[::-1],
         config.activation,
@@ -134,9 +237,10 @@ def build(config: Config, data_dim: int = 784) -> VAE:
         init_std=config.init_std,
     )
     vae = VAE(
-        PRIORS[config.prior](config),
+        prior,
         likelihoods.Gaussian(decoder, config.noise, config.noise_scale),
-        GUIDES[config.guide](encoder),
+        encoder,
+        GRADIENTS[gradient](config, make_encoder),
     )
     return vae.describe(config, data_dim)
 
@@ -154,6 +258,9 @@ _POSITIVE = "a positive number"
 _CHECKS: list[tuple[str, str, Callable[[Any], bool]]] = [
     ("prior_scale", _POSITIVE, _positive),
     ("noise_scale", _POSITIVE, _positive),
+    ("num_components", "a whole number of at least 2", _at_least(2)),
+    ("num_variables", _NATURAL, _at_least(1)),
+    ("temperature", _POSITIVE, _positive),
     ("latent_dim", _NATURAL, _at_least(1)),
     (
         "hidden",

@@ -14,6 +14,7 @@ from pyro_vae.svi import NonFiniteLossError, compile
 from pyro_vae.vae import VAE
 
 EVALUATION_BATCH = 1000  # images
+EVALUATION_ROWS = 64_000  # images times discrete states
 
 Sums = Callable[[Tensor], Sequence[Tensor]]
 
@@ -45,7 +46,7 @@ def evaluate(
         pyro.validation_enabled(False),
         evaluation_mode(vae),
     ):
-        for x in images.split(EVALUATION_BATCH):
+        for x in images.split(evaluation_batch(vae)):
             sums += torch.stack(list(compute_sums(x))).cpu()
     expected_log_likelihood, kl = (sums / len(images)).tolist()
     if not math.isfinite(expected_log_likelihood - kl):
@@ -55,6 +56,20 @@ def evaluate(
             "smaller --learning-rate or --init-std"
         )
     return expected_log_likelihood, kl
+
+
+def evaluation_batch(vae: VAE) -> int:
+    """How many images are evaluated at a time, for a bounded memory."""
+    return min(EVALUATION_BATCH, max(1, EVALUATION_ROWS // vae.num_states))
+
+
+@torch.no_grad()
+def assign(vae: VAE, images: Tensor) -> Tensor:
+    """Returns each image's most probable state, `(N,)`, on the CPU."""
+    with evaluation_mode(vae):
+        return torch.cat(
+            [vae.assign(x).cpu() for x in images.split(EVALUATION_BATCH)]
+        )
 
 
 @contextmanager
@@ -82,11 +97,9 @@ def compile_sums(vae: VAE, images: Tensor) -> Sums:
         CompilationError: If the machine cannot compile.
         DynamicPairError: If the VAE is not static.
     """
-    eager = partial(sum_terms, vae)
-    if len(images) < EVALUATION_BATCH:
+    eager, size = partial(sum_terms, vae), evaluation_batch(vae)
+    if len(images) < size:
         return eager
     with evaluation_mode(vae):
-        compiled = compile(
-            eager, [images[:EVALUATION_BATCH]], modules=list(vae.modules())
-        )
-    return lambda x: (compiled if len(x) == EVALUATION_BATCH else eager)(x)
+        compiled = compile(eager, [images[:size]], modules=list(vae.modules()))
+    return lambda x: (compiled if len(x) == size else eager)(x)

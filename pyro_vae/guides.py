@@ -8,6 +8,8 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from pyro_vae.distributions import NormalMixture, OneHots
+
 MIN_SCALE = 1e-4  # in units of z; keeps log q finite where q narrows
 
 
@@ -54,6 +56,70 @@ class DiagonalLaplace(nn.Module):
         """Returns q(z | x), batch shape `(B,)`, event shape `(P,)`."""
         loc, scale = _loc_scale(self.encoder(x), self.min_scale)
         return dist.Laplace(loc, scale).to_event(1)
+
+
+class CategoricalGuide(nn.Module):
+    r"""A guide of L independent one-hot variables of K states.
+
+    .. math:: q(z \mid x) =
+        \prod_{l=1}^L \prod_{k=1}^K \pi_{lk}(x)^{z_{lk}}
+
+    Args:
+        encoder: Maps `(B, D)` to the logits, `(B, L K)`.
+        num_components: K.
+    """
+
+    def __init__(self, encoder: nn.Module, num_components: int):
+        super().__init__()
+        self.encoder = encoder
+        self.num_components = num_components
+
+    def forward(self, x: Tensor) -> dist.Distribution:
+        """Returns q(z | x), batch shape `(B,)`, event shape `(L K,)`."""
+        logits = self.encoder(x)
+        _check_features(logits, self.num_components, "K logits a variable")
+        return OneHots(logits.unflatten(-1, (-1, self.num_components)))
+
+
+class MixtureGuide(nn.Module):
+    r"""A guide of a component and a diagonal normal given the component.
+
+    .. math:: q(y, z \mid x) = q(y \mid x) N(z \mid \mu_y(x),
+        \operatorname{diag}\sigma_y(x)^2)
+
+    Args:
+        encoder: Maps `(B, D)` to `(B, K (1 + 2 P))`, read for each component
+            as its logit, its loc and its unconstrained scale.
+        num_components: K.
+        min_scale: The floor under the scale.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        num_components: int,
+        min_scale: float = MIN_SCALE,
+    ):
+        super().__init__()
+        self.encoder = encoder
+        self.num_components = num_components
+        self.min_scale = min_scale
+
+    def forward(self, x: Tensor) -> NormalMixture:
+        """Returns q(z | x), batch shape `(B,)`, event shape `(P,)`."""
+        features = self.encoder(x)
+        _check_features(features, self.num_components, "K (1 + 2 P) numbers")
+        features = features.unflatten(-1, (self.num_components, -1))
+        loc, scale = _loc_scale(features[..., 1:], self.min_scale)
+        return NormalMixture(features[..., 0], loc, scale)
+
+
+def _check_features(features: Tensor, divisor: int, meaning: str) -> None:
+    if features.shape[-1] % divisor:
+        raise ValueError(
+            f"the encoder returned {features.shape[-1]} features; expected "
+            f"{meaning}, a multiple of K = {divisor}"
+        )
 
 
 def _loc_scale(features: Tensor, min_scale: float) -> tuple[Tensor, Tensor]:

@@ -1,28 +1,25 @@
 """Which of Pyro's ELBO estimators is the objective, by name."""
 
-from collections.abc import Callable
+from pyro.infer import ELBO
 
-from pyro.infer import ELBO, Trace_ELBO
+from pyro_vae.gradients import BaselineELBO
+from pyro_vae.vae import VAE
 
-OBJECTIVES: dict[str, Callable[..., ELBO]] = {"elbo": Trace_ELBO}
 
+def make_objective(vae: VAE, num_particles: int = 1) -> ELBO:
+    """Makes the Pyro estimator whose loss is minus the objective of a VAE.
 
-def make_objective(name: str = "elbo", num_particles: int = 1) -> ELBO:
-    """Makes the Pyro estimator whose loss is minus the objective.
+    It is the one that belongs to the VAE's gradient estimator: `Trace_ELBO`,
+    `TraceEnum_ELBO` or `TraceGraph_ELBO`.
 
     Args:
-        name: A key of `OBJECTIVES`.
-        num_particles: S, the samples of z per image, drawn as one tensor.
-
-    Raises:
-        ValueError: If there is no objective of that name.
+        vae: The VAE.
+        num_particles: S, the samples of z per image, drawn as one tensor
+            unless there is a baseline.
     """
-    if name not in OBJECTIVES:
-        raise ValueError(
-            f"objective is {name!r}; expected one of {', '.join(OBJECTIVES)}"
-        )
-    return OBJECTIVES[name](
+    loss = vae.guide.gradient.loss
+    return loss(
         num_particles=num_particles,
-        vectorize_particles=num_particles > 1,
+        vectorize_particles=num_particles > 1 and loss is not BaselineELBO,
         max_plate_nesting=1,  # the plate of the images
     )

@@ -17,9 +17,16 @@ from pyro.infer import SVI
 from torch import Tensor
 
 from pyro_vae.checkpoints import FileError, load_checkpoint, save_checkpoint
+from pyro_vae.clustering import cluster_scores
 from pyro_vae.config import Config
 from pyro_vae.data import Dataset, minibatches
-from pyro_vae.evaluation import Sums, compile_sums, evaluate, sum_terms
+from pyro_vae.evaluation import (
+    Sums,
+    assign,
+    compile_sums,
+    evaluate,
+    sum_terms,
+)
 from pyro_vae.objectives import make_objective
 from pyro_vae.randomness import (
     get_random_state,
@@ -27,6 +34,7 @@ from pyro_vae.randomness import (
     set_random_state,
 )
 from pyro_vae.svi import (
+    LOSSES,
     CompilationError,
     CompiledSVI,
     DynamicPairError,
@@ -41,7 +49,13 @@ from pyro_vae.vae import VAE
 CUDA_INTERVAL = 50  # steps between two looks at the loss
 COMPILE_FROM = 3000  # steps, from which a run earns its compilation back
 # Choices that a resumed run must share for its trace to be the same.
-LASTING = ("batch_size", "learning_rate", "num_particles", "seed")
+LASTING = (
+    "batch_size",
+    "learning_rate",
+    "num_particles",
+    "gradient",
+    "seed",
+)
 
 
 @dataclass
@@ -100,8 +114,9 @@ def fit(
         A record for epoch 0, before training, and for each epoch: epoch, step,
         train_elbo (mean over the epoch's minibatches, as they were trained on),
         test_elbo, test_expected_log_likelihood, test_kl, noise_scale, seconds
-        (in all) and images_per_second (training). Nats per image. A resumed
-        fit yields the records of the epochs that were left to do.
+        (in all) and images_per_second (training); for discrete latents the
+        test set's `cluster_scores`. Nats per image. A resumed fit yields the
+        records of the epochs that were left to do.
 
     Raises:
         NonFiniteLossError: If the loss is NaN or infinite. The folder's last
@@ -154,10 +169,10 @@ class _Run:
         """
         started = time.perf_counter()
         config, vae = self.config, self.vae
-        num_steps = config.epochs * self.num_batches
         if config.engine != "auto" or not self.position.engine:
-            self.position.engine = resolve_engine(config.engine, num_steps)
-        objective = make_objective("elbo", config.num_particles)
+            num_steps = config.epochs * self.num_batches
+            self.position.engine = resolve_engine(config, vae, num_steps)
+        objective = make_objective(vae, config.num_particles)
         pair = (vae.model, vae.guide, self.optim, objective)
         self.svi = self.last_svi = make_svi(*pair)
         if self.position.engine == "compiled":
@@ -273,6 +288,7 @@ class _Run:
             "noise_scale": _noise_scale(self.vae),
             "seconds": position.seconds,
             "images_per_second": images_per_second,
+            **self.cluster_scores(),
         }
         self.position = Position(
             epoch=position.epoch + 1,
@@ -280,6 +296,16 @@ class _Run:
             seconds=position.seconds,
             records=[*position.records, record],
             engine=position.engine,
+        )
+
+    def cluster_scores(self) -> Record:
+        """Of the test images' discrete states, where there are some."""
+        if self.vae.num_states == 1:
+            return {}
+        labels = self.data.test_labels
+        return cluster_scores(
+            assign(self.vae, self.data.test).numpy(),
+            None if labels is None else labels.cpu().numpy(),
         )
 
     def save(self, folder: Path) -> None:
@@ -310,10 +336,11 @@ class _Run:
     def check(self, folder: Path, lasting: dict[str, Any]) -> None:
         """Refuses to go on with other choices, or with fewer epochs."""
         for name, now in self.lasting().items():
-            if now != lasting[name]:
+            before = lasting.get(name, now)
+            if now != before:
                 raise FileError(
                     f"{name} is {now}, but the run in {folder} has "
-                    f"{lasting[name]}; expected the same"
+                    f"{before}; expected the same"
                 )
         if self.config.epochs < self.position.epoch:
             raise FileError(
@@ -354,11 +381,15 @@ def _take_step(
     return svi.step(x, num_data)
 
 
-def resolve_engine(engine: str, num_steps: int) -> str:
-    """Returns the engine; `auto` compiles from `COMPILE_FROM` steps on."""
-    if engine == "auto":
-        return "compiled" if num_steps >= COMPILE_FROM else "eager"
-    return engine
+def resolve_engine(config: Config, vae: VAE, num_steps: int) -> str:
+    """Returns the engine that a run is to step with.
+
+    `auto` compiles from `COMPILE_FROM` steps on, where the loss can be.
+    """
+    if config.engine != "auto":
+        return config.engine
+    can_compile = vae.guide.gradient.loss in LOSSES
+    return "compiled" if can_compile and num_steps >= COMPILE_FROM else "eager"
 
 
 def resolve_device(name: str) -> torch.device:

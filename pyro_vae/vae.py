@@ -17,6 +17,13 @@ from pyro_vae.checkpoints import (
     write_json,
     write_tensors,
 )
+from pyro_vae.distributions import (
+    MAX_STATES,
+    NormalMixture,
+    OneHots,
+    count_states,
+)
+from pyro_vae.gradients import choose_gradient
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -92,7 +99,7 @@ class Model(nn.Module):
         """
         announce(self)
         with _data_plate(x, num_data):
-            z = pyro.sample("z", self.prior())
+            z = _sample_latents(self.prior(), {})
             pyro.sample("x", self.likelihood(z), obs=x)
         return z
 
@@ -104,11 +111,14 @@ class Guide(nn.Module):
 
     Args:
         distribution: `distribution(x)` is q(z | x).
+        gradient: How its parameters get their gradient, of `gradients`. It
+            marks the site for Pyro; nobody has to remember enumeration.
     """
 
-    def __init__(self, distribution: nn.Module):
+    def __init__(self, distribution: nn.Module, gradient: nn.Module):
         super().__init__()
         self.distribution = distribution
+        self.gradient = gradient
 
     def forward(self, x: Tensor, num_data: int | None = None) -> Tensor:
         """Declares q(z | x) for a minibatch; arguments as in `Model`.
@@ -118,7 +128,9 @@ class Guide(nn.Module):
         """
         announce(self)
         with _data_plate(x, num_data):
-            return pyro.sample("z", self.distribution(x))
+            weight = (num_data or len(x)) / len(x)
+            q = self.distribution(x)
+            return _sample_latents(*self.gradient(q, x, weight))
 
 
 class VAE(nn.Module):
@@ -127,22 +139,40 @@ class VAE(nn.Module):
     `vae.model` and `vae.guide` are Pyro callables `(x, num_data=None)` for any
     of Pyro's inference algorithms, and modules that hold the parameters.
 
+    Where prior and guide are both a `NormalMixture`, its component is a site
+    of its own, `y`, before `z`. Discrete sites are marked to be enumerated.
+
     Args:
         prior: `prior()` is p(z), batch shape `()`, event shape `(P,)`.
         likelihood: `likelihood(z)` is p(x | z), batch shape `z.shape[:-1]`,
             event shape `(D,)`.
         guide: `guide(x)` is q(z | x), batch shape `(B,)`, event shape `(P,)`.
+        gradient: How the gradient gets past a draw of z, of `gradients`; by
+            default it is pathwise, or enumerated where z is discrete.
+
+    Raises:
+        ValueError: If the gradient estimator cannot take such latents.
 
     References:
         Auto-Encoding Variational Bayes, D. P. Kingma and M. Welling, 2014.
     """
 
     def __init__(
-        self, prior: nn.Module, likelihood: nn.Module, guide: nn.Module
+        self,
+        prior: nn.Module,
+        likelihood: nn.Module,
+        guide: nn.Module,
+        gradient: nn.Module | None = None,
     ):
         super().__init__()
+        gradient = gradient or choose_gradient(prior())
+        if not gradient.can_take(prior()):
+            raise ValueError(
+                f"the gradient is {type(gradient).__name__} for a prior of "
+                f"type {type(prior).__name__}; expected {gradient.takes}"
+            )
         self.model = Model(prior, likelihood)
-        self.guide = Guide(guide)
+        self.guide = Guide(guide, gradient)
         self.recipe: dict[str, Any] | None = None
 
     @property
@@ -154,6 +184,11 @@ class VAE(nn.Module):
     def likelihood(self) -> nn.Module:
         """The likelihood module, p(x | z)."""
         return self.model.likelihood
+
+    @property
+    def num_states(self) -> int:
+        """The discrete states that z (or its component y) can be in, or 1."""
+        return count_states(self.prior())
 
     def infer(self, x: Tensor) -> dist.Distribution:
         """Returns q(z | x) for images `(B, D)`: batch `(B,)`, event `(P,)`."""
@@ -170,14 +205,31 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Returns the mean images, `(B, D)`, of the latents' means."""
-        return self.generate(self.infer(x).mean)
+        """Returns the mean images, `(B, D)`, of the guide's modes."""
+        return self.generate(self.infer(x).mode)
+
+    @torch.no_grad()
+    def assign(self, x: Tensor) -> Tensor:
+        """Returns each image's most probable state, `(B,)` integers.
+
+        The component y of a mixture, or the place of a one-hot z among its
+        configurations; 0 where the latents are continuous.
+        """
+        q = self.infer(x)
+        if isinstance(q, NormalMixture):
+            return q.component
+        if isinstance(q, OneHots):
+            return q.index(q.mode)
+        return torch.zeros(len(x), dtype=torch.long, device=x.device)
 
     def compute_elbo(self, x: Tensor, num_particles: int = 1) -> Tensor:
-        r"""Returns a Monte Carlo estimate of each image's ELBO.
+        r"""Returns an estimate of each image's ELBO.
 
         .. math:: \frac{1}{S} \sum_s
             \log p(x, z_s) - \log q(z_s \mid x), \quad z_s \sim q(z \mid x)
+
+        Discrete states are summed over, up to `MAX_STATES`: a categorical
+        ELBO is exact.
 
         Args:
             x: Images, `(B, D)`.
@@ -206,11 +258,23 @@ class VAE(nn.Module):
         Returns:
             The expected log-likelihood and the KL, each `(B,)`, in nats.
         """
-        guide = self.infer(x)
-        z = guide.rsample((num_particles,))
-        expected_log_likelihood = self.likelihood(z).log_prob(x).mean(0)
-        kl = (guide.log_prob(z) - self.prior().log_prob(z)).mean(0)
-        return expected_log_likelihood, kl
+        q, p = self.infer(x), self.prior()
+        if isinstance(q, NormalMixture):
+            z = q.component_distribution.rsample((num_particles,))
+            log_q_y = q.mixture_distribution.logits
+            log_q = log_q_y + q.component_distribution.log_prob(z)
+            log_p = p.mixture_distribution.logits
+            log_p = log_p + p.component_distribution.log_prob(z)
+            log_likelihood = self.likelihood(z).log_prob(x.unsqueeze(1))
+            weight = log_q_y.exp() / num_particles
+            over = (0, -1)
+        else:
+            z, weight = _weighted_latents(q, num_particles)
+            log_q, log_p = q.log_prob(z), p.log_prob(z)
+            log_likelihood = self.likelihood(z).log_prob(x)
+            over = (0,)
+        expected_log_likelihood = (weight * log_likelihood).sum(over)
+        return expected_log_likelihood, (weight * (log_q - log_p)).sum(over)
 
     def save(self, folder: str | Path, about: dict[str, Any] | None = None):
         """Writes `model.safetensors`, and `config.json` to read, into a folder.
@@ -259,6 +323,27 @@ class VAE(nn.Module):
         """Notes the configuration that rebuilds this VAE, and returns it."""
         self.recipe = {"config": asdict(config), "data_dim": data_dim}
         return self
+
+
+def _sample_latents(
+    distribution: dist.Distribution, infer: dict[str, Any]
+) -> Tensor:
+    """Declares the site `z`, after its component, `y`, if it has one."""
+    if isinstance(distribution, NormalMixture):
+        y = pyro.sample("y", distribution.mixture_distribution, infer=infer)
+        return pyro.sample("z", distribution.given(y))
+    return pyro.sample("z", distribution, infer=infer)
+
+
+def _weighted_latents(
+    q: dist.Distribution, num_samples: int
+) -> tuple[Tensor, Tensor | float]:
+    """Latents and the weights that make a sum over them an expectation."""
+    if 1 < count_states(q) <= MAX_STATES:
+        z = q.enumerate_support(expand=False)
+        return z, q.log_prob(z).exp()
+    draw = q.rsample if q.has_rsample else q.sample
+    return draw((num_samples,)), 1 / num_samples
 
 
 def _data_plate(x: Tensor, num_data: int | None) -> pyro.plate:

@@ -1,5 +1,6 @@
 """Fits a variational autoencoder; writes its trace, its model and figures."""
 
+import math
 import platform
 import shutil
 import signal
@@ -19,11 +20,14 @@ from tqdm import tqdm
 from pyro_vae import VAE, Config, build, figures, fit
 from pyro_vae.checkpoints import CHECKPOINT, PREVIOUS, read_json
 from pyro_vae.data import Dataset, DataUnavailableError, load
+from pyro_vae.distributions import NormalMixture, OneHots
+from pyro_vae.evaluation import assign
 from pyro_vae.traces import TRACE, Record, read_trace
 from pyro_vae.training import resolve_device, resolve_engine
 from pyro_vae.vae import CONFIG, WEIGHTS
 
 FIGURES = "figures"
+ROW = 10  # images
 RESUMABLE = {
     "epochs",
     "device",
@@ -69,7 +73,7 @@ def main() -> int:
         vae.save(folder, about)
 
     num_steps = config.epochs * -(-len(data.train) // config.batch_size)
-    if resolve_engine(config.engine, num_steps) == "compiled":
+    if resolve_engine(config, vae, num_steps) == "compiled":
         print(
             "compiling the step: some seconds, fewer the next time; "
             "--engine eager does without"
@@ -295,21 +299,69 @@ def draw_images(vae: VAE, data: Dataset) -> dict[str, Figure]:
 
 
 def draw_latents(vae: VAE, data: Dataset) -> dict[str, Figure]:
-    """The test set in latent space, and the images over its range."""
-    device = next(vae.parameters()).device
-    z = vae.infer(data.test.to(device)).mean
-    labels = data.test_labels
+    """The test set in latent space, and what the decoder makes of it."""
+    test = data.test.to(next(vae.parameters()).device)
+    labels = None if data.test_labels is None else data.test_labels.numpy()
+    prior = vae.prior()
+    if isinstance(prior, OneHots):
+        return {
+            "usage": draw_usage(vae, test, labels),
+            "components": draw_states(vae, test, data.image_shape),
+        }
+    z = torch.cat([vae.infer(x).mode for x in test.split(1000)])
 
     def generate(latents: np.ndarray) -> np.ndarray:
         return vae.generate(torch.as_tensor(latents).to(z)).cpu().numpy()
 
     points = z.cpu().numpy()
+    drawn = {"manifold": figures.manifold(generate, points, data.image_shape)}
+    if not isinstance(prior, NormalMixture):
+        return {**drawn, "latent": figures.latent_scatter(points, labels)}
+    components = (prior.loc.cpu().numpy(), prior.scale.cpu().numpy())
     return {
-        "latent": figures.latent_scatter(
-            points, None if labels is None else labels.numpy()
+        **drawn,
+        "latent": figures.latent_scatter(points, labels, components),
+        "usage": draw_usage(vae, test, labels),
+        "components": figures.image_grid(
+            generate(draw_rows(prior)),
+            data.image_shape,
+            ROW,
+            "Samples, a component a row",
         ),
-        "manifold": figures.manifold(generate, points, data.image_shape),
     }
+
+
+def draw_usage(vae: VAE, test: Tensor, labels: np.ndarray | None) -> Figure:
+    return figures.state_usage(
+        assign(vae, test).numpy(), labels, vae.num_states
+    )
+
+
+def draw_rows(mixture: NormalMixture) -> np.ndarray:
+    """Latents, a row of them for each component."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        z = mixture.component_distribution.sample((ROW,))
+    return z.transpose(0, 1).flatten(0, 1).cpu().numpy()
+
+
+def draw_states(vae: VAE, test: Tensor, image_shape: tuple[int, ...]) -> Figure:
+    """The mean image of each state; of several variables, a row for each."""
+    num_variables, num_components = vae.prior().logits.shape[-2:]
+    usual = torch.cat([vae.infer(x).mean for x in test.split(1000)]).mean(0)
+    usual = usual.view(num_variables, num_components).argmax(-1)
+    states = torch.eye(num_components).to(test)
+    z = states[usual].expand(num_variables, num_components, -1, -1).clone()
+    for variable in range(num_variables):
+        z[variable, :, variable] = states
+    images = vae.generate(z.flatten(-2).flatten(0, 1)).cpu().numpy()
+    if num_variables == 1:
+        columns = math.ceil(math.sqrt(num_components))
+        title = f"The mean images of the {num_components} states"
+    else:
+        columns = num_components
+        title = "Each row changes one variable, the others as usual"
+    return figures.image_grid(images, image_shape, columns, title)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """One optimisation step: Pyro's SVI, and its compiled twin."""
 
-from pyro_vae.svi.compiled import CompiledSVI
+from pyro_vae.svi.compiled import LOSSES, CompiledSVI
 from pyro_vae.svi.eager import (
     NonFiniteLossError,
     find_nonfinite_site,
@@ -10,6 +10,7 @@ from pyro_vae.svi.graphs import CompilationError, DynamicPairError, compile
 from pyro_vae.svi.optimizers import load_optimizer_state, optimizer_state
 
 __all__ = [
+    "LOSSES",
     "CompilationError",
     "CompiledSVI",
     "DynamicPairError",

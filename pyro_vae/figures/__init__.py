@@ -1,0 +1,17 @@
+"""Figures: arrays in, a matplotlib Figure out. Nothing is shown or saved."""
+
+from pyro_vae.figures.benchmark import benchmark
+from pyro_vae.figures.images import image_grid, manifold
+from pyro_vae.figures.latents import latent_plane, latent_scatter, state_usage
+from pyro_vae.figures.traces import compare_traces, elbo_curves
+
+__all__ = [
+    "benchmark",
+    "compare_traces",
+    "elbo_curves",
+    "image_grid",
+    "latent_plane",
+    "latent_scatter",
+    "manifold",
+    "state_usage",
+]
