@@ -59,6 +59,8 @@ FITTING_GUIDES = {
     "categorical": ("categorical",),
     "mixture": ("mixture",),
 }
+# Where a learned noise scale starts, wide, to part the states slowly.
+ANNEALED_FROM = {"categorical": 1.0, "mixture": 2.0}
 SCORE_FUNCTIONS = ("score-function", "score-function-baseline")
 FITTING_GRADIENTS = {
     "normal": ("pathwise", *SCORE_FUNCTIONS),
@@ -108,8 +110,11 @@ class Config:
     noise: Literal["shared", "fixed", "diagonal"] = "shared"
     """Sigma of the Gaussian likelihood: one learned scale, a scale that is
     not learned, or a learned scale for each pixel."""
-    noise_scale: float = 0.5
-    """(Initial) standard deviation of the noise, in units of x (0 to 1)."""
+    noise_scale: float | None = None
+    """(Initial) standard deviation of the noise, in units of x (0 to 1). By
+    default 0.5; for discrete latents a learned one starts at 1 (categorical)
+    or 2 (mixture), since with a narrow noise the first states to fit anything
+    take all images."""
     latent_dim: int = 2
     """Number of latent dimensions."""
     hidden: tuple[int, ...] = (512,)
@@ -236,9 +241,15 @@ def build(config: Config, data_dim: int = 784) -> VAE:
         output_activation="sigmoid",
         init_std=config.init_std,
     )
+    noise_scale = config.noise_scale
+    if noise_scale is None:
+        is_learned = config.noise != "fixed"
+        noise_scale = (
+            ANNEALED_FROM.get(config.prior, 0.5) if is_learned else 0.5
+        )
     vae = VAE(
         prior,
-        likelihoods.Gaussian(decoder, config.noise, config.noise_scale),
+        likelihoods.Gaussian(decoder, config.noise, noise_scale),
         encoder,
         GRADIENTS[gradient](config, make_encoder),
     )
@@ -257,7 +268,7 @@ _NATURAL = "a whole number of at least 1"
 _POSITIVE = "a positive number"
 _CHECKS: list[tuple[str, str, Callable[[Any], bool]]] = [
     ("prior_scale", _POSITIVE, _positive),
-    ("noise_scale", _POSITIVE, _positive),
+    ("noise_scale", _POSITIVE, lambda scale: scale is None or _positive(scale)),
     ("num_components", "a whole number of at least 2", _at_least(2)),
     ("num_variables", _NATURAL, _at_least(1)),
     ("temperature", _POSITIVE, _positive),

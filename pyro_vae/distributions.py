@@ -177,6 +177,39 @@ class RelaxedOneHots(OneHots):
         )
 
 
+class Detached(dist.TorchDistribution):
+    """A distribution whose draws carry no gradient.
+
+    Args:
+        base: Any distribution.
+    """
+
+    arg_constraints: ClassVar = {}
+    has_rsample = False
+
+    def __init__(self, base: dist.Distribution):
+        self.base = base
+        super().__init__(base.batch_shape, base.event_shape, False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """That of the base."""
+        return self.base.support
+
+    def sample(self, sample_shape=()) -> Tensor:
+        """Draws `sample_shape + batch_shape + event_shape`."""
+        with torch.no_grad():
+            return self.base.sample(torch.Size(sample_shape))
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Returns the base's log-density."""
+        return self.base.log_prob(z)
+
+    def expand(self, batch_shape, _instance=None) -> "Detached":
+        """Returns the distribution with a larger batch shape."""
+        return Detached(self.base.expand(batch_shape))
+
+
 class NormalMixture(dist.MixtureSameFamily):
     r"""A mixture of normals whose component is a latent of its own.
 

@@ -12,7 +12,12 @@ import torch
 from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO
 from torch import Tensor, nn
 
-from pyro_vae.distributions import NormalMixture, OneHots, count_states
+from pyro_vae.distributions import (
+    Detached,
+    NormalMixture,
+    OneHots,
+    count_states,
+)
 
 Site = tuple[dist.Distribution, dict[str, Any]]  # with its `infer`
 
@@ -89,8 +94,8 @@ class ScoreFunction(nn.Module):
 
     def forward(self, q: dist.Distribution, x: Tensor, weight: float) -> Site:
         """Returns the distribution of the site, and its `infer`."""
-        if not isinstance(q, NormalMixture):
-            q.has_rsample_(False)
+        if not isinstance(q, NormalMixture):  # its z stays pathwise
+            q = Detached(q)
         if self.baseline is None:
             return q, {}
         options = {

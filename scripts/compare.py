@@ -1,4 +1,4 @@
-"""Compares the ELBO traces of runs: a table, compare.csv and compare.png."""
+"""Compares runs' ELBO traces: a table, compare.csv and compare.png."""
 
 import json
 import sys
@@ -45,7 +45,10 @@ def main() -> None:
     groups = group(runs)
     for difference in incomparable(groups):
         print(f"warning: {difference}", file=sys.stderr)
-    table = pd.DataFrame([row(label, of) for label, of in groups.items()])
+    seconds = min(run.trace["seconds"][-1] for run in runs)
+    table = pd.DataFrame(
+        [row(label, of, seconds) for label, of in groups.items()]
+    )
     print(table.to_string(index=False, float_format="{:.2f}".format))
     flags.output.mkdir(parents=True, exist_ok=True)
     table.to_csv(flags.output / "compare.csv", index=False)
@@ -117,14 +120,17 @@ def incomparable(groups: dict[str, list[Run]]) -> list[str]:
 
 def likelihood(one: Run) -> str:
     """The likelihood's family, with its scale if that is not learned."""
-    noise = one.choices["noise"]
-    if noise != "fixed":
-        return f"{noise} noise"
-    return f"fixed noise of scale {one.choices['noise_scale']}"
+    noise, scale = one.choices["noise"], one.choices["noise_scale"]
+    of_scale = noise == "fixed" and scale is not None
+    return f"{noise} noise" + f" of scale {scale}" * of_scale
 
 
-def row(label: str, runs: list[Run]) -> dict[str, Any]:
-    """A group's last values: the mean over its runs, and the ELBO's spread."""
+def row(label: str, runs: list[Run], seconds: float) -> dict[str, Any]:
+    """A group's last values: the mean over its runs, and the ELBO's spread.
+
+    Also the mean test ELBO at an equal wall time: after the last epoch that
+    each run had done by then.
+    """
     # A run that was stopped must not be averaged with a later epoch.
     last = min(len(run.trace["epoch"]) for run in runs) - 1
     final = {key: [run.trace[key][last] for run in runs] for key in COLUMNS}
@@ -134,6 +140,13 @@ def row(label: str, runs: list[Run]) -> dict[str, Any]:
         "epochs": int(runs[0].trace["epoch"][last]),
         **{key: np.mean(values) for key, values in final.items()},
         "test_elbo_std": np.std(final["test_elbo"]),
+        "equal_seconds": seconds,
+        "test_elbo_at_equal_seconds": np.mean(
+            [
+                run.trace["test_elbo"][run.trace["seconds"] <= seconds][-1]
+                for run in runs
+            ]
+        ),
     }
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from command_line import parse, run
 from matplotlib.figure import Figure
+from runs import check_same_data
 from torch import Tensor
 from tqdm import tqdm
 
@@ -67,7 +68,7 @@ def main() -> int:
     torch.manual_seed(config.seed)
     vae = build(config, data.data_dim)
     if flags.resume:
-        check_same_data(folder, about)
+        check_same_data(folder, data)
     else:
         prepare(folder, flags.overwrite)
         vae.save(folder, about)
@@ -171,16 +172,6 @@ def git_commit() -> str | None:
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def check_same_data(folder: Path, about: dict) -> None:
-    """Refuses to resume a run on other data."""
-    saved = read_json(folder / CONFIG).get("data")
-    if saved != about["data"]:
-        raise ValueError(
-            f"the data are {about['data']}, but the run in {folder} was on "
-            f"{saved}; expected the same"
-        )
 
 
 def prepare(folder: Path, overwrite: bool) -> None:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from pyro_vae import VAE, Config, build
@@ -163,7 +164,14 @@ def test_every_flag_is_reached_and_kept(tmp_path):
     flags = {
         "prior": "laplace",
         "prior-scale": 0.8,
+        "num-components": 3,
+        "num-variables": 2,
+        "prior-weights": "learned",
         "guide": "laplace",
+        "gradient": "score-function",
+        "baseline": "learned",
+        "temperature": 0.7,
+        "straight-through": True,
         "noise": "diagonal",
         "noise-scale": 0.4,
         "latent-dim": 3,
@@ -186,7 +194,11 @@ def test_every_flag_is_reached_and_kept(tmp_path):
         for flag, value in flags.items()
         for word in (
             f"--{flag}",
-            *(value if isinstance(value, list) else [value]),
+            *(
+                value
+                if isinstance(value, list)
+                else [value] * (value is not True)
+            ),
         )
     ]
     fit(tmp_path, *arguments)
@@ -212,6 +224,18 @@ def test_every_flag_is_reached_and_kept(tmp_path):
         (["--epochs", "-3"], "--epochs is -3; expected a whole number"),
         (["--epochs", "many"], "Error parsing --epochs"),
         (["--prior", "cauchy"], "invalid choice 'cauchy' for argument"),
+        (
+            ["--prior", "categorical", "--guide", "normal"],
+            "--guide is 'normal'; expected auto or one of categorical with",
+        ),
+        (
+            ["--prior", "laplace", "--gradient", "gumbel-softmax"],
+            "--gradient is 'gumbel-softmax'; expected auto or one of pathwise",
+        ),
+        (
+            ["--prior", "categorical", "--num-variables", "4"],
+            "there are 10000 configurations of the discrete latents; expected",
+        ),
         (["--epoch", "3"], "Unrecognized options: --epoch"),
         (["--dataset", "no.npz"], "error: there is no file no.npz"),
         (["--device", "gpu"], "--device is 'gpu', which torch cannot use"),
@@ -307,6 +331,70 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     assert trace(tmp_path / "run") == trace(tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--prior", "categorical"], {"usage", "components"}),
+        (
+            ["--prior", "categorical", "--num-variables", "2"],
+            {"usage", "components"},
+        ),
+        (
+            ["--prior", "mixture", "--num-components", "3"],
+            {"usage", "components", "latent", "manifold"},
+        ),
+    ],
+    ids=["categorical", "two variables", "mixture"],
+)
+def test_a_discrete_fit_is_drawn_and_resumed(tmp_path, arguments, expected):
+    fit(tmp_path, *SMALL, *arguments, "--epochs", "1")
+    drawn = {p.stem for p in (tmp_path / "run" / "figures").iterdir()}
+    assert drawn == expected | {"data", "samples", "reconstructions", "elbo"}
+    result = run(
+        tmp_path, "fit.py", "--resume", "--output", "run", "--epochs", "2"
+    )
+    assert result.returncode == 0, result.stderr
+    records = read_trace(tmp_path / "run" / TRACE)
+    assert len(records) == 3 and 1 <= records[-1]["components_used"] <= 100
+    assert VAE.load(tmp_path / "run").assign(load("digits").test).max() > 0
+
+
+def test_gradient_estimators_side_by_side(tmp_path):
+    make_run(tmp_path, "discrete", prior="categorical", num_components=4)
+    make_run(tmp_path, "continuous")
+    few = ("--draws", 20, "--minibatch", 8, "--temperatures", 0.5)
+    result = run(tmp_path, "gradients.py", "discrete", *few)
+    assert result.returncode == 0, result.stderr
+    table = pd.read_csv(tmp_path / "discrete" / "gradients.csv")
+    assert list(table["estimator"].unique()) == [
+        "enumerated",
+        "score-function",
+        "score-function, decaying baseline",
+        "score-function, learned baseline",
+        "gumbel-softmax 0.5",
+        "gumbel-softmax 0.5, straight-through",
+    ]
+    assert set(table["block"]) == {"encoder", "decoder", "noise"}
+    exact = table[table["estimator"] == "enumerated"]
+    assert exact["variance"].max() < 1e-9 and (table["ms"] > 0).all()
+    others = table[table["estimator"] != "enumerated"]
+    of_encoder = others[others["block"] == "encoder"]
+    assert of_encoder["variance"].min() > 1e-6
+    assert (tmp_path / "discrete" / "gradients.png").exists()
+    out = ("--untrained", "--output", "out")
+    result = run(tmp_path, "gradients.py", "continuous", *few, *out)
+    assert result.returncode == 0, result.stderr
+    table = pd.read_csv(tmp_path / "out" / "gradients.csv")
+    assert list(table["estimator"].unique())[:2] == [
+        "pathwise",
+        "score-function",
+    ]
+    result = run(tmp_path, "gradients.py", "discrete", "--draws", "3")
+    assert "--draws is 3; expected at least 20" in error_of(result)
+    result = run(tmp_path, "gradients.py", "nowhere")
+    assert "there is no file nowhere/config.json" in error_of(result)
+
+
 def test_help_explains_each_flag():
     help_text = run(SCRIPTS, "fit.py", "--help").stdout
     for flag, words in {
@@ -321,7 +409,14 @@ def test_help_explains_each_flag():
 def make_run(folder, name, limit=None, **choices):
     """What fit.py writes, without a process of its own."""
     data = load("digits").first(limit)
-    config = Config(hidden=(8,), epochs=2, batch_size=500, **choices)
+    config = Config(
+        hidden=(8,),
+        dataset="digits",
+        limit=limit,
+        epochs=2,
+        batch_size=500,
+        **choices,
+    )
     vae = build(config, data.data_dim)
     vae.save(folder / name, {"data": data.describe()})
     list(library_fit(vae, data, config, folder / name))
@@ -347,6 +442,11 @@ def test_compare(tmp_path):
         for seed in (0, 1)
     ]
     mean = float(rows[1].split(",")[3])
+    table = pd.read_csv(tmp_path / "out" / "compare.csv")
+    assert table["equal_seconds"].nunique() == 1
+    assert (table["equal_seconds"] <= table["seconds"] + 1e-9).all()
+    at = table["test_elbo_at_equal_seconds"]
+    assert (at <= table["test_elbo"] + 1e-9).all() and at.notna().all()
     assert mean == pytest.approx(np.mean(final), rel=1e-12)
 
 

@@ -108,6 +108,46 @@ def test_stopped_and_resumed_anywhere_it_is_the_same_run(
         assert torch.equal(left, right)
 
 
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"prior": "mixture", "prior_weights": "learned"},
+        {"prior": "categorical", "gradient": "score-function-baseline"},
+        {
+            "prior": "categorical",
+            "gradient": "score-function-baseline",
+            "baseline": "learned",
+        },
+    ],
+    ids=["mixture", "decaying", "learned"],
+)
+def test_discrete_runs_resume_exactly(digits, tmp_path, choices):
+    """The baselines' state is part of the run."""
+    config = replace(CONFIG, epochs=2, **choices)
+    whole = without_timing(fit(make(config), digits, config, tmp_path / "a"))
+    assert {"components_used", "purity"} <= set(whole[0])
+    fit_until(22, make(config), digits, config, tmp_path / "b")
+    list(fit(make(config), digits, config, tmp_path / "b", resume=True))
+    again = without_timing(read_trace(tmp_path / "b" / TRACE))
+    assert repr(again) == repr(
+        without_timing(read_trace(tmp_path / "a" / TRACE))
+    )
+
+
+def test_a_discrete_fit_learns_and_clusters(digits):
+    config = replace(
+        CONFIG,
+        prior="categorical",
+        hidden=(64,),
+        epochs=40,
+        learning_rate=3e-3,
+    )
+    first, *_, last = fit(make(config), digits, config)
+    assert first["purity"] < 0.4 and first["test_elbo"] < -50
+    assert last["purity"] > 0.5 and last["test_elbo"] > 0
+    assert last["components_used"] >= 8
+
+
 def test_a_finished_run_goes_on_for_more_epochs(digits, tmp_path):
     longer = replace(CONFIG, epochs=5)
     whole = without_timing(fit(make(), digits, longer))
@@ -232,10 +272,16 @@ def test_the_compiled_engine_resumes_to_its_own_trace_bit_for_bit(
 
 
 def test_which_engine_is_chosen(digits, monkeypatch):
-    assert resolve_engine("auto", training.COMPILE_FROM) == "compiled"
-    assert resolve_engine("auto", training.COMPILE_FROM - 1) == "eager"
+    few, many = training.COMPILE_FROM - 1, training.COMPILE_FROM
+    assert resolve_engine(CONFIG, make(), many) == "compiled"
+    assert resolve_engine(CONFIG, make(), few) == "eager"
+    baseline = replace(
+        CONFIG, prior="categorical", gradient="score-function-baseline"
+    )
+    assert resolve_engine(baseline, make(baseline), many) == "eager"
     for engine in ("eager", "compiled"):
-        assert resolve_engine(engine, 10**9) == engine
+        config = replace(CONFIG, engine=engine)
+        assert resolve_engine(config, make(), 10**9) == engine
     made = []
 
     class Spy(training.CompiledSVI):

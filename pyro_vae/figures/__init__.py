@@ -1,6 +1,7 @@
 """Figures: arrays in, a matplotlib Figure out. Nothing is shown or saved."""
 
 from pyro_vae.figures.benchmark import benchmark
+from pyro_vae.figures.gradients import gradients
 from pyro_vae.figures.images import image_grid, manifold
 from pyro_vae.figures.latents import latent_plane, latent_scatter, state_usage
 from pyro_vae.figures.traces import compare_traces, elbo_curves
@@ -9,6 +10,7 @@ __all__ = [
     "benchmark",
     "compare_traces",
     "elbo_curves",
+    "gradients",
     "image_grid",
     "latent_plane",
     "latent_scatter",

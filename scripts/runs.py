@@ -1,0 +1,47 @@
+"""A run's folder read back: its model, its choices and its data."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyro_vae import VAE, Config
+from pyro_vae.checkpoints import read_json
+from pyro_vae.data import Dataset, load
+from pyro_vae.vae import CONFIG
+
+
+@dataclass(frozen=True)
+class Run:
+    """What fit.py left in a folder."""
+
+    vae: VAE
+    config: Config
+    data: Dataset
+
+
+def load_run(folder: Path, data_dir: Path | None = None) -> Run:
+    """Reads a run.
+
+    Raises:
+        ValueError: If the folder holds no run, or its data are not those that
+            it was fitted to.
+    """
+    about = read_json(folder / CONFIG)
+    if "config" not in about or "data" not in about:
+        raise ValueError(
+            f"{folder / CONFIG} describes no run; expected one that fit.py "
+            "wrote"
+        )
+    config = Config.from_dict(about["config"])
+    data = load(config.dataset, data_dir).first(config.limit)
+    check_same_data(folder, data)
+    return Run(VAE.load(folder), config, data)
+
+
+def check_same_data(folder: Path, data: Dataset) -> None:
+    """Refuses other data than those of the run in a folder."""
+    saved = read_json(folder / CONFIG).get("data")
+    if saved != data.describe():
+        raise ValueError(
+            f"the data are {data.describe()}, but the run in {folder} was on "
+            f"{saved}; expected the same"
+        )
