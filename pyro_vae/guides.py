@@ -1,7 +1,10 @@
 """Amortised guides q(z | x): modules whose `forward(x)` is a distribution.
 
 Each maps images `(B, D)` to a distribution of batch shape `(B,)` and event
-shape `(P,)`, and owns the encoder network, g(x, phi) of the assignment.
+shape `(P,)`, and owns the encoder network, g(x, phi) of the assignment. What the
+encoder returns are the family's unconstrained parameters, lambda, `(B, F)`:
+`guide(x)` is `guide.family(guide.encoder(x))`, and `family` takes parameters
+from elsewhere, too.
 """
 
 import pyro.distributions as dist
@@ -31,7 +34,11 @@ class DiagonalNormal(nn.Module):
 
     def forward(self, x: Tensor) -> dist.Distribution:
         """Returns q(z | x), batch shape `(B,)`, event shape `(P,)`."""
-        loc, scale = _loc_scale(self.encoder(x), self.min_scale)
+        return self.family(self.encoder(x))
+
+    def family(self, features: Tensor) -> dist.Distribution:
+        """Returns the member of the family with parameters `(..., F)`."""
+        loc, scale = _loc_scale(features, self.min_scale)
         return dist.Normal(loc, scale).to_event(1)
 
 
@@ -54,7 +61,11 @@ class DiagonalLaplace(nn.Module):
 
     def forward(self, x: Tensor) -> dist.Distribution:
         """Returns q(z | x), batch shape `(B,)`, event shape `(P,)`."""
-        loc, scale = _loc_scale(self.encoder(x), self.min_scale)
+        return self.family(self.encoder(x))
+
+    def family(self, features: Tensor) -> dist.Distribution:
+        """Returns the member of the family with parameters `(..., F)`."""
+        loc, scale = _loc_scale(features, self.min_scale)
         return dist.Laplace(loc, scale).to_event(1)
 
 
@@ -76,9 +87,12 @@ class CategoricalGuide(nn.Module):
 
     def forward(self, x: Tensor) -> dist.Distribution:
         """Returns q(z | x), batch shape `(B,)`, event shape `(L K,)`."""
-        logits = self.encoder(x)
-        _check_features(logits, self.num_components, "K logits a variable")
-        return OneHots(logits.unflatten(-1, (-1, self.num_components)))
+        return self.family(self.encoder(x))
+
+    def family(self, features: Tensor) -> dist.Distribution:
+        """Returns the member of the family with parameters `(..., F)`."""
+        _check_features(features, self.num_components, "K logits a variable")
+        return OneHots(features.unflatten(-1, (-1, self.num_components)))
 
 
 class MixtureGuide(nn.Module):
@@ -107,7 +121,10 @@ class MixtureGuide(nn.Module):
 
     def forward(self, x: Tensor) -> NormalMixture:
         """Returns q(z | x), batch shape `(B,)`, event shape `(P,)`."""
-        features = self.encoder(x)
+        return self.family(self.encoder(x))
+
+    def family(self, features: Tensor) -> NormalMixture:
+        """Returns the member of the family with parameters `(..., F)`."""
         _check_features(features, self.num_components, "K (1 + 2 P) numbers")
         features = features.unflatten(-1, (self.num_components, -1))
         loc, scale = _loc_scale(features[..., 1:], self.min_scale)
