@@ -1,8 +1,8 @@
 """Amortised guides q(z | x): modules whose `forward(x)` is a distribution.
 
 Each maps images `(B, D)` to a distribution of batch shape `(B,)` and event
-shape `(P,)`, and owns the encoder network, g(x, phi) of the assignment. What the
-encoder returns are the family's unconstrained parameters, lambda, `(B, F)`:
+shape `(P,)`, and owns the encoder network, g(x, phi) of the assignment. What
+the encoder returns are the family's unconstrained parameters, lambda, `(B, F)`:
 `guide(x)` is `guide.family(guide.encoder(x))`, and `family` takes parameters
 from elsewhere, too.
 """
