@@ -4,6 +4,8 @@ Each maps latents `(..., P)` to a distribution of batch shape `(...)` and event
 shape `(D,)`, and owns the decoder network, f(z, w) of the assignment.
 """
 
+import math
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
@@ -80,6 +82,29 @@ class Gaussian(nn.Module):
     def forward(self, z: Tensor) -> dist.Distribution:
         """Returns p(x | z), batch shape `z.shape[:-1]`, event shape `(D,)`."""
         return dist.Normal(self.decoder(z), self.scale).to_event(1)
+
+    def cross_log_prob(self, z: Tensor, x: Tensor) -> Tensor:
+        r"""Returns log p(x | z) for every pair, by one matrix product.
+
+        .. math:: \|x - f\|^2 = \|x\|^2 - 2 x^T f + \|f\|^2
+
+        in units of the noise. The differences lose digits to cancellation:
+        give x in double precision, in which the product then is.
+
+        Args:
+            z: Latents, `(M, P)`.
+            x: Images, `(B, D)`.
+
+        Returns:
+            `(M, B)`, in nats.
+        """
+        scale = self.scale.to(x)
+        mean, x = self.decoder(z).to(x) / scale, x / scale
+        squares = mean.square().sum(-1, keepdim=True) + x.square().sum(-1)
+        log_volume = (scale.log() + 0.5 * math.log(2 * math.pi)).expand(
+            x.shape[-1]
+        )
+        return mean @ x.T - 0.5 * squares - log_volume.sum()
 
     def extra_repr(self) -> str:
         return f"noise={self.noise!r}, min_scale={self.min_scale}"
