@@ -34,7 +34,7 @@ IMPORTS = {
         "distributions",
         "checkpoints",
     },
-    "objectives": {"vae", "gradients"},
+    "objectives": {"vae", "gradients", "config"},
     "traces": {"checkpoints"},
     "evaluation": {"vae", "svi", "randomness"},
     "svi": set(),
