@@ -278,12 +278,8 @@ class CompiledSVI:
                 "a parameter that had a gradient at the first step has none "
                 "now; expected a static pair: use pyro.infer.SVI"
             )
-        elbo = getattr(self.loss, "elbo", None)
-        return [
-            torch.as_tensor(loss),
-            *grads,
-            *([] if elbo is None else [elbo]),
-        ]
+        reports = [self.loss.elbo] if hasattr(self.loss, "elbo") else []
+        return [torch.as_tensor(loss), *grads, *reports]
 
     def _record_loss(self, args: tuple, kwargs: dict) -> list[Tensor]:
         with torch.no_grad():
