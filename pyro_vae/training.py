@@ -204,14 +204,14 @@ class _Run:
         clip_norm = None
         if config.gradient_clip is not None:  # the loss is the data set's
             clip_norm = config.gradient_clip * len(self.data.train)
-        self.beta, self.objective = choose_objective(config, vae)
+        self.objective = choose_objective(config, vae)
         pair = (vae.model, vae.guide, self.optim, self.objective)
         self.svi = self.last_svi = make_svi(*pair, clip_norm)
         if self.position.engine == "compiled":
             try:
                 self.compute_sums = compile_sums(vae, self.data.test)
                 self.svi = CompiledSVI(
-                    *pair, config.matmul_precision, clip_norm
+                    *pair, config.matmul_precision, clip_norm=clip_norm
                 )
             except (CompilationError, DynamicPairError) as error:
                 self.fall_back(error)
@@ -281,7 +281,8 @@ class _Run:
         position, num_data = self.position, len(self.data.train)
         is_whole = len(x) == self.config.batch_size
         svi = self.svi if is_whole else self.last_svi
-        self.beta.fill_(self.kl_weight(position.step + 1))
+        if self.config.warmup:
+            self.objective.beta.fill_(self.kl_weight(position.step + 1))
         try:
             loss = _take_step(svi, x, num_data)
         except (CompilationError, DynamicPairError) as error:
@@ -486,18 +487,19 @@ def make_optimizer(config: Config, num_data: int) -> pyro.optim.PyroOptim:
     return pyro.optim.Adam(options)
 
 
-def choose_objective(config: Config, vae: VAE) -> tuple[Tensor, ELBO]:
-    """Makes the objective, and the tensor that is its weight of the KL."""
-    beta = next(vae.parameters()).new_tensor(config.beta)
-    objective = make_objective(
+def choose_objective(config: Config, vae: VAE) -> ELBO:
+    """Makes the objective; in a warm-up its `beta` is a tensor to be set."""
+    beta = config.beta
+    if config.warmup:
+        beta = next(vae.parameters()).new_tensor(beta)
+    return make_objective(
         vae,
         config.objective,
         config.num_particles,
         config.alpha,
-        beta if config.warmup or config.beta != 1 else 1.0,
+        beta,
         config.free_bits,
     )
-    return beta, objective
 
 
 def resolve_engine(config: Config, vae: VAE, num_steps: int) -> str:
@@ -505,7 +507,7 @@ def resolve_engine(config: Config, vae: VAE, num_steps: int) -> str:
 
     `auto` compiles from `COMPILE_FROM` steps on, where the loss can be.
     """
-    _, objective = choose_objective(config, vae)
+    objective = choose_objective(config, vae)
     if config.engine != "auto":
         return config.engine
     is_worth_it = num_steps >= COMPILE_FROM and can_compile(objective)

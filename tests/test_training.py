@@ -285,9 +285,9 @@ def test_which_engine_is_chosen(digits, monkeypatch):
     made = []
 
     class Spy(training.CompiledSVI):
-        def __init__(self, *args):
+        def __init__(self, *args, **options):
             made.append(args[-1])
-            super().__init__(*args)
+            super().__init__(*args, **options)
 
     monkeypatch.setattr(training, "CompiledSVI", Spy)
     config = replace(CONFIG, epochs=1, matmul_precision="medium")
