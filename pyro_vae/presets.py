@@ -82,21 +82,22 @@ PRESETS: dict[str, tuple[dict[str, Any], str]] = {
             "latent_dim": 2,
             "hidden": (256, 128),
             "activation": "relu",
-            "init_std": 0.05,  # torch's own is uniform, of about this width
+            "init_std": 0.05,  # theirs is that of Glorot and Bengio
             "dataset": "mnist",
-            "epochs": 1000,
+            "epochs": 1000,  # at most: theirs stop early
             "batch_size": 64,
             "learning_rate": 1e-3,
             "objective": "analytic-kl",
             "num_particles": 1,
+            "warmup": 100,
             "early_stopping": 50,
             "validation_fraction": 1 / 6,  # 10,000 images
         },
         "T. R. Davidson, L. Falorsi, N. De Cao, T. Kipf and J. M. Tomczak, "
         "Hyperspherical Variational Auto-Encoders, 2018, their normal VAE: "
         "784-256-128, ReLU, binary images drawn anew in each epoch, batch 64, "
-        "early stopping with a look-ahead of 50; their latent sizes, 2 to 40, "
-        "are --latent-dim. There the KL warms up for 100 epochs.",
+        "the KL warmed up for 100 epochs, early stopping with a look-ahead of "
+        "50; their latent sizes, 2 to 40, are --latent-dim.",
     ),
 }
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.infer import ELBO, SVI
+from pyro.infer import SVI
 from torch import Tensor
 
 from pyro_vae.checkpoints import FileError, load_checkpoint, save_checkpoint
@@ -25,9 +25,11 @@ from pyro_vae.evaluation import (
     assign,
     compile_sums,
     evaluate,
+    evaluation_batch,
+    evaluation_mode,
     sum_terms,
 )
-from pyro_vae.objectives import make_objective
+from pyro_vae.objectives import choose_objective
 from pyro_vae.randomness import (
     get_random_state,
     random_stream,
@@ -358,7 +360,7 @@ class _Run:
             "noise_scale": _noise_scale(self.vae),
             "seconds": position.seconds,
             "images_per_second": images_per_second,
-            **self.other_bounds(train_elbo),
+            **self.other_bounds(),
             **self.cluster_scores(),
         }
         self.position = Position(
@@ -369,21 +371,35 @@ class _Run:
             engine=position.engine,
         )
 
-    def other_bounds(self, train_elbo: float) -> Record:
+    def other_bounds(self) -> Record:
         """The objective, where it is not the ELBO, and the validation ELBO."""
         position, bounds = self.position, {}
         if self.has_other_objective():
-            is_trained = position.epoch >= 0
-            bounds["train_objective"] = (
-                position.objective_sum / len(self.data.train)
-                if is_trained
-                else math.nan
-            )
+            if position.epoch < 0:
+                position.objective_sum = self.sum_objective()
+            mean = position.objective_sum / len(self.data.train)
+            bounds["train_objective"] = mean
             bounds["beta"] = self.kl_weight(position.step)
         if self.validation is not None:
             terms = evaluate(self.vae, self.validation, self.config.seed)
             bounds["validation_elbo"] = terms[0] - terms[1]
         return bounds
+
+    def sum_objective(self) -> float:
+        """The objective of the training images, before the first step."""
+        if self.config.warmup:
+            self.objective.beta.zero_()
+        pair = (self.vae.model, self.vae.guide)
+        size = max(1, evaluation_batch(self.vae) // self.config.num_particles)
+        with (
+            random_stream(self.config.seed, 0, self.device),
+            pyro.validation_enabled(False),
+            evaluation_mode(self.vae),
+        ):
+            return -sum(
+                self.objective.loss(*pair, x)
+                for x in self.data.train.split(size)
+            )
 
     def cluster_scores(self) -> Record:
         """Of the test images' discrete states, where there are some."""
@@ -485,21 +501,6 @@ def make_optimizer(config: Config, num_data: int) -> pyro.optim.PyroOptim:
     if config.adam_eps is not None:
         options["eps"] = config.adam_eps * num_data
     return pyro.optim.Adam(options)
-
-
-def choose_objective(config: Config, vae: VAE) -> ELBO:
-    """Makes the objective; in a warm-up its `beta` is a tensor to be set."""
-    beta = config.beta
-    if config.warmup:
-        beta = next(vae.parameters()).new_tensor(beta)
-    return make_objective(
-        vae,
-        config.objective,
-        config.num_particles,
-        config.alpha,
-        beta,
-        config.free_bits,
-    )
 
 
 def resolve_engine(config: Config, vae: VAE, num_steps: int) -> str:

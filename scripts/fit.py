@@ -147,7 +147,7 @@ def preset(flags: Flags) -> Flags:
     config = make_preset(flags.preset)
     choices, source = PRESETS[flags.preset]
     print(f"preset {flags.preset}: {source}")
-    flags = parse(Flags, replace(flags, config=config))
+    flags = parse(Flags, Flags(config=config))
     for name in choices:
         ours, theirs = getattr(flags.config, name), getattr(config, name)
         changed = "" if ours == theirs else f", instead of {theirs}"

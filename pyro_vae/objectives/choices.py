@@ -7,6 +7,7 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor
 
+from pyro_vae.config import Config
 from pyro_vae.gradients import BaselineELBO, Pathwise
 from pyro_vae.objectives import bounds
 from pyro_vae.objectives.analytic import compute_kl
@@ -56,25 +57,37 @@ def make_objective(
         ValueError: If the objective cannot take the VAE or the options.
     """
     _check(vae, name, alpha, free_bits)
-    is_weighted = torch.is_tensor(beta) or beta != 1
-    if name == "elbo" and not free_bits:
-        pathwise = isinstance(vae.guide.gradient, Pathwise)
-        if not (is_weighted and pathwise):
-            estimator = _make_plain(vae, num_particles)
-            if is_weighted:
-                return WeightedELBO(estimator, vae, beta)
-            return estimator
+    is_whole = not torch.is_tensor(beta) and beta == 1 and not free_bits
+    if name == "elbo" and is_whole:
+        return _make_plain(vae, num_particles)
+    if not isinstance(vae.guide.gradient, Pathwise):
+        return WeightedELBO(_make_plain(vae, num_particles), vae, beta)
+    elbo, bound = bounds.elbo, OBJECTIVES[name](alpha)
     if name == "analytic-kl":
         _check_analytic(vae)
         elbo = bounds.analytic_elbo
-    else:
-        elbo = bounds.elbo
-    bound = OBJECTIVES[name](alpha)
     if free_bits:
-        bound = partial(
-            bounds.free_bits, nats=free_bits, kl=DIMENSION_KLS[name]
-        )
+        kl = DIMENSION_KLS[name]
+        bound = partial(bounds.free_bits, nats=free_bits, kl=kl)
     return PathwiseELBO(bound, num_particles, beta, elbo)
+
+
+def choose_objective(config: Config, vae: VAE) -> ELBO:
+    """Makes a configuration's objective.
+
+    With a warm-up its `beta` is a tensor, for the fit to set at each step.
+    """
+    beta = config.beta
+    if config.warmup:
+        beta = next(vae.parameters()).new_tensor(beta)
+    return make_objective(
+        vae,
+        config.objective,
+        config.num_particles,
+        config.alpha,
+        beta,
+        config.free_bits,
+    )
 
 
 def _make_plain(vae: VAE, num_particles: int) -> ELBO:
