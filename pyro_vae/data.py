@@ -84,6 +84,37 @@ class Dataset:
             test_labels=_first(self.test_labels, limit),
         )
 
+    def hold_out(self, fraction: float) -> tuple["Dataset", Tensor]:
+        """Splits validation images off the training set, by a fixed seed.
+
+        Args:
+            fraction: The part of the training images, between 0 and 1, of
+                which at least one image is held out and one is kept.
+
+        Returns:
+            The data set without them, and the validation images.
+
+        Raises:
+            DataError: If there is one training image only.
+        """
+        size = len(self.train)
+        if size < 2:
+            raise DataError(
+                f"there are {size} training images; expected at least 2 to "
+                "hold some out for validation"
+            )
+        count = min(max(round(fraction * size), 1), size - 1)
+        generator = torch.Generator().manual_seed(SPLIT_SEED)
+        order = torch.randperm(size, generator=generator)
+        kept = order[count:].sort().values
+        labels = self.train_labels
+        rest = replace(
+            self,
+            train=self.train[kept],
+            train_labels=None if labels is None else labels[kept],
+        )
+        return rest, self.train[order[:count]]
+
     def describe(self) -> dict:
         """Returns what a run's files say of the data, JSON-able."""
         return {

@@ -25,26 +25,36 @@ from pyro_vae.evaluation import (
     assign,
     compile_sums,
     evaluate,
+    evaluation_batch,
+    evaluation_mode,
     sum_terms,
 )
-from pyro_vae.objectives import make_objective
+from pyro_vae.objectives import choose_objective
 from pyro_vae.randomness import (
     get_random_state,
     random_stream,
     set_random_state,
 )
+from pyro_vae.schedules import (
+    NEED_EPOCHS,
+    SCHEDULES,
+    best_epoch,
+    has_stalled,
+    kl_weight,
+)
 from pyro_vae.svi import (
-    LOSSES,
     CompilationError,
     CompiledSVI,
     DynamicPairError,
     NonFiniteLossError,
+    can_compile,
     load_optimizer_state,
     make_svi,
     optimizer_state,
+    set_learning_rate,
 )
 from pyro_vae.traces import TRACE, Record, write_trace
-from pyro_vae.vae import VAE
+from pyro_vae.vae import BEST, VAE
 
 CUDA_INTERVAL = 50  # steps between two looks at the loss
 COMPILE_FROM = 3000  # steps, from which a run earns its compilation back
@@ -52,7 +62,17 @@ COMPILE_FROM = 3000  # steps, from which a run earns its compilation back
 LASTING = (
     "batch_size",
     "learning_rate",
+    "schedule",
+    "adam_eps",
+    "gradient_clip",
+    "objective",
+    "alpha",
     "num_particles",
+    "beta",
+    "warmup",
+    "free_bits",
+    "early_stopping",
+    "validation_fraction",
     "gradient",
     "seed",
 )
@@ -67,6 +87,7 @@ class Position:
         step: Optimisation steps taken.
         batch: Minibatches done of the epoch under way.
         elbo_sum: The sum of its images' ELBO so far, in nats.
+        objective_sum: The sum of what was maximised.
         epoch_seconds: The time spent training in it.
         seconds: The time spent in the fit.
         records: One for each epoch completed.
@@ -77,6 +98,7 @@ class Position:
     step: int = 0
     batch: int = 0
     elbo_sum: float = 0.0
+    objective_sum: float = 0.0
     epoch_seconds: float = 0.0
     seconds: float = 0.0
     records: list[Record] = field(default_factory=list)
@@ -92,7 +114,7 @@ def fit(
     on_step: Callable[[int, float], Any] = lambda step, elbo: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Record]:
-    """Fits a VAE by stochastic gradient ascent on the ELBO.
+    """Fits a VAE by stochastic gradient ascent on the config's objective.
 
     The order of the images and the noise depend on `config.seed` alone, and
     the global random state is left as it was.
@@ -100,8 +122,9 @@ def fit(
     Args:
         vae: Trained in place, on `config.device`.
         data: Training and test images.
-        config: Epochs, batch size, step size, particles, seed and device.
-        folder: Where to keep `elbo.csv` and, after every epoch, a checkpoint.
+        config: Epochs, batch size, step size, objective, seed and device.
+        folder: Where to keep `elbo.csv` and, after every epoch, a checkpoint;
+            with early stopping the best weights, too.
         resume: Go on from the folder's checkpoint, if it has one.
         on_step: Called after each step with the number of steps taken in all
             and the minibatch's mean ELBO; on CUDA after every 50th, so that
@@ -115,8 +138,11 @@ def fit(
         train_elbo (mean over the epoch's minibatches, as they were trained on),
         test_elbo, test_expected_log_likelihood, test_kl, noise_scale, seconds
         (in all) and images_per_second (training); for discrete latents the
-        test set's `cluster_scores`. Nats per image. A resumed fit yields the
-        records of the epochs that were left to do.
+        test set's `cluster_scores`. Nats per image. Each ELBO is the true one,
+        with the whole KL, whatever the objective; where that is another,
+        train_objective is its mean and beta the weight of the KL at the
+        epoch's end. With early stopping there is a validation_elbo. A resumed
+        fit yields the records of the epochs that were left to do.
 
     Raises:
         NonFiniteLossError: If the loss is NaN or infinite. The folder's last
@@ -128,7 +154,7 @@ def fit(
     if resume and folder is not None:
         run.restore(folder)
     run.choose_engine()
-    while run.position.epoch < config.epochs and not stop():
+    while not run.is_done() and not stop():
         if run.train_epoch():
             run.finish_epoch()
         if folder is not None:
@@ -151,12 +177,17 @@ class _Run:
         self.device = resolve_device(config.device)
         self.vae = vae.to(self.device)
         self.vae.zero_grad(set_to_none=True)
-        self.data = data.to(self.device)
+        self.data, self.validation = data.to(self.device), None
+        if config.early_stopping is not None:
+            self.data, self.validation = self.data.hold_out(
+                config.validation_fraction
+            )
         self.config = config
         self.on_step = on_step
         self.stop = stop
-        self.optim = pyro.optim.Adam({"lr": config.learning_rate})
-        self.num_batches = -(-len(data.train) // config.batch_size)
+        num_data = len(self.data.train)
+        self.optim = make_optimizer(config, num_data)
+        self.num_batches = -(-num_data // config.batch_size)
         self.compute_sums: Sums = partial(sum_terms, vae)
         self.position = Position()
         self.noise: Tensor | None = None  # the random state within an epoch
@@ -172,13 +203,18 @@ class _Run:
         if config.engine != "auto" or not self.position.engine:
             num_steps = config.epochs * self.num_batches
             self.position.engine = resolve_engine(config, vae, num_steps)
-        objective = make_objective(vae, config.num_particles)
-        pair = (vae.model, vae.guide, self.optim, objective)
-        self.svi = self.last_svi = make_svi(*pair)
+        clip_norm = None
+        if config.gradient_clip is not None:  # the loss is the data set's
+            clip_norm = config.gradient_clip * len(self.data.train)
+        self.objective = choose_objective(config, vae)
+        pair = (vae.model, vae.guide, self.optim, self.objective)
+        self.svi = self.last_svi = make_svi(*pair, clip_norm)
         if self.position.engine == "compiled":
             try:
                 self.compute_sums = compile_sums(vae, self.data.test)
-                self.svi = CompiledSVI(*pair, config.matmul_precision)
+                self.svi = CompiledSVI(
+                    *pair, config.matmul_precision, clip_norm=clip_norm
+                )
             except (CompilationError, DynamicPairError) as error:
                 self.fall_back(error)
         self.position.seconds += time.perf_counter() - started
@@ -213,6 +249,9 @@ class _Run:
         epoch = position.epoch + 1
         started = time.perf_counter()
         self.vae.train()
+        factor = SCHEDULES[self.config.schedule](epoch, self.config.epochs)
+        rate = self.config.learning_rate * factor
+        set_learning_rate(self.optim, self.vae.parameters(), rate)
         with (
             random_stream(self.config.seed, epoch, self.device),
             self.matmul_precision(),
@@ -228,7 +267,8 @@ class _Run:
                     self.noise = get_random_state(self.device)
                     break
         position.elbo_sum = float(position.elbo_sum)  # waits for the device
-        if not math.isfinite(position.elbo_sum):
+        position.objective_sum = float(position.objective_sum)
+        if not math.isfinite(position.elbo_sum + position.objective_sum):
             raise NonFiniteLossError(
                 f"a loss of epoch {epoch} was not finite; that step was not "
                 "taken: try a smaller --learning-rate or --init-std"
@@ -243,6 +283,8 @@ class _Run:
         position, num_data = self.position, len(self.data.train)
         is_whole = len(x) == self.config.batch_size
         svi = self.svi if is_whole else self.last_svi
+        if self.config.warmup:
+            self.objective.beta.fill_(self.kl_weight(position.step + 1))
         try:
             loss = _take_step(svi, x, num_data)
         except (CompilationError, DynamicPairError) as error:
@@ -254,14 +296,44 @@ class _Run:
                 f"{position.step + 1}: try a smaller --learning-rate or "
                 "--init-std, or a larger --noise-scale"
             ) from None
-        elbo = -loss / num_data
+        value, elbo = self.read_bounds(loss)
         position.step += 1
         position.batch += 1
+        position.objective_sum += value * len(x)
         position.elbo_sum += elbo * len(x)
         if not torch.is_tensor(elbo):
             self.on_step(position.step, elbo)
         elif position.step % CUDA_INTERVAL == 0:
             self.on_step(position.step, elbo.item())
+
+    def kl_weight(self, step: int) -> float:
+        """The weight of the KL at a step, which counts from 1."""
+        warmup_steps = self.config.warmup * self.num_batches
+        return kl_weight(self.config.beta, step, warmup_steps)
+
+    def read_bounds(
+        self, loss: float | Tensor
+    ) -> tuple[float | Tensor, float | Tensor]:
+        """A step's objective and ELBO, the same if they are, per image."""
+        num_data = len(self.data.train)
+        value = -loss / num_data
+        if not self.has_other_objective():
+            return value, value
+        elbo = self.objective.elbo / num_data
+        return value, elbo if torch.is_tensor(loss) else elbo.item()
+
+    def has_other_objective(self) -> bool:
+        """Whether the loss is not simply minus the ELBO."""
+        return hasattr(self.objective, "elbo")
+
+    def is_done(self) -> bool:
+        """Whether there is no epoch left to do."""
+        patience, records = self.config.early_stopping, self.position.records
+        if self.position.epoch >= self.config.epochs:
+            return True
+        return patience is not None and has_stalled(
+            records, patience, self.config.warmup
+        )
 
     def finish_epoch(self) -> None:
         """Evaluates, and appends the epoch's record."""
@@ -288,6 +360,7 @@ class _Run:
             "noise_scale": _noise_scale(self.vae),
             "seconds": position.seconds,
             "images_per_second": images_per_second,
+            **self.other_bounds(),
             **self.cluster_scores(),
         }
         self.position = Position(
@@ -297,6 +370,36 @@ class _Run:
             records=[*position.records, record],
             engine=position.engine,
         )
+
+    def other_bounds(self) -> Record:
+        """The objective, where it is not the ELBO, and the validation ELBO."""
+        position, bounds = self.position, {}
+        if self.has_other_objective():
+            if position.epoch < 0:
+                position.objective_sum = self.sum_objective()
+            mean = position.objective_sum / len(self.data.train)
+            bounds["train_objective"] = mean
+            bounds["beta"] = self.kl_weight(position.step)
+        if self.validation is not None:
+            terms = evaluate(self.vae, self.validation, self.config.seed)
+            bounds["validation_elbo"] = terms[0] - terms[1]
+        return bounds
+
+    def sum_objective(self) -> float:
+        """The objective of the training images, before the first step."""
+        if self.config.warmup:
+            self.objective.beta.zero_()
+        pair = (self.vae.model, self.vae.guide)
+        size = max(1, evaluation_batch(self.vae) // self.config.num_particles)
+        with (
+            random_stream(self.config.seed, 0, self.device),
+            pyro.validation_enabled(False),
+            evaluation_mode(self.vae),
+        ):
+            return -sum(
+                self.objective.loss(*pair, x)
+                for x in self.data.train.split(size)
+            )
 
     def cluster_scores(self) -> Record:
         """Of the test images' discrete states, where there are some."""
@@ -320,6 +423,7 @@ class _Run:
         if self.noise is not None:
             tensors["noise"] = self.noise
         folder.mkdir(parents=True, exist_ok=True)
+        self.save_best(folder)
         state = {
             "position": asdict(self.position),
             "lasting": self.lasting(),
@@ -328,9 +432,19 @@ class _Run:
         save_checkpoint(folder, tensors, state)
         write_trace(folder / TRACE, self.position.records)
 
+    def save_best(self, folder: Path) -> None:
+        """Writes the weights if the epoch just done is the best so far."""
+        position = self.position
+        if self.validation is None or position.batch > 0:
+            return
+        if best_epoch(position.records, self.config.warmup) == position.epoch:
+            self.vae.save_weights(folder / BEST)
+
     def lasting(self) -> dict[str, Any]:
         """What a resumed run must share with the one before."""
         choices = {name: getattr(self.config, name) for name in LASTING}
+        if self.config.schedule in NEED_EPOCHS:
+            choices["epochs"] = self.config.epochs
         return {**choices, "num_train": len(self.data.train)}
 
     def check(self, folder: Path, lasting: dict[str, Any]) -> None:
@@ -381,15 +495,24 @@ def _take_step(
     return svi.step(x, num_data)
 
 
+def make_optimizer(config: Config, num_data: int) -> pyro.optim.PyroOptim:
+    """Makes Adam for a loss that is the sum over `num_data` images."""
+    options = {"lr": config.learning_rate}
+    if config.adam_eps is not None:
+        options["eps"] = config.adam_eps * num_data
+    return pyro.optim.Adam(options)
+
+
 def resolve_engine(config: Config, vae: VAE, num_steps: int) -> str:
     """Returns the engine that a run is to step with.
 
     `auto` compiles from `COMPILE_FROM` steps on, where the loss can be.
     """
+    objective = choose_objective(config, vae)
     if config.engine != "auto":
         return config.engine
-    can_compile = vae.guide.gradient.loss in LOSSES
-    return "compiled" if can_compile and num_steps >= COMPILE_FROM else "eager"
+    is_worth_it = num_steps >= COMPILE_FROM and can_compile(objective)
+    return "compiled" if is_worth_it else "eager"
 
 
 def resolve_device(name: str) -> torch.device:

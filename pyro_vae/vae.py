@@ -28,6 +28,7 @@ from pyro_vae.gradients import choose_gradient
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+BEST = "model.best.safetensors"  # of early stopping
 
 _count = itertools.count()
 _names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
@@ -346,11 +347,20 @@ class VAE(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / CONFIG, {**self.recipe, **(about or {})})
-        write_tensors(folder / WEIGHTS, self.state_dict(), self.recipe, "model")
+        self.save_weights(folder / WEIGHTS)
+
+    def save_weights(self, path: Path) -> None:
+        """Writes the weights, and the configuration if there is one."""
+        write_tensors(path, self.state_dict(), self.recipe or {}, "model")
 
     @classmethod
-    def load(cls, folder: str | Path) -> "VAE":
+    def load(cls, folder: str | Path, best: bool = False) -> "VAE":
         """Rebuilds what `save` wrote, in a run's folder too, on the CPU.
+
+        Args:
+            folder: The folder.
+            best: The weights of the best validation ELBO, which a fit with
+                early stopping keeps there, in place of the last ones.
 
         Raises:
             FileError: If a file is missing, damaged, or not ours.
@@ -358,15 +368,15 @@ class VAE(nn.Module):
         # Upwards, hence deferred: a configuration knows how to build a VAE.
         from pyro_vae.config import Config, build
 
-        folder = Path(folder)
-        tensors, recipe = read_tensors(folder / WEIGHTS, "model")
+        path = Path(folder) / (BEST if best else WEIGHTS)
+        tensors, recipe = read_tensors(path, "model")
         try:
             config = Config.from_dict(recipe["config"])
             vae = build(config, recipe["data_dim"])
             vae.load_state_dict(tensors)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise FileError(
-                f"{folder / WEIGHTS} does not describe its own model: {error}"
+                f"{path} does not describe its own model: {error}"
             ) from None
         return vae
 

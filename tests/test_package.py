@@ -34,8 +34,10 @@ IMPORTS = {
         "distributions",
         "checkpoints",
     },
-    "objectives": {"vae", "gradients"},
+    "objectives": {"vae", "gradients", "config"},
     "traces": {"checkpoints"},
+    "schedules": {"traces"},
+    "presets": {"config"},
     "evaluation": {"vae", "svi", "randomness"},
     "svi": set(),
     "config": {
@@ -48,6 +50,7 @@ IMPORTS = {
         "networks",
     },
     "training": {
+        "schedules",
         "svi",
         "objectives",
         "evaluation",
