@@ -9,6 +9,7 @@ from torch import nn
 
 from pyro_vae import gradients, guides, likelihoods, networks, priors
 from pyro_vae.distributions import check_num_states
+from pyro_vae.inference import make_inference
 from pyro_vae.vae import VAE
 
 MakeEncoder = Callable[[int], nn.Module]  # of so many output features
@@ -113,6 +114,16 @@ class Config:
     """p(x | z)."""
     binarize: Literal["none", "dynamic", "static"] = "none"
     """Whether pixels are drawn as 0 or 1."""
+    inference: Literal["amortized", "local", "semi-amortized"] = "amortized"
+    """Where q's parameters come from. amortized: the encoder; local: each
+    image's own, improved by E-steps; semi-amortized: E-steps from where the
+    encoder stands."""
+    e_steps: int | Literal["inf"] = 1
+    """E-steps on a minibatch before each step on Theta; inf: until they have
+    converged."""
+    e_learning_rate: float = 0.1
+    """Step size of the E-steps' Adam, in units of q's unconstrained
+    parameters."""
     noise: Literal["shared", "fixed", "diagonal"] = "shared"
     """Sigma of the Gaussian likelihood: one learned scale, a scale that is
     not learned, or a learned scale for each pixel."""
@@ -229,6 +240,12 @@ class Config:
         gradient = self.gradient
         if gradient == "auto":
             gradient = FITTING_GRADIENTS[self.prior][0]
+        if self.inference != "amortized":
+            expected = f"amortized with the {gradient} gradient"
+            exact = gradient in ("pathwise", "enumerated")
+            self._check("inference", expected, lambda _: exact)
+            expected = f"elbo with --inference {self.inference}"
+            self._check("objective", expected, "elbo".__eq__)
         if gradient != "pathwise":
             expected = f"with the {gradient} gradient"
             self._check("objective", f"elbo {expected}", lambda o: o == "elbo")
@@ -310,6 +327,9 @@ def build(config: Config, data_dim: int = 784) -> VAE:
         encoder,
         GRADIENTS[gradient](config, make_encoder),
     )
+    make_inference(
+        config.inference, vae, float(config.e_steps), config.e_learning_rate
+    )
     return vae.describe(config, data_dim)
 
 
@@ -333,6 +353,12 @@ _CHECKS: list[tuple[str, str, Callable[[Any], bool]]] = [
     ("num_components", "a whole number of at least 2", _at_least(2)),
     ("num_variables", _NATURAL, _at_least(1)),
     ("temperature", _POSITIVE, _positive),
+    (
+        "e_steps",
+        "inf or a whole number of at least 1",
+        lambda n: n == "inf" or _at_least(1)(n),
+    ),
+    ("e_learning_rate", _POSITIVE, _positive),
     ("latent_dim", _NATURAL, _at_least(1)),
     (
         "hidden",

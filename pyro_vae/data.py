@@ -203,19 +203,18 @@ def load_file(path: Path) -> Dataset:
     return _split(path.name, images, labels, image_shape)
 
 
-def minibatches(images: Tensor, batch_size: int) -> Iterator[Tensor]:
-    """Yields every image once, in random order; the last batch may be smaller.
+def minibatches(num_data: int, batch_size: int) -> Iterator[Tensor]:
+    """Yields the places of every image once, `(B,)`, in random order.
 
-    The order is drawn at the first batch, from torch's global generator of the
-    CPU, so that it is the same on every device.
+    The last minibatch may be smaller. The order is drawn at the first one,
+    from torch's global generator of the CPU, so that it is the same on every
+    device.
 
     Args:
-        images: `(N, D)`.
+        num_data: N, the number of images.
         batch_size: B.
     """
-    order = torch.randperm(len(images)).to(images.device)
-    for indices in order.split(batch_size):
-        yield images[indices]
+    yield from torch.randperm(num_data).split(batch_size)
 
 
 def _load_torchvision(name: str, root: Path) -> Dataset:

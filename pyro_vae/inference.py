@@ -18,7 +18,7 @@ from pyro_vae.svi import compile
 from pyro_vae.vae import VAE
 
 INFERENCES = ("amortized", "local", "semi-amortized")
-HELD_OUT_STEPS = 300  # for an image without a lambda of its own yet
+HELD_OUT_STEPS = 100  # for an image without a lambda of its own yet
 CONVERGED = 0.01  # nats per image, gained in a round of steps
 ROUND = 20
 MAX_ROUNDS = 50
@@ -72,7 +72,7 @@ class EStep:
         vae: Its guide's `family` is optimised; its parameters stay.
         num_particles: Samples of z per image in the gradient.
         learning_rate: Adam's step size, in units of lambda.
-        compiled: Compile the step, once for each number of images.
+        compiled_sizes: Numbers of images for which the step is compiled.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class EStep:
         vae: VAE,
         num_particles: int = 1,
         learning_rate: float = 0.1,
-        compiled: bool = False,
+        compiled_sizes: tuple[int, ...] = (),
     ):
         if not hasattr(vae.guide.distribution, "family"):
             raise ValueError(
@@ -91,7 +91,7 @@ class EStep:
         self.vae = vae
         self.num_particles = num_particles
         self.learning_rate = learning_rate
-        self.compiled = compiled
+        self.compiled_sizes = compiled_sizes
         self._programs: dict[tuple, Callable] = {}
 
     def run(
@@ -136,13 +136,15 @@ class EStep:
         return local, first, float(total) / max(1, count)
 
     def _program(self, x: Tensor, local: Local, rate: Tensor) -> Callable:
-        if not self.compiled:
+        if len(x) not in self.compiled_sizes:
             return self._step
         key = (x.shape, local.features.shape, self.vae.training)
         if key not in self._programs:
             inputs = [*local.tensors(), x, rate]
             self._programs[key] = compile(
-                self._step, inputs, modules=list(self.vae.modules())
+                lambda *tensors: self._step(*tensors),
+                inputs,
+                modules=list(self.vae.modules()),
             )
         return self._programs[key]
 
@@ -173,32 +175,143 @@ class EStep:
         return [features.detach(), mean, square, count, gradient, elbo]
 
 
-def make_infer(
-    inference: str, num_steps: float, learning_rate: float
-) -> Callable[[VAE, Tensor], Tensor] | None:
-    """What `VAE.infer` takes q's parameters from, for images not trained on.
+class Amortized:
+    """Inference by the encoder alone: a step needs nothing beside images."""
+
+    def prepare(self, x: Tensor, index: Tensor) -> tuple[Tensor, ...]:
+        """Returns what model and guide take beside images and their number.
+
+        Args:
+            x: A minibatch, `(B, D)`.
+            index: Its places in the training set, `(B,)`.
+        """
+        return ()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a run must keep."""
+        return {}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Takes what `tensors` gave."""
+
+
+class SemiAmortized:
+    """The encoder proposes, an E-step refines.
+
+    Theta follows the ELBO at the refined lambda, the encoder the ELBO where it
+    stands itself, whose gradient the E-step's first step has seen.
 
     Args:
-        inference: One of `INFERENCES`.
-        num_steps: Of the E-step that follows the encoder.
-        learning_rate: Of the E-step.
+        step: The E-step.
+        num_steps: How many, or `inf`.
 
-    Returns:
-        A function of a VAE and images that returns their lambda, `(B, F)`;
-        None where that is the encoder alone.
+    References:
+        On the Challenges of Learning with Inference Networks on Sparse,
+        High-dimensional Data, R. G. Krishnan, D. Liang and M. D. Hoffman, 2018.
     """
-    if inference == "amortized":
-        return None
 
-    def infer(vae: VAE, x: Tensor, compiled: EStep | None = None) -> Tensor:
-        step = compiled or EStep(vae, learning_rate=learning_rate)
-        with torch.no_grad():
-            features = vae.guide.distribution.encoder(x)
-        if inference == "local":
-            features = torch.zeros_like(features)
-            return step.run(x, Local.start(features), HELD_OUT_STEPS)[
-                0
-            ].features
-        return step.run(x, Local.start(features), num_steps)[0].features
+    def __init__(self, step: EStep, num_steps: float):
+        self.step, self.num_steps = step, num_steps
 
-    return infer
+    def prepare(self, x: Tensor, index: Tensor) -> tuple[Tensor, ...]:
+        """Returns the refined lambda and the encoder's ascent, `(B, F)`."""
+        local, ascent = self.step.run(x, self._propose(x), self.num_steps)
+        return local.features, ascent
+
+    def infer(self, vae: VAE, x: Tensor) -> Tensor:
+        """Returns lambda of images that were not trained on, `(B, F)`."""
+        return self.step.run(x, self._propose(x), self.num_steps)[0].features
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a run must keep: nothing."""
+        return {}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Takes what `tensors` gave."""
+
+    @torch.no_grad()
+    def _propose(self, x: Tensor) -> Local:
+        return Local.start(self.step.vae.guide.distribution.encoder(x))
+
+
+class LocalInference:
+    """Each training image keeps a lambda of its own; no encoder is trained.
+
+    Args:
+        step: The E-step.
+        num_steps: How many on each minibatch, before Theta's; or `inf`.
+        num_data: N, the number of training images.
+    """
+
+    def __init__(self, step: EStep, num_steps: float, num_data: int = 0):
+        self.step, self.num_steps = step, num_steps
+        parameter = next(step.vae.parameters())
+        size = step.vae.guide.distribution.encoder.out_features
+        self.local = Local.start(parameter.new_zeros(num_data, size))
+
+    def prepare(self, x: Tensor, index: Tensor) -> tuple[Tensor, ...]:
+        """Improves the minibatch's own lambda, `(B, F)`, and returns it."""
+        rows, _ = self.step.run(x, self.local.rows(index), self.num_steps)
+        self.local.put(index, rows)
+        return (rows.features,)
+
+    def infer(self, vae: VAE, x: Tensor) -> Tensor:
+        """Returns lambda of images that were not trained on, `(B, F)`.
+
+        By E-steps of their own, from the family's origin.
+        """
+        start = x.new_zeros(len(x), self.local.features.shape[1])
+        local = Local.start(start)
+        return self.step.run(x, local, HELD_OUT_STEPS)[0].features
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a run must keep: every lambda, and Adam's state of it."""
+        return {
+            field.name: getattr(self.local, field.name)
+            for field in fields(self.local)
+        }
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Takes what `tensors` gave."""
+        like = self.local.features
+        self.local = Local(**{k: v.to(like) for k, v in tensors.items()})
+
+
+Inference = Amortized | SemiAmortized | LocalInference
+
+
+def make_inference(
+    name: str,
+    vae: VAE,
+    num_steps: float = 1,
+    learning_rate: float = 0.1,
+    num_data: int = 0,
+    compiled_sizes: tuple[int, ...] = (),
+) -> Inference:
+    """Makes a way of inference for a VAE, and sets `vae.inference` to it.
+
+    Args:
+        name: One of `INFERENCES`.
+        vae: The VAE.
+        num_steps: E-steps on a minibatch, or `inf`.
+        learning_rate: Of the E-steps.
+        num_data: The number of training images.
+        compiled_sizes: Numbers of images for which E-steps are compiled.
+
+    Raises:
+        ValueError: If there is no inference of that name.
+    """
+    if name not in INFERENCES:
+        raise ValueError(
+            f"inference is {name!r}; expected one of {', '.join(INFERENCES)}"
+        )
+    if name == "amortized":
+        vae.inference = None
+        return Amortized()
+    step = EStep(vae, 1, learning_rate, compiled_sizes)
+    if name == "local":
+        inference = LocalInference(step, num_steps, num_data)
+    else:
+        inference = SemiAmortized(step, num_steps)
+    vae.inference = inference.infer
+    return inference

@@ -29,6 +29,7 @@ from pyro_vae.evaluation import (
     evaluation_mode,
     sum_terms,
 )
+from pyro_vae.inference import Inference, make_inference
 from pyro_vae.objectives import choose_objective
 from pyro_vae.randomness import (
     get_random_state,
@@ -57,6 +58,7 @@ from pyro_vae.traces import TRACE, Record, write_trace
 from pyro_vae.vae import BEST, VAE
 
 CUDA_INTERVAL = 50  # steps between two looks at the loss
+UNTRAINED = 10_000  # training images in the record before training
 COMPILE_FROM = 3000  # steps, from which a run earns its compilation back
 # Choices that a resumed run must share for its trace to be the same.
 LASTING = (
@@ -74,6 +76,9 @@ LASTING = (
     "early_stopping",
     "validation_fraction",
     "gradient",
+    "inference",
+    "e_steps",
+    "e_learning_rate",
     "seed",
 )
 
@@ -189,8 +194,28 @@ class _Run:
         self.optim = make_optimizer(config, num_data)
         self.num_batches = -(-num_data // config.batch_size)
         self.compute_sums: Sums = partial(sum_terms, vae)
+        self.inference = self.make_inference()
         self.position = Position()
         self.noise: Tensor | None = None  # the random state within an epoch
+
+    def make_inference(self) -> Inference:
+        """The config's way of inference, for this data set."""
+        config = self.config
+        return make_inference(
+            config.inference,
+            self.vae,
+            float(config.e_steps),
+            config.e_learning_rate,
+            len(self.data.train),
+        )
+
+    def compile_evaluation(self) -> None:
+        """Compiles what evaluations and E-steps are made of."""
+        size = evaluation_batch(self.vae)
+        if self.vae.inference is None:
+            self.compute_sums = compile_sums(self.vae, self.data.test)
+        else:
+            self.inference.step.compiled_sizes = (self.config.batch_size, size)
 
     def choose_engine(self) -> None:
         """Prepares the step and the evaluation for what is left to do.
@@ -211,7 +236,7 @@ class _Run:
         self.svi = self.last_svi = make_svi(*pair, clip_norm)
         if self.position.engine == "compiled":
             try:
-                self.compute_sums = compile_sums(vae, self.data.test)
+                self.compile_evaluation()
                 self.svi = CompiledSVI(
                     *pair, config.matmul_precision, clip_norm=clip_norm
                 )
@@ -257,12 +282,13 @@ class _Run:
             self.matmul_precision(),
             pyro.validation_enabled(False),
         ):
-            batches = minibatches(self.data.train, self.config.batch_size)
-            for x in itertools.islice(batches, position.batch, None):
+            num_data = len(self.data.train)
+            batches = minibatches(num_data, self.config.batch_size)
+            for index in itertools.islice(batches, position.batch, None):
                 if self.noise is not None:
                     set_random_state(self.noise, self.device)
                     self.noise = None
-                self.step(x)
+                self.step(index.to(self.device))
                 if self.stop() and position.batch < self.num_batches:
                     self.noise = get_random_state(self.device)
                     break
@@ -278,18 +304,20 @@ class _Run:
         position.seconds += seconds
         return self.noise is None
 
-    def step(self, x: Tensor) -> None:
+    def step(self, index: Tensor) -> None:
         """Takes one step on a minibatch."""
         position, num_data = self.position, len(self.data.train)
+        x = self.data.train[index]
         is_whole = len(x) == self.config.batch_size
         svi = self.svi if is_whole else self.last_svi
         if self.config.warmup:
             self.objective.beta.fill_(self.kl_weight(position.step + 1))
+        inferred = self.inference.prepare(x, index)
         try:
-            loss = _take_step(svi, x, num_data)
+            loss = _take_step(svi, x, num_data, *inferred)
         except (CompilationError, DynamicPairError) as error:
             self.fall_back(error)  # nothing was touched
-            return self.step(x)
+            loss = _take_step(self.svi, x, num_data, *inferred)
         except NonFiniteLossError as error:
             raise NonFiniteLossError(
                 f"{error}, in epoch {position.epoch + 1}, at step "
@@ -341,7 +369,11 @@ class _Run:
         started = time.perf_counter()
         num_data = len(data.train)
         if position.epoch < 0:
-            terms = evaluate(self.vae, data.train, seed, self.compute_sums)
+            # Images that have no lambda yet cost E-steps, which add up.
+            some = None if self.vae.inference is None else UNTRAINED
+            terms = evaluate(
+                self.vae, data.train[:some], seed, self.compute_sums
+            )
             train_elbo, images_per_second = terms[0] - terms[1], 0.0
         else:
             train_elbo = position.elbo_sum / num_data
@@ -420,6 +452,7 @@ class _Run:
                 optimizer_state(self.optim, self.vae.named_parameters()),
             ),
         }
+        tensors |= _prefixed("local", self.inference.tensors())
         if self.noise is not None:
             tensors["noise"] = self.noise
         folder.mkdir(parents=True, exist_ok=True)
@@ -481,18 +514,19 @@ class _Run:
             self.vae.named_parameters(),
             _unprefixed("optim", tensors),
         )
+        self.inference.load(_unprefixed("local", tensors))
         if state["device"] == self.device.type:
             self.noise = tensors.get("noise")
         write_trace(folder / TRACE, self.position.records)
 
 
 def _take_step(
-    svi: SVI | CompiledSVI, x: Tensor, num_data: int
+    svi: SVI | CompiledSVI, x: Tensor, num_data: int, *inferred: Tensor
 ) -> float | Tensor:
     """Returns the loss: on CUDA, if compiled, as a tensor nobody waits for."""
     if x.is_cuda and isinstance(svi, CompiledSVI):
-        return svi.step_tensor(x, num_data)
-    return svi.step(x, num_data)
+        return svi.step_tensor(x, num_data, *inferred)
+    return svi.step(x, num_data, *inferred)
 
 
 def make_optimizer(config: Config, num_data: int) -> pyro.optim.PyroOptim:

@@ -38,10 +38,12 @@ IMPORTS = {
     "traces": {"checkpoints"},
     "schedules": {"traces"},
     "presets": {"config"},
-    "evaluation": {"vae", "svi", "randomness"},
+    "inference": {"vae", "svi"},
+    "evaluation": {"vae", "svi", "randomness", "distributions", "inference"},
     "svi": set(),
     "config": {
         "vae",
+        "inference",
         "priors",
         "likelihoods",
         "guides",
@@ -50,6 +52,7 @@ IMPORTS = {
         "networks",
     },
     "training": {
+        "inference",
         "schedules",
         "svi",
         "objectives",

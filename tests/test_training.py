@@ -532,5 +532,7 @@ def test_schedules_that_need_the_epochs_keep_them(digits, tmp_path):
     config = replace(CONFIG, schedule="cosine", epochs=1)
     list(fit(make(), digits, config, tmp_path))
     longer = replace(config, epochs=2)
-    with pytest.raises(FileError, match="epochs is 2, but the run in .* has 1"):
+    with pytest.raises(
+        FileError, match=r"epochs is 2, but the run in .* has 1"
+    ):
         list(fit(make(), digits, longer, tmp_path, resume=True))

@@ -32,18 +32,22 @@ class Importance:
     effective_sample_size: Tensor
 
 
-def log_weights(vae: VAE, x: Tensor, num_samples: int) -> Tensor:
+def log_weights(
+    vae: VAE, x: Tensor, num_samples: int, features: Tensor | None = None
+) -> Tensor:
     """Returns log p(x, z) - log q(z | x) for z from the guide.
 
     Args:
         vae: The VAE.
         x: Images, `(B, D)`.
         num_samples: S.
+        features: q's parameters, `(B, F)`, if they have been found already.
 
     Returns:
         `(S, B)`, in nats.
     """
-    q = vae.infer(x)
+    known = features is not None and features.numel()
+    q = vae.guide.distribution.family(features) if known else vae.infer(x)
     z = (q.rsample if q.has_rsample else q.sample)((num_samples,))
     log_p = vae.prior().log_prob(z) + vae.likelihood(z).log_prob(x)
     return log_p - q.log_prob(z)
@@ -78,10 +82,14 @@ def importance_bound(
         pyro.validation_enabled(False),
         evaluation_mode(vae),
     ):
-        compute = _chunk(vae, x, images, size, num_samples)
+        # E-steps are taken once, not for every chunk of samples.
+        features = x[:, :0] if vae.inference is None else vae.inference(vae, x)
+        compute = _chunk(vae, x, features, images, size, num_samples)
         sums = [
-            _accumulate(vae, part, num_samples, size, images, compute)
-            for part in x.split(images)
+            _accumulate(vae, *parts, num_samples, size, images, compute)
+            for parts in zip(
+                x.split(images), features.split(images), strict=True
+            )
         ]
     log_sum, log_square = torch.cat(sums, dim=1)
     effective = (2 * log_sum - log_square).exp()
@@ -90,29 +98,32 @@ def importance_bound(
     return Importance(bound, variance.sqrt(), effective)
 
 
-def _sums(vae: VAE, x: Tensor, num_samples: int) -> list[Tensor]:
+def _sums(
+    vae: VAE, x: Tensor, features: Tensor, num_samples: int
+) -> list[Tensor]:
     """The logs of the sums of the weights and of their squares, `(2, B)`."""
     with torch.no_grad():
-        weights = log_weights(vae, x, num_samples).double()
+        weights = log_weights(vae, x, num_samples, features).double()
         both = [weights.logsumexp(0), (2 * weights).logsumexp(0)]
         return [torch.stack(both)]
 
 
-def _chunk(vae: VAE, x: Tensor, images: int, size: int, num_samples: int):
+def _chunk(vae, x, features, images, size, num_samples):
     """`_sums` for whole chunks, compiled if that pays and is possible."""
 
-    def compute(x: Tensor) -> list[Tensor]:
-        return _sums(vae, x, size)
+    def compute(x: Tensor, features: Tensor) -> list[Tensor]:
+        return _sums(vae, x, features, size)
 
     if len(x) * num_samples < COMPILE_FROM or len(x) < images:
         return compute
     try:
-        return compile(compute, [x[:images]], modules=list(vae.modules()))
+        inputs = [x[:images], features[:images]]
+        return compile(compute, inputs, modules=list(vae.modules()))
     except (CompilationError, DynamicPairError):
         return compute
 
 
-def _accumulate(vae, x, num_samples, size, images, compute) -> Tensor:
+def _accumulate(vae, x, features, num_samples, size, images, compute) -> Tensor:
     """All of some images' samples, chunk by chunk: `(2, B)`."""
     total = torch.full((2, len(x)), -math.inf, dtype=torch.float64)
     total = total.to(x.device)
@@ -120,7 +131,9 @@ def _accumulate(vae, x, num_samples, size, images, compute) -> Tensor:
     while left > 0:
         is_whole = left >= size and len(x) == images
         count = min(size, left)
-        (sums,) = compute(x) if is_whole else _sums(vae, x, count)
+        (sums,) = (
+            compute(x, features) if is_whole else _sums(vae, x, features, count)
+        )
         total = torch.logaddexp(total, sums)
         left -= count
     return total
