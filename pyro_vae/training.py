@@ -19,7 +19,7 @@ from torch import Tensor
 from pyro_vae.checkpoints import FileError, load_checkpoint, save_checkpoint
 from pyro_vae.clustering import cluster_scores
 from pyro_vae.config import Config
-from pyro_vae.data import Dataset, minibatches
+from pyro_vae.data import Dataset, draw_binary, minibatches
 from pyro_vae.evaluation import (
     Sums,
     assign,
@@ -54,6 +54,7 @@ LASTING = (
     "learning_rate",
     "num_particles",
     "gradient",
+    "binarize",
     "seed",
 )
 
@@ -151,7 +152,7 @@ class _Run:
         self.device = resolve_device(config.device)
         self.vae = vae.to(self.device)
         self.vae.zero_grad(set_to_none=True)
-        self.data = data.to(self.device)
+        self.data = data.to(self.device).binarize(config.binarize)
         self.config = config
         self.on_step = on_step
         self.stop = stop
@@ -218,7 +219,8 @@ class _Run:
             self.matmul_precision(),
             pyro.validation_enabled(False),
         ):
-            batches = minibatches(self.data.train, self.config.batch_size)
+            images = self.training_images()
+            batches = minibatches(images, self.config.batch_size)
             for x in itertools.islice(batches, position.batch, None):
                 if self.noise is not None:
                     set_random_state(self.noise, self.device)
@@ -237,6 +239,12 @@ class _Run:
         position.epoch_seconds += seconds
         position.seconds += seconds
         return self.noise is None
+
+    def training_images(self) -> Tensor:
+        """Those of an epoch, which may draw them anew."""
+        images = self.data.train
+        is_dynamic = self.config.binarize == "dynamic"
+        return draw_binary(images) if is_dynamic else images
 
     def step(self, x: Tensor) -> None:
         """Takes one step on a minibatch."""
@@ -269,7 +277,9 @@ class _Run:
         started = time.perf_counter()
         num_data = len(data.train)
         if position.epoch < 0:
-            terms = evaluate(self.vae, data.train, seed, self.compute_sums)
+            with random_stream(seed, 0, self.device):
+                images = self.training_images()
+            terms = evaluate(self.vae, images, seed, self.compute_sums)
             train_elbo, images_per_second = terms[0] - terms[1], 0.0
         else:
             train_elbo = position.elbo_sum / num_data

@@ -57,7 +57,7 @@ def test_unknown_keys_raise():
     [
         ("prior", "cauchy"),
         ("prior_scale", 0.0),
-        ("guide", "flow"),
+        ("guide", "spline"),
         ("noise", "none"),
         ("noise_scale", -1.0),
         ("noise_scale", float("nan")),
