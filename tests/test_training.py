@@ -181,14 +181,16 @@ def test_static_binarisation_draws_once_for_all_runs(digits, monkeypatch):
 
 @pytest.mark.parametrize("steps", [7, 15, 22])
 def test_a_run_on_binary_images_resumes_exactly(digits, tmp_path, steps):
-    whole = without_timing(fit(make(BINARY), digits, BINARY))
-    fit_until(steps, make(BINARY), digits, BINARY, tmp_path)
-    list(fit(make(BINARY), digits, BINARY, tmp_path, resume=True))
-    again = without_timing(read_trace(tmp_path / TRACE))
-    assert repr(again) == repr(whole)
+    list(fit(make(BINARY), digits, BINARY, tmp_path / "a"))
+    fit_until(steps, make(BINARY), digits, BINARY, tmp_path / "b")
+    list(fit(make(BINARY), digits, BINARY, tmp_path / "b", resume=True))
+    whole, again = (
+        without_timing(read_trace(tmp_path / name / TRACE)) for name in "ab"
+    )
+    assert repr(again) == repr(whole) and len(whole) == 4
     static = replace(BINARY, binarize="static")
     with pytest.raises(FileError, match="binarize is static, but the run in"):
-        list(fit(make(static), digits, static, tmp_path, resume=True))
+        list(fit(make(static), digits, static, tmp_path / "b", resume=True))
 
 
 @pytest.mark.parametrize(
