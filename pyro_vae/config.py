@@ -1,8 +1,10 @@
 """Config: every choice that makes a run, and the VAE that it describes."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
+from operator import eq
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from torch import nn
@@ -13,15 +15,33 @@ from pyro_vae.inference import make_inference
 from pyro_vae.vae import VAE
 
 MakeEncoder = Callable[[int], nn.Module]  # of so many output features
+ImageShape = tuple[int, ...]
 
-PRIORS: dict[str, Callable[["Config"], nn.Module]] = {
-    "normal": lambda c: priors.StandardNormal(c.latent_dim),
-    "laplace": lambda c: priors.Laplace(c.latent_dim, c.prior_scale),
-    "categorical": lambda c: priors.CategoricalPrior(
+PRIORS: dict[str, Callable[["Config", nn.Module], nn.Module]] = {
+    "normal": lambda c, guide: priors.StandardNormal(c.latent_dim),
+    "laplace": lambda c, guide: priors.Laplace(
+        c.latent_dim, c.prior_scale, c.learn_prior_scale
+    ),
+    "student-t": lambda c, guide: priors.StudentT(
+        c.latent_dim, c.prior_df, c.prior_scale, c.learn_prior_scale
+    ),
+    "logistic": lambda c, guide: priors.Logistic(
+        c.latent_dim, c.prior_scale, c.learn_prior_scale
+    ),
+    "categorical": lambda c, guide: priors.CategoricalPrior(
         c.num_components, c.num_variables, c.prior_weights
     ),
-    "mixture": lambda c: priors.MixturePrior(
+    "mixture": lambda c, guide: priors.MixturePrior(
         c.num_components, c.latent_dim, c.prior_weights
+    ),
+    "summed-mixture": lambda c, guide: priors.MixturePrior(
+        c.num_components, c.latent_dim, c.prior_weights, is_summed=True
+    ),
+    "vamp": lambda c, guide: priors.VampPrior(
+        guide, c.num_components, guide.encoder.in_features, c.prior_weights
+    ),
+    "flow": lambda c, guide: priors.FlowPrior(
+        c.latent_dim, c.num_couplings, c.coupling_units
     ),
 }
 GUIDES: dict[str, Callable[["Config", MakeEncoder], nn.Module]] = {
@@ -30,6 +50,16 @@ GUIDES: dict[str, Callable[["Config", MakeEncoder], nn.Module]] = {
     ),
     "laplace": lambda c, encoder: guides.DiagonalLaplace(
         encoder(2 * c.latent_dim)
+    ),
+    "full": lambda c, encoder: guides.FullNormal(
+        encoder(guides.FullNormal.num_features(c.latent_dim)), c.latent_dim
+    ),
+    "flow": lambda c, encoder: guides.FlowGuide(
+        encoder(2 * c.latent_dim + c.coupling_units),
+        c.latent_dim,
+        c.coupling_units,
+        c.num_couplings,
+        c.coupling_units,
     ),
     "categorical": lambda c, encoder: guides.CategoricalGuide(
         encoder(c.num_variables * c.num_components), c.num_components
@@ -53,44 +83,119 @@ GRADIENTS: dict[str, Callable[["Config", MakeEncoder], nn.Module]] = {
         c.temperature, c.straight_through
     ),
 }
+LIKELIHOODS: dict[str, Callable[["Config", nn.Module], nn.Module]] = {
+    "gaussian": lambda c, decoder: likelihoods.Gaussian(
+        decoder, c.noise, c.choose_noise_scale()
+    ),
+    "bernoulli": lambda c, decoder: likelihoods.Bernoulli(decoder),
+    "continuous-bernoulli": lambda c, decoder: likelihoods.ContinuousBernoulli(
+        decoder
+    ),
+}
+# Of the decoder, whose output is the mean image, or logits.
+OUTPUT_ACTIVATIONS = {"gaussian": "sigmoid"}
+ENCODERS: dict[str, Callable[["Config", ImageShape, int], nn.Module]] = {
+    "mlp": lambda c, shape, out_features: networks.MLP(
+        math.prod(shape),
+        out_features,
+        c.hidden,
+        c.activation,
+        init_std=c.init_std,
+    ),
+    "conv": lambda c, shape, out_features: networks.ConvEncoder(
+        shape, out_features, c.channels, c.hidden, c.activation, c.init_std
+    ),
+}
+DECODERS: dict[str, Callable[["Config", int, ImageShape], nn.Module]] = {
+    "mlp": lambda c, in_features, shape: networks.MLP(
+        in_features,
+        math.prod(shape),
+        c.hidden[::-1],
+        c.activation,
+        OUTPUT_ACTIVATIONS.get(c.likelihood),
+        c.init_std,
+    ),
+    "conv": lambda c, in_features, shape: networks.ConvDecoder(
+        in_features,
+        shape,
+        c.channels[::-1],
+        c.hidden[::-1],
+        c.activation,
+        OUTPUT_ACTIVATIONS.get(c.likelihood),
+        c.init_std,
+    ),
+}
 # What goes with each prior; the first is what "auto" means.
+CONTINUOUS = ("normal", "laplace", "full", "flow")
 FITTING_GUIDES = {
-    "normal": ("normal", "laplace"),
-    "laplace": ("normal", "laplace"),
+    "normal": CONTINUOUS,
+    "laplace": CONTINUOUS,
+    "student-t": CONTINUOUS,
+    "logistic": CONTINUOUS,
     "categorical": ("categorical",),
     "mixture": ("mixture",),
+    "summed-mixture": CONTINUOUS,
+    "vamp": CONTINUOUS,
+    "flow": CONTINUOUS,
 }
 # Where a learned noise scale starts, wide, to part the states slowly.
 ANNEALED_FROM = {"categorical": 1.0, "mixture": 2.0}
 SCORE_FUNCTIONS = ("score-function", "score-function-baseline")
 FITTING_GRADIENTS = {
-    "normal": ("pathwise", *SCORE_FUNCTIONS),
-    "laplace": ("pathwise", *SCORE_FUNCTIONS),
+    prior: ("pathwise", *SCORE_FUNCTIONS)
+    for prior, fitting in FITTING_GUIDES.items()
+    if fitting == CONTINUOUS
+} | {
     "categorical": ("enumerated", *SCORE_FUNCTIONS, "gumbel-softmax"),
     "mixture": ("enumerated", *SCORE_FUNCTIONS),
 }
+SCALED = ("laplace", "student-t", "logistic")
 
 
 @dataclass(frozen=True)
 class Config:
     """Every choice that makes a run. Bounds are in nats per image."""
 
-    prior: Literal["normal", "laplace", "categorical", "mixture"] = "normal"
+    prior: Literal[
+        "normal",
+        "laplace",
+        "student-t",
+        "logistic",
+        "categorical",
+        "mixture",
+        "summed-mixture",
+        "vamp",
+        "flow",
+    ] = "normal"
     """p(z), the distribution of the latents. categorical: one-hot variables;
-    mixture: of normals, the component a discrete latent of its own."""
+    mixture: of normals, the component a discrete latent of its own;
+    summed-mixture: the same density, without that latent; vamp: a mixture of
+    the guide's posteriors at learned images; flow: a normal pushed through
+    learned couplings."""
     prior_scale: float = 1.0
-    """Scale b of the Laplace prior, in units of z."""
+    """Scale of the Laplace, Student t or logistic prior, in units of z."""
+    learn_prior_scale: bool = False
+    """Learn that scale, one for each latent dimension, from there."""
+    prior_df: float = 4.0
+    """Degrees of freedom of the Student t prior; fewer make heavier tails."""
     num_components: int = 10
-    """K, the states of a categorical variable, or the mixture's components."""
+    """K, the states of a categorical variable, the components of a mixture, or
+    the learned images of the vamp prior."""
     num_variables: int = 1
     """L, independent categorical variables."""
     prior_weights: Literal["uniform", "learned"] = "uniform"
-    """The probabilities of the states of a discrete prior."""
-    guide: Literal["auto", "normal", "laplace", "categorical", "mixture"] = (
-        "auto"
-    )
-    """q(z | x), the family of the approximate posterior. auto: normal, or the
-    one that a discrete prior needs."""
+    """The probabilities of a prior's states or components."""
+    guide: Literal[
+        "auto", "normal", "laplace", "full", "flow", "categorical", "mixture"
+    ] = "auto"
+    """q(z | x), the family of the approximate posterior. full: a normal with a
+    full covariance; flow: a normal pushed through couplings that know x. auto:
+    normal, or the one that a discrete prior needs."""
+    num_couplings: int = 4
+    """Affine couplings in a flow, of the prior or the guide."""
+    coupling_units: int = 64
+    """Units in the hidden layer of each coupling's network, and numbers that
+    a flow guide's encoder tells the couplings of x."""
     gradient: Literal[
         "auto",
         "pathwise",
@@ -111,9 +216,12 @@ class Config:
     likelihood: Literal["gaussian", "bernoulli", "continuous-bernoulli"] = (
         "gaussian"
     )
-    """p(x | z)."""
+    """p(x | z). gaussian and continuous-bernoulli: of grey pixels; bernoulli:
+    of binary ones (--binarize), and no likelihood of grey ones."""
     binarize: Literal["none", "dynamic", "static"] = "none"
-    """Whether pixels are drawn as 0 or 1."""
+    """Draw binary images, each pixel white as often as it is bright. dynamic:
+    the training images anew in each epoch; static: once. The test images are
+    drawn once, the same for all runs."""
     inference: Literal["amortized", "local", "semi-amortized"] = "amortized"
     """Where q's parameters come from. amortized: the encoder; local: each
     image's own, improved by E-steps; semi-amortized: E-steps from where the
@@ -134,6 +242,12 @@ class Config:
     take all images."""
     latent_dim: int = 2
     """Number of latent dimensions."""
+    network: Literal["mlp", "conv"] = "mlp"
+    """Of encoder and decoder. conv: convolutions, of grey images, between the
+    image and the hidden layers."""
+    channels: tuple[int, ...] = (32, 64)
+    """Of each of the encoder's convolutions, which halve the sides of the
+    image; the decoder mirrors them."""
     hidden: tuple[int, ...] = (512,)
     """Units in each hidden layer of the encoder; the decoder mirrors it."""
     activation: Literal[
@@ -202,7 +316,8 @@ class Config:
     """Torch device: cpu, cuda, ... auto: cuda where there is one."""
 
     def __post_init__(self):
-        object.__setattr__(self, "hidden", tuple(self.hidden))
+        for name in ("hidden", "channels"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, hint in get_type_hints(type(self)).items():
             if get_origin(hint) is Literal:
                 names = get_args(hint)
@@ -222,6 +337,14 @@ class Config:
             expected = f"{expected} with --prior {self.prior}"
             self._check(name, expected, ("auto", *choices).__contains__)
         self._check_objective()
+        if self.prior not in SCALED:
+            expected = f"False with --prior {self.prior}: only the scale of "
+            expected += f"{', '.join(SCALED)} can be learned"
+            self._check("learn_prior_scale", expected, lambda is_on: not is_on)
+        if "flow" in (self.prior, self.guide):
+            expected = "at least 2 with a flow, of the prior or the guide"
+            self._check("latent_dim", expected, lambda size: size > 1)
+        self._check_likelihood()
         if self.prior == "categorical" and self.gradient in (
             "auto",
             "enumerated",
@@ -251,6 +374,25 @@ class Config:
             self._check("objective", f"elbo {expected}", lambda o: o == "elbo")
             self._check("free_bits", f"0 {expected}", lambda n: n == 0)
 
+    def _check_likelihood(self) -> None:
+        """Refuses what does not belong to the likelihood."""
+        of_it = f"with --likelihood {self.likelihood}"
+        if self.likelihood != "gaussian":
+            for name, default in (("noise", "shared"), ("noise_scale", None)):
+                expected = f"{default} (leave it out) {of_it}, without noise"
+                self._check(name, expected, partial(eq, default))
+        if self.likelihood != "bernoulli":
+            expected = f"none {of_it}, a density of grey pixels: use "
+            expected += "--likelihood bernoulli for binary ones"
+            self._check("binarize", expected, partial(eq, "none"))
+
+    def choose_noise_scale(self) -> float:
+        """Returns the (initial) standard deviation of the Gaussian's noise."""
+        if self.noise_scale is not None:
+            return self.noise_scale
+        is_learned = self.noise != "fixed"
+        return ANNEALED_FROM.get(self.prior, 0.5) if is_learned else 0.5
+
     def _check(
         self, name: str, expected: str, holds: Callable[[Any], bool]
     ) -> None:
@@ -275,18 +417,23 @@ class Config:
         return cls(**choices)
 
 
-def build(config: Config, data_dim: int = 784) -> VAE:
+def build(
+    config: Config,
+    data_dim: int = 784,
+    image_shape: Sequence[int] | None = None,
+) -> VAE:
     """Makes the VAE that a configuration describes, with fresh weights.
 
     Args:
         config: The choices.
         data_dim: D, the number of pixels of an image.
+        image_shape: (height, width), for convolutions; by default square.
 
     Returns:
         A VAE, on the CPU, its weights drawn from torch's global generator.
 
     Raises:
-        ValueError: If a choice is not valid.
+        ValueError: If a choice is not valid, or not for such images.
     """
     guide, gradient = (
         fitting[config.prior][0] if choice == "auto" else choice
@@ -295,42 +442,39 @@ def build(config: Config, data_dim: int = 784) -> VAE:
             (config.gradient, FITTING_GRADIENTS),
         )
     )
-
-    def make_encoder(out_features: int) -> nn.Module:
-        return networks.MLP(
-            data_dim,
-            out_features,
-            config.hidden,
-            config.activation,
-            init_std=config.init_std,
-        )
-
-    encoder = GUIDES[guide](config, make_encoder)
-    prior = PRIORS[config.prior](config)
-    decoder = networks.MLP(
-        prior().event_shape[0],
-        data_dim,
-        config.hidden[::-1],
-        config.activation,
-        output_activation="sigmoid",
-        init_std=config.init_std,
-    )
-    noise_scale = config.noise_scale
-    if noise_scale is None:
-        is_learned = config.noise != "fixed"
-        noise_scale = (
-            ANNEALED_FROM.get(config.prior, 0.5) if is_learned else 0.5
-        )
+    shape = _image_shape(config, data_dim, image_shape)
+    make_encoder = partial(ENCODERS[config.network], config, shape)
+    make_decoder = partial(DECODERS[config.network], config)
+    q = GUIDES[guide](config, make_encoder)
+    prior = PRIORS[config.prior](config, q)
+    decoder = make_decoder(prior().event_shape[0], shape)
     vae = VAE(
         prior,
-        likelihoods.Gaussian(decoder, config.noise, noise_scale),
-        encoder,
+        LIKELIHOODS[config.likelihood](config, decoder),
+        q,
         GRADIENTS[gradient](config, make_encoder),
     )
     make_inference(
         config.inference, vae, float(config.e_steps), config.e_learning_rate
     )
-    return vae.describe(config, data_dim)
+    return vae.describe(config, data_dim, image_shape)
+
+
+def _image_shape(
+    config: Config, data_dim: int, image_shape: Sequence[int] | None
+) -> ImageShape:
+    """The image's shape, or any of D pixels where the network asks no more."""
+    if config.network == "mlp":
+        return (data_dim,)
+    side = math.isqrt(data_dim)
+    shape = (side, side) if image_shape is None else tuple(image_shape)
+    if math.prod(shape) != data_dim:
+        raise ValueError(
+            f"an image has {data_dim} pixels and the shape {image_shape}; "
+            "expected a shape of as many, for --network conv (by default a "
+            "square's)"
+        )
+    return shape
 
 
 def _at_least(bound: int) -> Callable[[Any], bool]:
@@ -346,9 +490,11 @@ def _none_or(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 _NATURAL = "a whole number of at least 1"
+_NATURALS = "whole numbers of at least 1"
 _POSITIVE = "a positive number"
 _CHECKS: list[tuple[str, str, Callable[[Any], bool]]] = [
     ("prior_scale", _POSITIVE, _positive),
+    ("prior_df", _POSITIVE, _positive),
     ("noise_scale", _POSITIVE, _none_or(_positive)),
     ("num_components", "a whole number of at least 2", _at_least(2)),
     ("num_variables", _NATURAL, _at_least(1)),
@@ -360,10 +506,13 @@ _CHECKS: list[tuple[str, str, Callable[[Any], bool]]] = [
     ),
     ("e_learning_rate", _POSITIVE, _positive),
     ("latent_dim", _NATURAL, _at_least(1)),
+    ("num_couplings", _NATURAL, _at_least(1)),
+    ("coupling_units", _NATURAL, _at_least(1)),
+    ("hidden", _NATURALS, lambda sizes: all(map(_at_least(1), sizes))),
     (
-        "hidden",
-        "whole numbers of at least 1",
-        lambda sizes: all(map(_at_least(1), sizes)),
+        "channels",
+        f"one or more {_NATURALS}",
+        lambda sizes: len(sizes) > 0 and all(map(_at_least(1), sizes)),
     ),
     ("init_std", _POSITIVE, _positive),
     ("limit", _NATURAL, _none_or(_at_least(1))),

@@ -20,6 +20,7 @@ TORCHVISION = {
     "kmnist": "KMNIST",
 }
 SPLIT_SEED = 0  # of the 80/20 split where a data set has no test set
+TRAIN_SEED, TEST_SEED = 1, 2  # of the images drawn once and for all
 IDX_FILES = {
     "train-images-idx3-ubyte": (60_000, 28, 28),
     "train-labels-idx1-ubyte": (60_000,),
@@ -115,6 +116,29 @@ class Dataset:
         )
         return rest, self.train[order[:count]]
 
+    def binarize(self, how: str) -> "Dataset":
+        """Returns the data set with binary images, drawn from the grey ones.
+
+        Each draw has a fixed seed of its own, so that every run is trained
+        and tested on the same images. Binary images stay what they are.
+
+        Args:
+            how: `none`, nothing is drawn; `static`, either set once; `dynamic`,
+                the test set once: the training set is for `draw_binary` to
+                draw anew in each epoch.
+        """
+        if how == "none":
+            return self
+        train = self.train
+        if how == "static":
+            train = _draw_once(train, TRAIN_SEED)
+        return replace(self, train=train, test=_draw_once(self.test, TEST_SEED))
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether every pixel of the test set is 0 or 1."""
+        return bool(((self.test == 0) | (self.test == 1)).all())
+
     def describe(self) -> dict:
         """Returns what a run's files say of the data, JSON-able."""
         return {
@@ -203,6 +227,23 @@ def load_file(path: Path) -> Dataset:
     return _split(path.name, images, labels, image_shape)
 
 
+def draw_binary(images: Tensor) -> Tensor:
+    r"""Draws binary images, each pixel white as often as it is bright.
+
+    .. math:: x_d \sim \operatorname{Bernoulli}(\text{images}_d)
+
+    The draws come from torch's global generator of the images' device.
+
+    Args:
+        images: Floats in [0, 1].
+
+    References:
+        On the quantitative analysis of deep belief networks, R. Salakhutdinov
+        and I. Murray, 2008.
+    """
+    return torch.bernoulli(images)
+
+
 def minibatches(num_data: int, batch_size: int) -> Iterator[Tensor]:
     """Yields the places of every image once, `(B,)`, in random order.
 
@@ -215,6 +256,13 @@ def minibatches(num_data: int, batch_size: int) -> Iterator[Tensor]:
         batch_size: B.
     """
     yield from torch.randperm(num_data).split(batch_size)
+
+
+def _draw_once(images: Tensor, seed: int) -> Tensor:
+    """The same binary images on every device and in every dtype."""
+    generator = torch.Generator().manual_seed(seed)
+    uniform = torch.rand(images.shape, generator=generator, dtype=torch.float32)
+    return (uniform.to(images.device) < images).to(images)
 
 
 def _load_torchvision(name: str, root: Path) -> Dataset:

@@ -1,5 +1,6 @@
-"""Distributions over discrete latents that Pyro does not have ready-made."""
+"""What Pyro's distributions lack: discrete latents, and a centre for all."""
 
+import contextlib
 from typing import ClassVar
 
 import pyro.distributions as dist
@@ -199,7 +200,10 @@ class Detached(dist.TorchDistribution):
     def sample(self, sample_shape=()) -> Tensor:
         """Draws `sample_shape + batch_shape + event_shape`."""
         with torch.no_grad():
-            return self.base.sample(torch.Size(sample_shape))
+            z = self.base.sample(torch.Size(sample_shape))
+        # A copy, or a flow would know it, and answer for its log-density with
+        # the inverse that it kept, which has no gradient.
+        return z.clone()
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Returns the base's log-density."""
@@ -248,6 +252,32 @@ class NormalMixture(dist.MixtureSameFamily):
             Vindex(parameter)[..., y, :] for parameter in (self.loc, self.scale)
         )
         return dist.Normal(loc, scale).to_event(1)
+
+
+def center(distribution: dist.Distribution) -> Tensor:
+    """One point to stand for a distribution.
+
+    Its mode, or else its mean; of a flow, which knows neither, the image of
+    its base's centre.
+
+    Returns:
+        `batch_shape + event_shape`.
+
+    Raises:
+        NotImplementedError: If the distribution knows none of them.
+    """
+    for name in ("mode", "mean"):
+        with contextlib.suppress(NotImplementedError):
+            return getattr(distribution, name)
+    if not isinstance(distribution, dist.TransformedDistribution):
+        raise NotImplementedError(
+            f"the distribution is {type(distribution).__name__}; expected one "
+            "with a mode or a mean, or a TransformedDistribution of such a one"
+        )
+    z = center(distribution.base_dist)
+    for transform in distribution.transforms:
+        z = transform(z)
+    return z
 
 
 def count_states(distribution: dist.Distribution) -> int:

@@ -45,7 +45,8 @@ class Local:
     def start(cls, features: Tensor) -> "Local":
         """Fresh Adam state at some features."""
         zeros = torch.zeros_like(features)
-        return cls(features.detach().clone(), zeros, zeros, zeros[:, :1])
+        count = features.new_zeros(len(features), 1)
+        return cls(features.detach().clone(), zeros, zeros.clone(), count)
 
     def rows(self, index: Tensor) -> "Local":
         """Those of some images."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from pyro_vae.checkpoints import FileError, load_checkpoint, save_checkpoint
 from pyro_vae.clustering import cluster_scores
 from pyro_vae.config import Config
-from pyro_vae.data import Dataset, minibatches
+from pyro_vae.data import Dataset, draw_binary, minibatches
 from pyro_vae.evaluation import (
     Sums,
     assign,
@@ -76,6 +76,7 @@ LASTING = (
     "early_stopping",
     "validation_fraction",
     "gradient",
+    "binarize",
     "inference",
     "e_steps",
     "e_learning_rate",
@@ -183,6 +184,7 @@ class _Run:
         self.vae = vae.to(self.device)
         self.vae.zero_grad(set_to_none=True)
         self.data, self.validation = data.to(self.device), None
+        self.data = self.data.binarize(config.binarize)
         if config.early_stopping is not None:
             self.data, self.validation = self.data.hold_out(
                 config.validation_fraction
@@ -282,13 +284,14 @@ class _Run:
             self.matmul_precision(),
             pyro.validation_enabled(False),
         ):
-            num_data = len(self.data.train)
-            batches = minibatches(num_data, self.config.batch_size)
+            images = self.training_images()
+            batches = minibatches(len(images), self.config.batch_size)
             for index in itertools.islice(batches, position.batch, None):
                 if self.noise is not None:
                     set_random_state(self.noise, self.device)
                     self.noise = None
-                self.step(index.to(self.device))
+                index = index.to(self.device)
+                self.step(images[index], index)
                 if self.stop() and position.batch < self.num_batches:
                     self.noise = get_random_state(self.device)
                     break
@@ -304,10 +307,15 @@ class _Run:
         position.seconds += seconds
         return self.noise is None
 
-    def step(self, index: Tensor) -> None:
+    def training_images(self) -> Tensor:
+        """Those of an epoch, which may draw them anew."""
+        images = self.data.train
+        is_dynamic = self.config.binarize == "dynamic"
+        return draw_binary(images) if is_dynamic else images
+
+    def step(self, x: Tensor, index: Tensor) -> None:
         """Takes one step on a minibatch."""
         position, num_data = self.position, len(self.data.train)
-        x = self.data.train[index]
         is_whole = len(x) == self.config.batch_size
         svi = self.svi if is_whole else self.last_svi
         if self.config.warmup:
@@ -371,9 +379,9 @@ class _Run:
         if position.epoch < 0:
             # Images that have no lambda yet cost E-steps, which add up.
             some = None if self.vae.inference is None else UNTRAINED
-            terms = evaluate(
-                self.vae, data.train[:some], seed, self.compute_sums
-            )
+            with random_stream(seed, 0, self.device):
+                images = self.training_images()[:some]
+            terms = evaluate(self.vae, images, seed, self.compute_sums)
             train_elbo, images_per_second = terms[0] - terms[1], 0.0
         else:
             train_elbo = position.elbo_sum / num_data

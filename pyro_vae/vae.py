@@ -2,7 +2,7 @@
 
 import itertools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from pyro_vae.distributions import (
     MAX_STATES,
     NormalMixture,
     OneHots,
+    center,
     count_states,
 )
 from pyro_vae.gradients import choose_gradient
@@ -245,8 +246,8 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Returns the mean images, `(B, D)`, of the guide's modes."""
-        return self.generate(self.infer(x).mode)
+        """Returns the mean images, `(B, D)`, of the guide's centres."""
+        return self.generate(center(self.infer(x)))
 
     @torch.no_grad()
     def assign(self, x: Tensor) -> Tensor:
@@ -372,7 +373,8 @@ class VAE(nn.Module):
         tensors, recipe = read_tensors(path, "model")
         try:
             config = Config.from_dict(recipe["config"])
-            vae = build(config, recipe["data_dim"])
+            image_shape = recipe.get("image_shape")  # older ones have none
+            vae = build(config, recipe["data_dim"], image_shape)
             vae.load_state_dict(tensors)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise FileError(
@@ -380,9 +382,18 @@ class VAE(nn.Module):
             ) from None
         return vae
 
-    def describe(self, config: Any, data_dim: int) -> "VAE":
+    def describe(
+        self,
+        config: Any,
+        data_dim: int,
+        image_shape: Sequence[int] | None = None,
+    ) -> "VAE":
         """Notes the configuration that rebuilds this VAE, and returns it."""
-        self.recipe = {"config": asdict(config), "data_dim": data_dim}
+        self.recipe = {
+            "config": asdict(config),
+            "data_dim": data_dim,
+            "image_shape": image_shape and list(image_shape),
+        }
         return self
 
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pandas as pd
 import tyro
 from command_line import parse, run
 
-from pyro_vae import figures
+from pyro_vae import Config, figures
 from pyro_vae.checkpoints import read_json
 from pyro_vae.traces import TRACE, read_trace
 from pyro_vae.vae import CONFIG
@@ -66,7 +66,9 @@ def read_run(folder: Path) -> Run:
             f"{folder / CONFIG} describes no run; expected one that fit.py "
             "wrote"
         )
-    choices = {k: v for k, v in about["config"].items() if k != "seed"}
+    # Older runs had the defaults of the choices that came later.
+    choices = {**asdict(Config()), **about["config"]}
+    del choices["seed"]
     records = read_trace(folder / TRACE)
     trace = {key: np.array([r[key] for r in records]) for key in records[0]}
     return Run(folder, choices, about["data"], trace)
@@ -120,6 +122,8 @@ def incomparable(groups: dict[str, list[Run]]) -> list[str]:
 
 def likelihood(one: Run) -> str:
     """The likelihood's family, with its scale if that is not learned."""
+    if one.choices["likelihood"] != "gaussian":
+        return one.choices["likelihood"]
     noise, scale = one.choices["noise"], one.choices["noise_scale"]
     of_scale = noise == "fixed" and scale is not None
     return f"{noise} noise" + f" of scale {scale}" * of_scale

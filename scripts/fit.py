@@ -22,7 +22,7 @@ from tqdm import tqdm
 from pyro_vae import VAE, Config, build, figures, fit
 from pyro_vae.checkpoints import CHECKPOINT, PREVIOUS, read_json
 from pyro_vae.data import Dataset, DataUnavailableError, load
-from pyro_vae.distributions import NormalMixture, OneHots
+from pyro_vae.distributions import NormalMixture, OneHots, center
 from pyro_vae.evaluation import assign
 from pyro_vae.presets import PRESETS, make_preset
 from pyro_vae.schedules import best_epoch
@@ -72,13 +72,17 @@ def main() -> int:
     if config.dataset == "auto":
         config = replace(config, dataset=data.name)
     folder = flags.output or Path("results", f"{data.name}-{config.prior}")
+    caveats = find_caveats(config, data)
+    for caveat in caveats:
+        print(f"warning: {caveat}", file=sys.stderr)
     about = {
         **describe(data),
         "device": str(device),
         "preset": flags.preset,
+        "caveats": caveats,
     }
     torch.manual_seed(config.seed)
-    vae = build(config, data.data_dim)
+    vae = build(config, data.data_dim, data.image_shape)
     num_steps = config.epochs * -(-len(data.train) // config.batch_size)
     engine = resolve_engine(config, vae, num_steps)  # refuses what cannot be
     if flags.resume:
@@ -116,7 +120,10 @@ def main() -> int:
         return 130
     if not flags.no_figures:
         write_figures(vae, data, folder)
-    print(f"{folder}: {config.prior} prior on {data.name}, {sum_up(folder)}")
+    print(
+        f"{folder}: {config.prior} prior on {data.name}, {sum_up(folder)}"
+        + "".join(f" ({caveat})" for caveat in caveats)
+    )
     return 0
 
 
@@ -187,13 +194,25 @@ def resumed(flags: Flags) -> Flags:
 
 def load_data(config: Config, data_dir: Path | None) -> Dataset:
     """Loads the data; unless the user named them, digits stand in."""
-    if config.dataset != "auto":
-        return load(config.dataset, data_dir).first(config.limit)
+    name = "mnist" if config.dataset == "auto" else config.dataset
     try:
-        return load("mnist", data_dir).first(config.limit)
+        data = load(name, data_dir)
     except DataUnavailableError as error:
+        if config.dataset != "auto":
+            raise
         print(f"{error}; going on with scikit-learn's embedded 8 x 8 digits")
-        return load("digits").first(config.limit)
+        data = load("digits")
+    return data.first(config.limit).binarize(config.binarize)
+
+
+def find_caveats(config: Config, data: Dataset) -> list[str]:
+    """What a reader of the run's numbers must know."""
+    if config.likelihood == "bernoulli" and not data.is_binary:
+        return [
+            "grey pixels under a Bernoulli are not a likelihood: use "
+            "--binarize, or --likelihood continuous-bernoulli"
+        ]
+    return []
 
 
 def describe(data: Dataset) -> dict:
@@ -348,7 +367,7 @@ def draw_latents(vae: VAE, data: Dataset) -> dict[str, Figure]:
             "usage": draw_usage(vae, test, labels),
             "components": draw_states(vae, test, data.image_shape),
         }
-    z = torch.cat([vae.infer(x).mode for x in test.split(1000)])
+    z = torch.cat([center(vae.infer(x)) for x in test.split(1000)])
 
     def generate(latents: np.ndarray) -> np.ndarray:
         return vae.generate(torch.as_tensor(latents).to(z)).cpu().numpy()

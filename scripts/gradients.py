@@ -67,8 +67,7 @@ def main() -> None:
     a_run = load_run(flags.folder, flags.data_dir)
     if flags.untrained:
         torch.manual_seed(a_run.config.seed)
-        vae = build(a_run.config, a_run.data.data_dim)
-        a_run = replace(a_run, vae=vae)
+        a_run = replace(a_run, vae=fresh_vae(a_run))
     table = pd.DataFrame(measure(a_run, flags))
     folder = flags.output or flags.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -129,9 +128,15 @@ def rivals(
         if not name.startswith("guide.gradient.")
     }
     for name, choices in variants.items():
-        vae = build(replace(a_run.config, **choices), a_run.data.data_dim)
+        vae = fresh_vae(a_run, **choices)
         vae.load_state_dict(weights, strict=False)
         yield name, vae
+
+
+def fresh_vae(a_run: Run, **choices: Any) -> VAE:
+    """The run's VAE with fresh weights, some choices replaced."""
+    config, data = replace(a_run.config, **choices), a_run.data
+    return build(config, data.data_dim, data.image_shape)
 
 
 def draw(vae: VAE, x: Tensor) -> Gradient:

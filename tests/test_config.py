@@ -57,7 +57,15 @@ def test_unknown_keys_raise():
     [
         ("prior", "cauchy"),
         ("prior_scale", 0.0),
-        ("guide", "flow"),
+        ("prior_df", 0.0),
+        ("num_couplings", 0),
+        ("coupling_units", 0),
+        ("likelihood", "poisson"),
+        ("binarize", "always"),
+        ("network", "cnn"),
+        ("channels", ()),
+        ("channels", (32, 0)),
+        ("guide", "spline"),
         ("noise", "none"),
         ("noise_scale", -1.0),
         ("noise_scale", float("nan")),
@@ -112,3 +120,107 @@ def test_a_bad_choice_is_named_by_its_flag(choice, value):
 def test_what_an_objective_cannot_take_is_said(choices, message):
     with pytest.raises(ValueError, match=message):
         Config(**choices)
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        (
+            {"prior": "mixture", "guide": "flow"},
+            "--guide is 'flow'; expected auto or one of mixture with --prior m",
+        ),
+        (
+            {"prior": "vamp", "gradient": "enumerated"},
+            "--gradient is 'enumerated'; expected auto or one of pathwise, sco",
+        ),
+        (
+            {"learn_prior_scale": True},
+            "--learn-prior-scale is True; expected False with --prior normal",
+        ),
+        (
+            {"prior": "flow", "latent_dim": 1},
+            "--latent-dim is 1; expected at least 2 with a flow",
+        ),
+        (
+            {"guide": "flow", "latent_dim": 1},
+            "--latent-dim is 1; expected at least 2 with a flow",
+        ),
+        (
+            {"likelihood": "bernoulli", "noise": "diagonal"},
+            "--noise is 'diagonal'; expected shared .leave it out. with --like",
+        ),
+        (
+            {"likelihood": "continuous-bernoulli", "noise_scale": 0.3},
+            "--noise-scale is 0.3; expected None .leave it out. with --likelih",
+        ),
+        (
+            {"binarize": "static"},
+            "--binarize is 'static'; expected none with --likelihood gaussian",
+        ),
+        (
+            {"likelihood": "continuous-bernoulli", "binarize": "dynamic"},
+            "--binarize is 'dynamic'; expected none with --likelihood contin",
+        ),
+    ],
+)
+def test_choices_that_do_not_go_together_are_refused(choices, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        Config(**choices)
+
+
+@pytest.mark.parametrize("prior", ["laplace", "student-t", "logistic"])
+def test_a_prior_is_told_its_scale(prior):
+    config = Config(prior=prior, prior_scale=0.3, prior_df=7.0)
+    assert build(config, 64).prior.scale.tolist() == [0.3] * 2
+    learned = build(replace(config, learn_prior_scale=True), 64).prior
+    assert learned.unconstrained_scale.requires_grad
+    if prior == "student-t":
+        assert learned.df == 7.0
+
+
+def test_the_sizes_of_a_prior_reach_it():
+    config = Config(
+        prior="vamp", num_components=7, prior_weights="learned", hidden=(8,)
+    )
+    vamp = build(config, 64).prior
+    assert vamp.pseudo_inputs.shape == (7, 64)
+    assert vamp.logits.requires_grad
+    config = replace(config, prior="summed-mixture")
+    assert build(config, 64).prior.loc.shape == (7, 2)
+    config = Config(
+        prior="flow", guide="flow", num_couplings=3, coupling_units=5
+    )
+    vae = build(config, 64)
+    for couplings in (vae.prior.couplings, vae.guide.distribution.couplings):
+        assert len(couplings.networks) == 3
+        assert couplings.networks[0].layers[0].out_features == 5
+
+
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+def test_only_a_gaussian_squashes_its_decoder(network):
+    for likelihood in ("gaussian", "bernoulli", "continuous-bernoulli"):
+        config = Config(
+            likelihood=likelihood, network=network, hidden=(8,), channels=(4,)
+        )
+        decoder = build(config, 64).likelihood.decoder
+        squashes = isinstance(decoder.layers[-1], torch.nn.Sigmoid)
+        assert squashes is (likelihood == "gaussian")
+
+
+def test_the_shape_of_an_image_reaches_the_convolutions():
+    config = Config(network="conv", hidden=(8,), channels=(4, 6))
+    assert build(config, 784).generate(torch.zeros(1, 2)).shape == (1, 784)
+    vae = build(config, 96, (8, 12))
+    sizes = [
+        layer.out_channels
+        for layer in vae.guide.distribution.encoder.layers
+        if isinstance(layer, torch.nn.Conv2d)
+    ]
+    assert sizes == [4, 6]
+    for data_dim, shape, message in (
+        (100, None, r"shape \(10, 10\); expected grey ones"),
+        (192, (8, 8, 3), r"shape \(8, 8, 3\); expected grey ones"),
+        (90, None, "has 90 pixels and the shape None; expected a shape of as"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build(config, data_dim, shape)

@@ -10,9 +10,11 @@ from pyro_vae.data import (
     DataError,
     DataUnavailableError,
     default_data_dir,
+    draw_binary,
     load,
     minibatches,
 )
+from tests.statistics import assert_mean
 
 
 @pytest.fixture(autouse=True)
@@ -183,4 +185,39 @@ def test_unknown_data_are_named(name, message):
 def test_minibatches_cover_the_data_once():
     batches = list(minibatches(10, 4))
     assert [len(batch) for batch in batches] == [4, 4, 2]
-    assert torch.cat(batches).sort().values.tolist() == list(range(10))
+    seen = torch.cat(batches)
+    assert not torch.equal(seen, torch.arange(10))
+    assert torch.equal(seen.sort().values, torch.arange(10))
+
+
+def test_binary_images_are_white_as_often_as_the_grey_ones_are_bright(digits):
+    grey = digits.train[:1].expand(20_000, 64)
+    drawn = draw_binary(grey)
+    assert drawn.dtype == grey.dtype and set(drawn.unique().tolist()) == {0, 1}
+    chosen = (grey[0] > 0) & (grey[0] < 1)
+    assert_mean(drawn[:, chosen], grey[0, chosen])
+    assert torch.equal(draw_binary(drawn), drawn)
+
+
+def test_what_is_drawn_once_is_drawn_the_same_for_all_runs(digits):
+    first = digits.binarize("static")
+    torch.manual_seed(99)
+    assert torch.equal(first.train, digits.binarize("static").train)
+    dynamic = digits.binarize("dynamic")
+    assert torch.equal(dynamic.train, digits.train)
+    assert torch.equal(dynamic.test, first.test)
+    assert first.is_binary and dynamic.is_binary and not digits.is_binary
+    assert digits.binarize("none") is digits
+    again = first.binarize("static")
+    assert torch.equal(again.train, first.train)
+    few = digits.first(50).binarize("static")
+    assert torch.equal(few.test, first.test[:50])
+
+
+def test_a_static_draw_is_a_fair_one(digits):
+    first = digits.binarize("static")
+    for drawn, grey in ((first.train, digits.train), (first.test, digits.test)):
+        chosen = (grey > 0) & (grey < 1)
+        deviation = (drawn - grey)[chosen] / (grey * (1 - grey))[chosen].sqrt()
+        assert_mean(deviation, 0.0)
+        assert_mean(deviation.square(), 1.0)

@@ -13,6 +13,7 @@ PACKAGE = Path(pyro_vae.__file__).parent
 LEAVES = {
     "networks",
     "distributions",
+    "flows",
     "clustering",
     "estimators",
     "data",
@@ -22,9 +23,9 @@ LEAVES = {
 }
 IMPORTS = {
     **{leaf: set() for leaf in LEAVES},
-    "priors": {"networks", "distributions"},
+    "priors": {"networks", "distributions", "flows"},
     "likelihoods": {"networks"},
-    "guides": {"networks", "distributions"},
+    "guides": {"networks", "distributions", "flows"},
     "gradients": {"distributions"},
     "vae": {
         "priors",

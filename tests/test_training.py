@@ -1,3 +1,4 @@
+import itertools
 import math
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ from pyro.infer import Trace_ELBO
 
 from pyro_vae import VAE, Config, build, evaluation, fit, training
 from pyro_vae.checkpoints import CHECKPOINT, FileError
+from pyro_vae.data import minibatches
 from pyro_vae.evaluation import compile_sums, evaluate
 from pyro_vae.svi import CompilationError, NonFiniteLossError, compile
 from pyro_vae.svi.clipping import clip_gradients
@@ -134,6 +136,74 @@ def test_discrete_runs_resume_exactly(digits, tmp_path, choices):
     assert repr(again) == repr(
         without_timing(read_trace(tmp_path / "a" / TRACE))
     )
+
+
+BINARY = replace(CONFIG, likelihood="bernoulli", binarize="dynamic")
+
+
+def spy_on_batches(monkeypatch):
+    """Collects each epoch's training images, as they come to the batches."""
+    epochs = []
+
+    def spy(images, batch_size):
+        epochs.append(images.clone())
+        return minibatches(images, batch_size)
+
+    monkeypatch.setattr(training, "minibatches", spy)
+    return epochs
+
+
+def test_dynamic_binarisation_draws_anew_in_each_epoch(digits, monkeypatch):
+    epochs = spy_on_batches(monkeypatch)
+    traces = []
+    for seed in (0, 0, 1):
+        config = replace(BINARY, seed=seed)
+        traces.append(without_timing(fit(make(config), digits, config)))
+    assert repr(traces[0]) == repr(traces[1]) != repr(traces[2])
+    assert len(epochs) == 9
+    for images in epochs:
+        assert set(images.unique().tolist()) == {0, 1}
+    for first, second in itertools.combinations([*epochs[:3], epochs[6]], 2):
+        assert not torch.equal(first, second)
+    assert torch.equal(epochs[0], epochs[3])
+    assert all(math.isnan(record["noise_scale"]) for record in traces[0])
+
+
+def test_static_binarisation_draws_once_for_all_runs(digits, monkeypatch):
+    epochs = spy_on_batches(monkeypatch)
+    drawn = digits.binarize("static")
+    for seed in (0, 1):
+        config = replace(BINARY, binarize="static", seed=seed, epochs=2)
+        untrained, *_ = fit(make(config), digits, config)
+        terms = evaluate(make(config), drawn.test, config.seed)
+        assert untrained["test_elbo"] == terms[0] - terms[1]
+    assert len(epochs) == 4
+    assert all(torch.equal(images, drawn.train) for images in epochs)
+
+
+@pytest.mark.parametrize("steps", [7, 15, 22])
+def test_a_run_on_binary_images_resumes_exactly(digits, tmp_path, steps):
+    list(fit(make(BINARY), digits, BINARY, tmp_path / "a"))
+    fit_until(steps, make(BINARY), digits, BINARY, tmp_path / "b")
+    list(fit(make(BINARY), digits, BINARY, tmp_path / "b", resume=True))
+    whole, again = (
+        without_timing(read_trace(tmp_path / name / TRACE)) for name in "ab"
+    )
+    assert repr(again) == repr(whole) and len(whole) == 4
+    static = replace(BINARY, binarize="static")
+    with pytest.raises(FileError, match="binarize is static, but the run in"):
+        list(fit(make(static), digits, static, tmp_path / "b", resume=True))
+
+
+@pytest.mark.parametrize(
+    "choices", [{"prior": "vamp"}, {"prior": "flow", "guide": "flow"}]
+)
+def test_runs_with_learned_priors_resume_exactly(digits, tmp_path, choices):
+    config = replace(CONFIG, epochs=2, **choices)
+    whole = without_timing(fit(make(config), digits, config))
+    fit_until(22, make(config), digits, config, tmp_path)
+    list(fit(make(config), digits, config, tmp_path, resume=True))
+    assert without_timing(read_trace(tmp_path / TRACE)) == whole
 
 
 def test_a_discrete_fit_learns_and_clusters(digits):

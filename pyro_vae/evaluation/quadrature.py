@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyro_vae.distributions import center
 from pyro_vae.evaluation.elbo import evaluation_mode
 from pyro_vae.vae import VAE
 
@@ -250,7 +251,7 @@ def _domain(vae: VAE, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _center(vae: VAE, x: Tensor) -> Tensor:
-    return vae.infer(x).mode
+    return center(vae.infer(x))
 
 
 @torch.no_grad()

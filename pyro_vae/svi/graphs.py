@@ -6,6 +6,7 @@ so that there is no second set of formulas. Inductor compiles the record.
 """
 
 import random
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from unittest import mock
@@ -226,7 +227,9 @@ def _compile(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Program:
     }
     _keep_freed_memory()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            # Of one part of torch about another.
+            warnings.simplefilter("ignore", FutureWarning)
             return inductor.compile(
                 graph, [tensor.detach() for tensor in inputs], options
             )
