@@ -32,7 +32,7 @@ from pyro_vae.objectives import (
 )
 from pyro_vae.priors import Laplace, StandardNormal
 from pyro_vae.svi import make_svi
-from tests.statistics import assert_mean
+from tests.statistics import assert_mean, z_limit
 
 NOISE = 0.7  # of the linear decoder
 N = 90  # images in the pretended data set
@@ -230,6 +230,23 @@ def test_dreg_is_unbiased_for_the_importance_bound():
     assert_mean(dreg, truth)
     assert_mean(iwae, truth)
     assert dreg.var(0).sum() < 0.5 * iwae.var(0).sum()
+
+
+def test_dreg_is_unbiased_for_a_flow(x):
+    """Which remembers its draws: no gradient may bypass z that way."""
+    config = Config(guide="flow", hidden=(8,), noise_scale=1.0)
+    vae, means, errors = build(config, 64), [], []
+    name = "guide.distribution.encoder.layers.2.bias"
+    for objective in ("dreg", "iwae"):
+        estimator, draws = make_objective(vae, objective, 3), []
+        for seed in range(1500):
+            draws.append(gradients(vae, estimator, x[:1], seed=seed)[1][name])
+        draws = torch.stack(draws)[:, :4]  # loc and scale of the base
+        means.append(draws.mean(0))
+        errors.append(draws.var(0) / len(draws))
+    deviation = (means[0] - means[1]) / (errors[0] + errors[1]).sqrt()
+    assert deviation.abs().max() < z_limit(4)
+    assert errors[0].sum() < errors[1].sum()
 
 
 def test_dreg_leaves_the_models_gradient_as_it_is(small_vae, x):

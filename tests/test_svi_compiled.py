@@ -383,7 +383,7 @@ EDITS = {
     "frozen": lambda vae: vae.likelihood.decoder.requires_grad_(False),
     "appended": lambda vae: vae.likelihood.decoder.layers.append(nn.Tanh()),
     "buffer": lambda vae: vae.prior.register_buffer(
-        "scale", torch.full((2,), 3.0)
+        "loc", torch.full((2,), 3.0)
     ),
 }
 

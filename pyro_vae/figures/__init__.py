@@ -1,5 +1,6 @@
 """Figures: arrays in, a matplotlib Figure out. Nothing is shown or saved."""
 
+from pyro_vae.figures.amortization import amortization
 from pyro_vae.figures.benchmark import benchmark
 from pyro_vae.figures.gradients import gradients
 from pyro_vae.figures.images import image_grid, manifold
@@ -14,6 +15,7 @@ from pyro_vae.figures.traces import compare_traces, elbo_curves
 
 __all__ = [
     "Panel",
+    "amortization",
     "benchmark",
     "bound_curve",
     "compare_traces",

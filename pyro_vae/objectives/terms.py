@@ -32,8 +32,10 @@ class Latent:
         The gradient of log q(z; phi) at a fixed z, the score, has mean zero;
         it is taken off, and the value stays.
         """
+        # Of a copy: what a flow remembers of its own draws would bypass z.
+        log_q = torch.atleast_2d(self.q.log_prob(self.z.clone()))
         score = torch.atleast_2d(self.q.log_prob(self.z.detach()))
-        return self.log_q - (score - score.detach())
+        return log_q - (score - score.detach())
 
 
 @dataclass(frozen=True)
