@@ -11,6 +11,7 @@ from torch import nn
 
 from pyro_vae import gradients, guides, likelihoods, networks, priors
 from pyro_vae.distributions import check_num_states
+from pyro_vae.inference import make_inference
 from pyro_vae.vae import VAE
 
 MakeEncoder = Callable[[int], nn.Module]  # of so many output features
@@ -221,6 +222,16 @@ class Config:
     """Draw binary images, each pixel white as often as it is bright. dynamic:
     the training images anew in each epoch; static: once. The test images are
     drawn once, the same for all runs."""
+    inference: Literal["amortized", "local", "semi-amortized"] = "amortized"
+    """Where q's parameters come from. amortized: the encoder; local: each
+    image's own, improved by E-steps; semi-amortized: E-steps from where the
+    encoder stands."""
+    e_steps: int | Literal["inf"] = 1
+    """E-steps on a minibatch before each step on Theta; inf: until they have
+    converged."""
+    e_learning_rate: float = 0.1
+    """Step size of the E-steps' Adam, in units of q's unconstrained
+    parameters."""
     noise: Literal["shared", "fixed", "diagonal"] = "shared"
     """Sigma of the Gaussian likelihood: one learned scale, a scale that is
     not learned, or a learned scale for each pixel."""
@@ -257,8 +268,41 @@ class Config:
     """Images in a minibatch."""
     learning_rate: float = 1e-3
     """Step size of Adam."""
+    schedule: Literal["constant", "cosine", "exponential", "iwae-2015"] = (
+        "constant"
+    )
+    """The step size from epoch to epoch. cosine: half a wave down towards 0
+    over the run; exponential: down to a hundredth over the run; iwae-2015: of
+    Burda et al., 8 stages of 1, 3, ..., 2187 epochs, down to a tenth."""
+    adam_eps: float | None = None
+    """Epsilon of Adam, in units of the gradient of a mean over images. By
+    default torch's 1e-8, in units of that of the sum over the data set."""
+    gradient_clip: float | None = None
+    """Shorten the gradient, all parameters together, to this norm: that of
+    the mean over images, in nats."""
+    objective: Literal[
+        "elbo", "analytic-kl", "iwae", "renyi", "stl", "dreg"
+    ] = "elbo"
+    """What is maximised. analytic-kl: the ELBO, its KL in closed form; iwae:
+    the importance-weighted bound; renyi: the Renyi bound; stl: the ELBO, its
+    gradient without the score (sticking the landing); dreg: the importance-
+    weighted bound, doubly reparameterised. Records hold the ELBO always."""
+    alpha: float = 0.5
+    """Order of the Renyi bound: 0 is iwae, towards 1 it is the ELBO."""
     num_particles: int = 1
     """Samples of z per image in the training objective."""
+    beta: float = 1.0
+    """Weight of the KL in the objective."""
+    warmup: int = 0
+    """Epochs over which that weight rises from 0, linearly in steps."""
+    free_bits: float = 0.0
+    """Nats of KL, the mean over the minibatch, that each latent dimension has
+    for free."""
+    early_stopping: int | None = None
+    """Stop after so many epochs without a better validation ELBO, counted
+    from the end of the warm-up; the best weights are kept beside the last."""
+    validation_fraction: float = 0.1
+    """Part of the training images that early stopping holds out."""
     engine: Literal["auto", "compiled", "eager"] = "auto"
     """Pyro's own SVI step, or the same step compiled. auto: compiled where
     the run is long enough to pay for the compilation."""
@@ -292,6 +336,7 @@ class Config:
             expected = f"auto or one of {', '.join(choices)}"
             expected = f"{expected} with --prior {self.prior}"
             self._check(name, expected, ("auto", *choices).__contains__)
+        self._check_objective()
         if self.prior not in SCALED:
             expected = f"False with --prior {self.prior}: only the scale of "
             expected += f"{', '.join(SCALED)} can be learned"
@@ -305,6 +350,29 @@ class Config:
             "enumerated",
         ):
             check_num_states(self.num_components**self.num_variables)
+
+    def _check_objective(self) -> None:
+        """Refuses what the objective cannot take."""
+        if self.objective == "renyi":
+            self._check("alpha", "another number than 1", lambda a: a != 1)
+        if self.free_bits:
+            expected = "elbo or analytic-kl with --free-bits"
+            self._check(
+                "objective", expected, ("elbo", "analytic-kl").__contains__
+            )
+        gradient = self.gradient
+        if gradient == "auto":
+            gradient = FITTING_GRADIENTS[self.prior][0]
+        if self.inference != "amortized":
+            expected = f"amortized with the {gradient} gradient"
+            exact = gradient in ("pathwise", "enumerated")
+            self._check("inference", expected, lambda _: exact)
+            expected = f"elbo with --inference {self.inference}"
+            self._check("objective", expected, "elbo".__eq__)
+        if gradient != "pathwise":
+            expected = f"with the {gradient} gradient"
+            self._check("objective", f"elbo {expected}", lambda o: o == "elbo")
+            self._check("free_bits", f"0 {expected}", lambda n: n == 0)
 
     def _check_likelihood(self) -> None:
         """Refuses what does not belong to the likelihood."""
@@ -386,6 +454,9 @@ def build(
         q,
         GRADIENTS[gradient](config, make_encoder),
     )
+    make_inference(
+        config.inference, vae, float(config.e_steps), config.e_learning_rate
+    )
     return vae.describe(config, data_dim, image_shape)
 
 
@@ -414,16 +485,26 @@ def _positive(value: Any) -> bool:
     return type(value) in (int, float) and 0 < value < math.inf
 
 
+def _none_or(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or holds(value)
+
+
 _NATURAL = "a whole number of at least 1"
 _NATURALS = "whole numbers of at least 1"
 _POSITIVE = "a positive number"
 _CHECKS: list[tuple[str, str, Callable[[Any], bool]]] = [
     ("prior_scale", _POSITIVE, _positive),
     ("prior_df", _POSITIVE, _positive),
-    ("noise_scale", _POSITIVE, lambda scale: scale is None or _positive(scale)),
+    ("noise_scale", _POSITIVE, _none_or(_positive)),
     ("num_components", "a whole number of at least 2", _at_least(2)),
     ("num_variables", _NATURAL, _at_least(1)),
     ("temperature", _POSITIVE, _positive),
+    (
+        "e_steps",
+        "inf or a whole number of at least 1",
+        lambda n: n == "inf" or _at_least(1)(n),
+    ),
+    ("e_learning_rate", _POSITIVE, _positive),
     ("latent_dim", _NATURAL, _at_least(1)),
     ("num_couplings", _NATURAL, _at_least(1)),
     ("coupling_units", _NATURAL, _at_least(1)),
@@ -434,10 +515,26 @@ _CHECKS: list[tuple[str, str, Callable[[Any], bool]]] = [
         lambda sizes: len(sizes) > 0 and all(map(_at_least(1), sizes)),
     ),
     ("init_std", _POSITIVE, _positive),
-    ("limit", _NATURAL, lambda n: n is None or _at_least(1)(n)),
+    ("limit", _NATURAL, _none_or(_at_least(1))),
     ("epochs", "a whole number of at least 0", _at_least(0)),
     ("batch_size", _NATURAL, _at_least(1)),
     ("learning_rate", _POSITIVE, _positive),
+    ("adam_eps", _POSITIVE, _none_or(_positive)),
+    ("gradient_clip", _POSITIVE, _none_or(_positive)),
+    ("alpha", "a finite number", lambda alpha: abs(alpha) < math.inf),
+    ("beta", _POSITIVE, _positive),
+    ("warmup", "a whole number of at least 0", _at_least(0)),
+    (
+        "free_bits",
+        "a number of at least 0",
+        lambda nats: nats == 0 or _positive(nats),
+    ),
+    ("early_stopping", _NATURAL, _none_or(_at_least(1))),
+    (
+        "validation_fraction",
+        "a number between 0 and 1",
+        lambda part: _positive(part) and part < 1,
+    ),
     ("num_particles", _NATURAL, _at_least(1)),
     (
         "seed",

@@ -85,6 +85,37 @@ class Dataset:
             test_labels=_first(self.test_labels, limit),
         )
 
+    def hold_out(self, fraction: float) -> tuple["Dataset", Tensor]:
+        """Splits validation images off the training set, by a fixed seed.
+
+        Args:
+            fraction: The part of the training images, between 0 and 1, of
+                which at least one image is held out and one is kept.
+
+        Returns:
+            The data set without them, and the validation images.
+
+        Raises:
+            DataError: If there is one training image only.
+        """
+        size = len(self.train)
+        if size < 2:
+            raise DataError(
+                f"there are {size} training images; expected at least 2 to "
+                "hold some out for validation"
+            )
+        count = min(max(round(fraction * size), 1), size - 1)
+        generator = torch.Generator().manual_seed(SPLIT_SEED)
+        order = torch.randperm(size, generator=generator)
+        kept = order[count:].sort().values
+        labels = self.train_labels
+        rest = replace(
+            self,
+            train=self.train[kept],
+            train_labels=None if labels is None else labels[kept],
+        )
+        return rest, self.train[order[:count]]
+
     def binarize(self, how: str) -> "Dataset":
         """Returns the data set with binary images, drawn from the grey ones.
 
@@ -213,19 +244,18 @@ def draw_binary(images: Tensor) -> Tensor:
     return torch.bernoulli(images)
 
 
-def minibatches(images: Tensor, batch_size: int) -> Iterator[Tensor]:
-    """Yields every image once, in random order; the last batch may be smaller.
+def minibatches(num_data: int, batch_size: int) -> Iterator[Tensor]:
+    """Yields the places of every image once, `(B,)`, in random order.
 
-    The order is drawn at the first batch, from torch's global generator of the
-    CPU, so that it is the same on every device.
+    The last minibatch may be smaller. The order is drawn at the first one,
+    from torch's global generator of the CPU, so that it is the same on every
+    device.
 
     Args:
-        images: `(N, D)`.
+        num_data: N, the number of images.
         batch_size: B.
     """
-    order = torch.randperm(len(images)).to(images.device)
-    for indices in order.split(batch_size):
-        yield images[indices]
+    yield from torch.randperm(num_data).split(batch_size)
 
 
 def _draw_once(images: Tensor, seed: int) -> Tensor:

@@ -91,7 +91,7 @@ class Gaussian(nn.Module):
         .. math:: \|x - f\|^2 = \|x\|^2 - 2 x^T f + \|f\|^2
 
         in units of the noise. The differences lose digits to cancellation:
-        use double precision.
+        give x in double precision, in which the product then is.
 
         Args:
             z: Latents, `(M, P)`.
@@ -100,8 +100,8 @@ class Gaussian(nn.Module):
         Returns:
             `(M, B)`, in nats.
         """
-        scale = self.scale
-        mean, x = self.decoder(z) / scale, x / scale
+        scale = self.scale.to(x)
+        mean, x = self.decoder(z).to(x) / scale, x / scale
         squares = mean.square().sum(-1, keepdim=True) + x.square().sum(-1)
         log_volume = (scale.log() + 0.5 * math.log(2 * math.pi)).expand(
             x.shape[-1]
@@ -140,7 +140,8 @@ class Bernoulli(nn.Module):
 
         .. math:: \log p(x \mid z) = x^T f - \sum_d \log(1 + e^{f_d})
 
-        The differences lose digits to cancellation: use double precision.
+        The differences lose digits to cancellation: give x in double
+        precision, in which the product then is.
 
         Args:
             z: Latents, `(M, P)`.
@@ -149,7 +150,7 @@ class Bernoulli(nn.Module):
         Returns:
             `(M, B)`, in nats.
         """
-        logits = self.decoder(z)
+        logits = self.decoder(z).to(x)
         return logits @ x.T - softplus(logits).sum(-1, keepdim=True)
 
 
@@ -183,7 +184,8 @@ class ContinuousBernoulli(nn.Module):
         .. math:: \log p(x \mid z) = x^T f - \sum_d \log(1 + e^{f_d})
             - \log C(f_d)
 
-        The differences lose digits to cancellation: use double precision.
+        The differences lose digits to cancellation: give x in double
+        precision, in which the product then is.
 
         Args:
             z: Latents, `(M, P)`.
@@ -192,7 +194,7 @@ class ContinuousBernoulli(nn.Module):
         Returns:
             `(M, B)`, in nats.
         """
-        logits = self.decoder(z)
+        logits = self.decoder(z).to(x)
         log_volume = softplus(logits) - log_normalizer(logits)
         return logits @ x.T - log_volume.sum(-1, keepdim=True)
 

@@ -25,36 +25,61 @@ from pyro_vae.evaluation import (
     assign,
     compile_sums,
     evaluate,
+    evaluation_batch,
+    evaluation_mode,
     sum_terms,
 )
-from pyro_vae.objectives import make_objective
+from pyro_vae.inference import Inference, make_inference
+from pyro_vae.objectives import choose_objective
 from pyro_vae.randomness import (
     get_random_state,
     random_stream,
     set_random_state,
 )
+from pyro_vae.schedules import (
+    NEED_EPOCHS,
+    SCHEDULES,
+    best_epoch,
+    has_stalled,
+    kl_weight,
+)
 from pyro_vae.svi import (
-    LOSSES,
     CompilationError,
     CompiledSVI,
     DynamicPairError,
     NonFiniteLossError,
+    can_compile,
     load_optimizer_state,
     make_svi,
     optimizer_state,
+    set_learning_rate,
 )
 from pyro_vae.traces import TRACE, Record, write_trace
-from pyro_vae.vae import VAE
+from pyro_vae.vae import BEST, VAE
 
 CUDA_INTERVAL = 50  # steps between two looks at the loss
+UNTRAINED = 10_000  # training images in the record before training
 COMPILE_FROM = 3000  # steps, from which a run earns its compilation back
 # Choices that a resumed run must share for its trace to be the same.
 LASTING = (
     "batch_size",
     "learning_rate",
+    "schedule",
+    "adam_eps",
+    "gradient_clip",
+    "objective",
+    "alpha",
     "num_particles",
+    "beta",
+    "warmup",
+    "free_bits",
+    "early_stopping",
+    "validation_fraction",
     "gradient",
     "binarize",
+    "inference",
+    "e_steps",
+    "e_learning_rate",
     "seed",
 )
 
@@ -68,6 +93,7 @@ class Position:
         step: Optimisation steps taken.
         batch: Minibatches done of the epoch under way.
         elbo_sum: The sum of its images' ELBO so far, in nats.
+        objective_sum: The sum of what was maximised.
         epoch_seconds: The time spent training in it.
         seconds: The time spent in the fit.
         records: One for each epoch completed.
@@ -78,6 +104,7 @@ class Position:
     step: int = 0
     batch: int = 0
     elbo_sum: float = 0.0
+    objective_sum: float = 0.0
     epoch_seconds: float = 0.0
     seconds: float = 0.0
     records: list[Record] = field(default_factory=list)
@@ -93,7 +120,7 @@ def fit(
     on_step: Callable[[int, float], Any] = lambda step, elbo: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Record]:
-    """Fits a VAE by stochastic gradient ascent on the ELBO.
+    """Fits a VAE by stochastic gradient ascent on the config's objective.
 
     The order of the images and the noise depend on `config.seed` alone, and
     the global random state is left as it was.
@@ -101,8 +128,9 @@ def fit(
     Args:
         vae: Trained in place, on `config.device`.
         data: Training and test images.
-        config: Epochs, batch size, step size, particles, seed and device.
-        folder: Where to keep `elbo.csv` and, after every epoch, a checkpoint.
+        config: Epochs, batch size, step size, objective, seed and device.
+        folder: Where to keep `elbo.csv` and, after every epoch, a checkpoint;
+            with early stopping the best weights, too.
         resume: Go on from the folder's checkpoint, if it has one.
         on_step: Called after each step with the number of steps taken in all
             and the minibatch's mean ELBO; on CUDA after every 50th, so that
@@ -116,8 +144,11 @@ def fit(
         train_elbo (mean over the epoch's minibatches, as they were trained on),
         test_elbo, test_expected_log_likelihood, test_kl, noise_scale, seconds
         (in all) and images_per_second (training); for discrete latents the
-        test set's `cluster_scores`. Nats per image. A resumed fit yields the
-        records of the epochs that were left to do.
+        test set's `cluster_scores`. Nats per image. Each ELBO is the true one,
+        with the whole KL, whatever the objective; where that is another,
+        train_objective is its mean and beta the weight of the KL at the
+        epoch's end. With early stopping there is a validation_elbo. A resumed
+        fit yields the records of the epochs that were left to do.
 
     Raises:
         NonFiniteLossError: If the loss is NaN or infinite. The folder's last
@@ -129,7 +160,7 @@ def fit(
     if resume and folder is not None:
         run.restore(folder)
     run.choose_engine()
-    while run.position.epoch < config.epochs and not stop():
+    while not run.is_done() and not stop():
         if run.train_epoch():
             run.finish_epoch()
         if folder is not None:
@@ -152,15 +183,41 @@ class _Run:
         self.device = resolve_device(config.device)
         self.vae = vae.to(self.device)
         self.vae.zero_grad(set_to_none=True)
-        self.data = data.to(self.device).binarize(config.binarize)
+        self.data, self.validation = data.to(self.device), None
+        self.data = self.data.binarize(config.binarize)
+        if config.early_stopping is not None:
+            self.data, self.validation = self.data.hold_out(
+                config.validation_fraction
+            )
         self.config = config
         self.on_step = on_step
         self.stop = stop
-        self.optim = pyro.optim.Adam({"lr": config.learning_rate})
-        self.num_batches = -(-len(data.train) // config.batch_size)
+        num_data = len(self.data.train)
+        self.optim = make_optimizer(config, num_data)
+        self.num_batches = -(-num_data // config.batch_size)
         self.compute_sums: Sums = partial(sum_terms, vae)
+        self.inference = self.make_inference()
         self.position = Position()
         self.noise: Tensor | None = None  # the random state within an epoch
+
+    def make_inference(self) -> Inference:
+        """The config's way of inference, for this data set."""
+        config = self.config
+        return make_inference(
+            config.inference,
+            self.vae,
+            float(config.e_steps),
+            config.e_learning_rate,
+            len(self.data.train),
+        )
+
+    def compile_evaluation(self) -> None:
+        """Compiles what evaluations and E-steps are made of."""
+        size = evaluation_batch(self.vae)
+        if self.vae.inference is None:
+            self.compute_sums = compile_sums(self.vae, self.data.test)
+        else:
+            self.inference.step.compiled_sizes = (self.config.batch_size, size)
 
     def choose_engine(self) -> None:
         """Prepares the step and the evaluation for what is left to do.
@@ -173,13 +230,18 @@ class _Run:
         if config.engine != "auto" or not self.position.engine:
             num_steps = config.epochs * self.num_batches
             self.position.engine = resolve_engine(config, vae, num_steps)
-        objective = make_objective(vae, config.num_particles)
-        pair = (vae.model, vae.guide, self.optim, objective)
-        self.svi = self.last_svi = make_svi(*pair)
+        clip_norm = None
+        if config.gradient_clip is not None:  # the loss is the data set's
+            clip_norm = config.gradient_clip * len(self.data.train)
+        self.objective = choose_objective(config, vae)
+        pair = (vae.model, vae.guide, self.optim, self.objective)
+        self.svi = self.last_svi = make_svi(*pair, clip_norm)
         if self.position.engine == "compiled":
             try:
-                self.compute_sums = compile_sums(vae, self.data.test)
-                self.svi = CompiledSVI(*pair, config.matmul_precision)
+                self.compile_evaluation()
+                self.svi = CompiledSVI(
+                    *pair, config.matmul_precision, clip_norm=clip_norm
+                )
             except (CompilationError, DynamicPairError) as error:
                 self.fall_back(error)
         self.position.seconds += time.perf_counter() - started
@@ -214,23 +276,28 @@ class _Run:
         epoch = position.epoch + 1
         started = time.perf_counter()
         self.vae.train()
+        factor = SCHEDULES[self.config.schedule](epoch, self.config.epochs)
+        rate = self.config.learning_rate * factor
+        set_learning_rate(self.optim, self.vae.parameters(), rate)
         with (
             random_stream(self.config.seed, epoch, self.device),
             self.matmul_precision(),
             pyro.validation_enabled(False),
         ):
             images = self.training_images()
-            batches = minibatches(images, self.config.batch_size)
-            for x in itertools.islice(batches, position.batch, None):
+            batches = minibatches(len(images), self.config.batch_size)
+            for index in itertools.islice(batches, position.batch, None):
                 if self.noise is not None:
                     set_random_state(self.noise, self.device)
                     self.noise = None
-                self.step(x)
+                index = index.to(self.device)
+                self.step(images[index], index)
                 if self.stop() and position.batch < self.num_batches:
                     self.noise = get_random_state(self.device)
                     break
         position.elbo_sum = float(position.elbo_sum)  # waits for the device
-        if not math.isfinite(position.elbo_sum):
+        position.objective_sum = float(position.objective_sum)
+        if not math.isfinite(position.elbo_sum + position.objective_sum):
             raise NonFiniteLossError(
                 f"a loss of epoch {epoch} was not finite; that step was not "
                 "taken: try a smaller --learning-rate or --init-std"
@@ -246,30 +313,63 @@ class _Run:
         is_dynamic = self.config.binarize == "dynamic"
         return draw_binary(images) if is_dynamic else images
 
-    def step(self, x: Tensor) -> None:
+    def step(self, x: Tensor, index: Tensor) -> None:
         """Takes one step on a minibatch."""
         position, num_data = self.position, len(self.data.train)
         is_whole = len(x) == self.config.batch_size
         svi = self.svi if is_whole else self.last_svi
+        if self.config.warmup:
+            self.objective.beta.fill_(self.kl_weight(position.step + 1))
+        inferred = self.inference.prepare(x, index)
         try:
-            loss = _take_step(svi, x, num_data)
+            loss = _take_step(svi, x, num_data, *inferred)
         except (CompilationError, DynamicPairError) as error:
             self.fall_back(error)  # nothing was touched
-            return self.step(x)
+            loss = _take_step(self.svi, x, num_data, *inferred)
         except NonFiniteLossError as error:
             raise NonFiniteLossError(
                 f"{error}, in epoch {position.epoch + 1}, at step "
                 f"{position.step + 1}: try a smaller --learning-rate or "
                 "--init-std, or a larger --noise-scale"
             ) from None
-        elbo = -loss / num_data
+        value, elbo = self.read_bounds(loss)
         position.step += 1
         position.batch += 1
+        position.objective_sum += value * len(x)
         position.elbo_sum += elbo * len(x)
         if not torch.is_tensor(elbo):
             self.on_step(position.step, elbo)
         elif position.step % CUDA_INTERVAL == 0:
             self.on_step(position.step, elbo.item())
+
+    def kl_weight(self, step: int) -> float:
+        """The weight of the KL at a step, which counts from 1."""
+        warmup_steps = self.config.warmup * self.num_batches
+        return kl_weight(self.config.beta, step, warmup_steps)
+
+    def read_bounds(
+        self, loss: float | Tensor
+    ) -> tuple[float | Tensor, float | Tensor]:
+        """A step's objective and ELBO, the same if they are, per image."""
+        num_data = len(self.data.train)
+        value = -loss / num_data
+        if not self.has_other_objective():
+            return value, value
+        elbo = self.objective.elbo / num_data
+        return value, elbo if torch.is_tensor(loss) else elbo.item()
+
+    def has_other_objective(self) -> bool:
+        """Whether the loss is not simply minus the ELBO."""
+        return hasattr(self.objective, "elbo")
+
+    def is_done(self) -> bool:
+        """Whether there is no epoch left to do."""
+        patience, records = self.config.early_stopping, self.position.records
+        if self.position.epoch >= self.config.epochs:
+            return True
+        return patience is not None and has_stalled(
+            records, patience, self.config.warmup
+        )
 
     def finish_epoch(self) -> None:
         """Evaluates, and appends the epoch's record."""
@@ -277,8 +377,10 @@ class _Run:
         started = time.perf_counter()
         num_data = len(data.train)
         if position.epoch < 0:
+            # Images that have no lambda yet cost E-steps, which add up.
+            some = None if self.vae.inference is None else UNTRAINED
             with random_stream(seed, 0, self.device):
-                images = self.training_images()
+                images = self.training_images()[:some]
             terms = evaluate(self.vae, images, seed, self.compute_sums)
             train_elbo, images_per_second = terms[0] - terms[1], 0.0
         else:
@@ -298,6 +400,7 @@ class _Run:
             "noise_scale": _noise_scale(self.vae),
             "seconds": position.seconds,
             "images_per_second": images_per_second,
+            **self.other_bounds(),
             **self.cluster_scores(),
         }
         self.position = Position(
@@ -307,6 +410,36 @@ class _Run:
             records=[*position.records, record],
             engine=position.engine,
         )
+
+    def other_bounds(self) -> Record:
+        """The objective, where it is not the ELBO, and the validation ELBO."""
+        position, bounds = self.position, {}
+        if self.has_other_objective():
+            if position.epoch < 0:
+                position.objective_sum = self.sum_objective()
+            mean = position.objective_sum / len(self.data.train)
+            bounds["train_objective"] = mean
+            bounds["beta"] = self.kl_weight(position.step)
+        if self.validation is not None:
+            terms = evaluate(self.vae, self.validation, self.config.seed)
+            bounds["validation_elbo"] = terms[0] - terms[1]
+        return bounds
+
+    def sum_objective(self) -> float:
+        """The objective of the training images, before the first step."""
+        if self.config.warmup:
+            self.objective.beta.zero_()
+        pair = (self.vae.model, self.vae.guide)
+        size = max(1, evaluation_batch(self.vae) // self.config.num_particles)
+        with (
+            random_stream(self.config.seed, 0, self.device),
+            pyro.validation_enabled(False),
+            evaluation_mode(self.vae),
+        ):
+            return -sum(
+                self.objective.loss(*pair, x)
+                for x in self.data.train.split(size)
+            )
 
     def cluster_scores(self) -> Record:
         """Of the test images' discrete states, where there are some."""
@@ -327,9 +460,11 @@ class _Run:
                 optimizer_state(self.optim, self.vae.named_parameters()),
             ),
         }
+        tensors |= _prefixed("local", self.inference.tensors())
         if self.noise is not None:
             tensors["noise"] = self.noise
         folder.mkdir(parents=True, exist_ok=True)
+        self.save_best(folder)
         state = {
             "position": asdict(self.position),
             "lasting": self.lasting(),
@@ -338,9 +473,19 @@ class _Run:
         save_checkpoint(folder, tensors, state)
         write_trace(folder / TRACE, self.position.records)
 
+    def save_best(self, folder: Path) -> None:
+        """Writes the weights if the epoch just done is the best so far."""
+        position = self.position
+        if self.validation is None or position.batch > 0:
+            return
+        if best_epoch(position.records, self.config.warmup) == position.epoch:
+            self.vae.save_weights(folder / BEST)
+
     def lasting(self) -> dict[str, Any]:
         """What a resumed run must share with the one before."""
         choices = {name: getattr(self.config, name) for name in LASTING}
+        if self.config.schedule in NEED_EPOCHS:
+            choices["epochs"] = self.config.epochs
         return {**choices, "num_train": len(self.data.train)}
 
     def check(self, folder: Path, lasting: dict[str, Any]) -> None:
@@ -377,18 +522,27 @@ class _Run:
             self.vae.named_parameters(),
             _unprefixed("optim", tensors),
         )
+        self.inference.load(_unprefixed("local", tensors))
         if state["device"] == self.device.type:
             self.noise = tensors.get("noise")
         write_trace(folder / TRACE, self.position.records)
 
 
 def _take_step(
-    svi: SVI | CompiledSVI, x: Tensor, num_data: int
+    svi: SVI | CompiledSVI, x: Tensor, num_data: int, *inferred: Tensor
 ) -> float | Tensor:
     """Returns the loss: on CUDA, if compiled, as a tensor nobody waits for."""
     if x.is_cuda and isinstance(svi, CompiledSVI):
-        return svi.step_tensor(x, num_data)
-    return svi.step(x, num_data)
+        return svi.step_tensor(x, num_data, *inferred)
+    return svi.step(x, num_data, *inferred)
+
+
+def make_optimizer(config: Config, num_data: int) -> pyro.optim.PyroOptim:
+    """Makes Adam for a loss that is the sum over `num_data` images."""
+    options = {"lr": config.learning_rate}
+    if config.adam_eps is not None:
+        options["eps"] = config.adam_eps * num_data
+    return pyro.optim.Adam(options)
 
 
 def resolve_engine(config: Config, vae: VAE, num_steps: int) -> str:
@@ -396,10 +550,11 @@ def resolve_engine(config: Config, vae: VAE, num_steps: int) -> str:
 
     `auto` compiles from `COMPILE_FROM` steps on, where the loss can be.
     """
+    objective = choose_objective(config, vae)
     if config.engine != "auto":
         return config.engine
-    can_compile = vae.guide.gradient.loss in LOSSES
-    return "compiled" if can_compile and num_steps >= COMPILE_FROM else "eager"
+    is_worth_it = num_steps >= COMPILE_FROM and can_compile(objective)
+    return "compiled" if is_worth_it else "eager"
 
 
 def resolve_device(name: str) -> torch.device:

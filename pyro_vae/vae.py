@@ -2,7 +2,7 @@
 
 import itertools
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from pyro_vae.gradients import choose_gradient
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+BEST = "model.best.safetensors"  # of early stopping
 
 _count = itertools.count()
 _names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
@@ -84,7 +85,13 @@ class Model(nn.Module):
         self.prior = prior
         self.likelihood = likelihood
 
-    def forward(self, x: Tensor, num_data: int | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        num_data: int | None = None,
+        features: Tensor | None = None,
+        ascent: Tensor | None = None,
+    ) -> Tensor:
         """Declares p(x, z) for a minibatch and returns z.
 
         Args:
@@ -92,6 +99,7 @@ class Model(nn.Module):
             num_data: The size N of the data set, if the log-density is to be
                 that of the whole data set, estimated from the minibatch:
                 scaled by N / B.
+            features, ascent: The guide's; not used.
 
         Returns:
             z, `(..., B, P)`.
@@ -122,16 +130,40 @@ class Guide(nn.Module):
         self.distribution = distribution
         self.gradient = gradient
 
-    def forward(self, x: Tensor, num_data: int | None = None) -> Tensor:
-        """Declares q(z | x) for a minibatch; arguments as in `Model`.
+    def forward(
+        self,
+        x: Tensor,
+        num_data: int | None = None,
+        features: Tensor | None = None,
+        ascent: Tensor | None = None,
+    ) -> Tensor:
+        """Declares q(z | x) for a minibatch.
+
+        Args:
+            x: Images, `(B, D)`.
+            num_data: N, as in `Model`.
+            features: The images' own parameters of the family, `(B, F)`, in
+                the place of what the encoder makes of them.
+            ascent: With them, the gradient of the ELBO where the encoder
+                stands, `(B, F)`, which the encoder is to follow. Else it is
+                not trained.
 
         Returns:
             z, `(..., B, P)`.
         """
-        announce(self)
+        if features is None or ascent is not None:
+            announce(self)
         with _data_plate(x, num_data):
             weight = (num_data or len(x)) / len(x)
-            q = self.distribution(x)
+            if features is None:
+                q = self.distribution(x)
+            else:
+                q = self.distribution.family(features)
+            if ascent is not None:
+                follow = (self.distribution.encoder(x) * ascent).sum(-1)
+                # Of value zero: it adds its gradient to that of the ELBO.
+                zero = follow.detach() - follow
+                pyro.factor("encoder", zero, has_rsample=True)
             return _sample_latents(*self.gradient(q, x, weight))
 
 
@@ -175,6 +207,7 @@ class VAE(nn.Module):
             )
         self.model = Model(prior, likelihood)
         self.guide = Guide(guide, gradient)
+        self.inference: Callable[[VAE, Tensor], Tensor] | None = None
         self.recipe: dict[str, Any] | None = None
 
     @property
@@ -193,8 +226,14 @@ class VAE(nn.Module):
         return count_states(self.prior())
 
     def infer(self, x: Tensor) -> dist.Distribution:
-        """Returns q(z | x) for images `(B, D)`: batch `(B,)`, event `(P,)`."""
-        return self.guide.distribution(_check_images(x))
+        """Returns q(z | x) for images `(B, D)`: batch `(B,)`, event `(P,)`.
+
+        By the encoder, unless `inference` finds the images' own parameters.
+        """
+        guide = self.guide.distribution
+        if self.inference is None:
+            return guide(_check_images(x))
+        return guide.family(self.inference(self, _check_images(x)))
 
     def generate(self, z: Tensor) -> Tensor:
         """Returns the mean images `(..., D)` of latents `(..., P)`."""
@@ -224,7 +263,12 @@ class VAE(nn.Module):
             return q.index(q.mode)
         return torch.zeros(len(x), dtype=torch.long, device=x.device)
 
-    def compute_elbo(self, x: Tensor, num_particles: int = 1) -> Tensor:
+    def compute_elbo(
+        self,
+        x: Tensor,
+        num_particles: int = 1,
+        q: dist.Distribution | None = None,
+    ) -> Tensor:
         r"""Returns an estimate of each image's ELBO.
 
         .. math:: \frac{1}{S} \sum_s
@@ -236,15 +280,21 @@ class VAE(nn.Module):
         Args:
             x: Images, `(B, D)`.
             num_particles: S.
+            q: In the place of `infer(x)`, batch shape `(B,)`.
 
         Returns:
             `(B,)`, nats per image, every normalising constant kept.
         """
-        expected_log_likelihood, kl = self.compute_elbo_terms(x, num_particles)
+        expected_log_likelihood, kl = self.compute_elbo_terms(
+            x, num_particles, q
+        )
         return expected_log_likelihood - kl
 
     def compute_elbo_terms(
-        self, x: Tensor, num_particles: int = 1
+        self,
+        x: Tensor,
+        num_particles: int = 1,
+        q: dist.Distribution | None = None,
     ) -> tuple[Tensor, Tensor]:
         r"""Returns the ELBO's two terms, from the same samples.
 
@@ -256,11 +306,12 @@ class VAE(nn.Module):
         Args:
             x: Images, `(B, D)`.
             num_particles: S.
+            q: In the place of `infer(x)`, batch shape `(B,)`.
 
         Returns:
             The expected log-likelihood and the KL, each `(B,)`, in nats.
         """
-        q, p = self.infer(x), self.prior()
+        q, p = self.infer(x) if q is None else q, self.prior()
         if isinstance(q, NormalMixture):
             z = q.component_distribution.rsample((num_particles,))
             log_q_y = q.mixture_distribution.logits
@@ -297,11 +348,20 @@ class VAE(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / CONFIG, {**self.recipe, **(about or {})})
-        write_tensors(folder / WEIGHTS, self.state_dict(), self.recipe, "model")
+        self.save_weights(folder / WEIGHTS)
+
+    def save_weights(self, path: Path) -> None:
+        """Writes the weights, and the configuration if there is one."""
+        write_tensors(path, self.state_dict(), self.recipe or {}, "model")
 
     @classmethod
-    def load(cls, folder: str | Path) -> "VAE":
+    def load(cls, folder: str | Path, best: bool = False) -> "VAE":
         """Rebuilds what `save` wrote, in a run's folder too, on the CPU.
+
+        Args:
+            folder: The folder.
+            best: The weights of the best validation ELBO, which a fit with
+                early stopping keeps there, in place of the last ones.
 
         Raises:
             FileError: If a file is missing, damaged, or not ours.
@@ -309,8 +369,8 @@ class VAE(nn.Module):
         # Upwards, hence deferred: a configuration knows how to build a VAE.
         from pyro_vae.config import Config, build
 
-        folder = Path(folder)
-        tensors, recipe = read_tensors(folder / WEIGHTS, "model")
+        path = Path(folder) / (BEST if best else WEIGHTS)
+        tensors, recipe = read_tensors(path, "model")
         try:
             config = Config.from_dict(recipe["config"])
             image_shape = recipe.get("image_shape")  # older ones have none
@@ -318,7 +378,7 @@ class VAE(nn.Module):
             vae.load_state_dict(tensors)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise FileError(
-                f"{folder / WEIGHTS} does not describe its own model: {error}"
+                f"{path} does not describe its own model: {error}"
             ) from None
         return vae
 

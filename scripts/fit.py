@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,9 +24,11 @@ from pyro_vae.checkpoints import CHECKPOINT, PREVIOUS, read_json
 from pyro_vae.data import Dataset, DataUnavailableError, load
 from pyro_vae.distributions import NormalMixture, OneHots, center
 from pyro_vae.evaluation import assign
+from pyro_vae.presets import PRESETS, make_preset
+from pyro_vae.schedules import best_epoch
 from pyro_vae.traces import TRACE, Record, read_trace
 from pyro_vae.training import resolve_device, resolve_engine
-from pyro_vae.vae import CONFIG, WEIGHTS
+from pyro_vae.vae import BEST, CONFIG, WEIGHTS
 
 FIGURES = "figures"
 ROW = 10  # images
@@ -40,6 +43,9 @@ RESUMABLE = {
 @dataclass(frozen=True)
 class Flags:
     config: Config = field(default_factory=Config)
+    preset: Literal[tuple(PRESETS)] | None = None
+    """Start from a complete configuration of that name, which is printed with
+    its source; the other flags override it."""
     output: Path | None = None
     """Folder to write; by default results/DATASET-PRIOR."""
     data_dir: Path | None = None
@@ -58,6 +64,8 @@ def main() -> int:
     flags = parse(Flags)
     if flags.resume:
         flags = resumed(flags)
+    elif flags.preset is not None:
+        flags = preset(flags)
     device = resolve_device(flags.config.device)
     data = load_data(flags.config, flags.data_dir)
     config = flags.config
@@ -67,17 +75,23 @@ def main() -> int:
     caveats = find_caveats(config, data)
     for caveat in caveats:
         print(f"warning: {caveat}", file=sys.stderr)
-    about = {**describe(data), "device": str(device), "caveats": caveats}
+    about = {
+        **describe(data),
+        "device": str(device),
+        "preset": flags.preset,
+        "caveats": caveats,
+    }
     torch.manual_seed(config.seed)
     vae = build(config, data.data_dim, data.image_shape)
+    num_steps = config.epochs * -(-len(data.train) // config.batch_size)
+    engine = resolve_engine(config, vae, num_steps)  # refuses what cannot be
     if flags.resume:
         check_same_data(folder, data)
     else:
         prepare(folder, flags.overwrite)
         vae.save(folder, about)
 
-    num_steps = config.epochs * -(-len(data.train) // config.batch_size)
-    if resolve_engine(config, vae, num_steps) == "compiled":
+    if engine == "compiled":
         print(
             "compiling the step: some seconds, fewer the next time; "
             "--engine eager does without"
@@ -106,17 +120,55 @@ def main() -> int:
         return 130
     if not flags.no_figures:
         write_figures(vae, data, folder)
-    final = read_trace(folder / TRACE)[-1]
     print(
-        f"{folder}: {config.prior} prior on {data.name}, test ELBO "
-        f"{final['test_elbo']:.2f} nats per image after epoch "
-        f"{final['epoch']:.0f}" + "".join(f" ({c})" for c in caveats)
+        f"{folder}: {config.prior} prior on {data.name}, {sum_up(folder)}"
+        + "".join(f" ({caveat})" for caveat in caveats)
     )
     return 0
 
 
+def sum_up(folder: Path) -> str:
+    """How good the run has become, in words."""
+    records = read_trace(folder / TRACE)
+    config = Config.from_dict(read_json(folder / CONFIG)["config"])
+
+    def describe_epoch(record: Record) -> str:
+        return (
+            f"test ELBO {record['test_elbo']:.2f} nats per image after epoch "
+            f"{record['epoch']:.0f}"
+        )
+
+    best = None
+    if config.early_stopping is not None:
+        best = best_epoch(records, config.warmup)
+    if best is None:
+        return describe_epoch(records[-1])
+    return (
+        f"{describe_epoch(records[-1])}; by the validation set the best, kept "
+        f"in {BEST}: {describe_epoch(records[best])}"
+    )
+
+
+def preset(flags: Flags) -> Flags:
+    """Reads the flags again, over the choices of a preset, and shows it."""
+    config = make_preset(flags.preset)
+    choices, source = PRESETS[flags.preset]
+    print(f"preset {flags.preset}: {source}")
+    flags = parse(Flags, Flags(config=config))
+    for name in choices:
+        ours, theirs = getattr(flags.config, name), getattr(config, name)
+        changed = "" if ours == theirs else f", instead of {theirs}"
+        print(f"  {name} = {ours}{changed}")
+    return flags
+
+
 def resumed(flags: Flags) -> Flags:
     """Reads the flags again, over the choices of the run in the folder."""
+    if flags.preset is not None:
+        raise ValueError(
+            "--resume and --preset were given; expected --resume alone, which "
+            "keeps the run's own choices"
+        )
     if flags.overwrite:
         raise ValueError("--resume and --overwrite were given; expected one")
     if flags.output is None:
@@ -126,6 +178,7 @@ def resumed(flags: Flags) -> Flags:
     recipe = read_json(flags.output / CONFIG)
     saved = Config.from_dict(recipe.get("config", {}))
     flags = parse(Flags, Flags(config=saved))
+    flags = replace(flags, preset=recipe.get("preset"))
     for choice in fields(Config):
         given, kept = (
             getattr(config, choice.name) for config in (flags.config, saved)
@@ -205,7 +258,7 @@ def prepare(folder: Path, overwrite: bool) -> None:
                 f"--overwrite was given, but {folder} holds no run; expected "
                 "a folder that fit.py wrote: name another --output"
             )
-        for name in (CONFIG, TRACE, WEIGHTS, CHECKPOINT, PREVIOUS):
+        for name in (CONFIG, TRACE, WEIGHTS, BEST, CHECKPOINT, PREVIOUS):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / FIGURES, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ def load_run(folder: Path, data_dir: Path | None = None) -> Run:
     data = load(config.dataset, data_dir).first(config.limit)
     data = data.binarize(config.binarize)
     check_same_data(folder, data)
-    return Run(VAE.load(folder), config, data)
+    return Run(VAE.load(folder), config, data.binarize(config.binarize))
 
 
 def check_same_data(folder: Path, data: Dataset) -> None:

@@ -79,6 +79,16 @@ def test_unknown_keys_raise():
         ("batch_size", 2.5),
         ("learning_rate", float("inf")),
         ("num_particles", 0),
+        ("objective", "vae"),
+        ("alpha", float("inf")),
+        ("beta", 0.0),
+        ("warmup", -1),
+        ("free_bits", -0.1),
+        ("early_stopping", 0),
+        ("validation_fraction", 1.0),
+        ("gradient_clip", 0.0),
+        ("adam_eps", -1e-8),
+        ("schedule", "steps"),
         ("seed", -1),
         ("seed", 2**31),
     ],
@@ -87,6 +97,29 @@ def test_a_bad_choice_is_named_by_its_flag(choice, value):
     flag = "--" + choice.replace("_", "-")
     with pytest.raises(ValueError, match=f"^{flag} is .*; expected "):
         replace(Config(), **{choice: value})
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"objective": "renyi", "alpha": 1}, "--alpha is 1; expected another"),
+        (
+            {"objective": "dreg", "free_bits": 0.1},
+            "--objective is 'dreg'; expected elbo or analytic-kl with --free",
+        ),
+        (
+            {"prior": "mixture", "objective": "stl"},
+            "--objective is 'stl'; expected elbo with the enumerated gradient",
+        ),
+        (
+            {"gradient": "score-function", "free_bits": 0.1},
+            "--free-bits is 0.1; expected 0 with the score-function gradient",
+        ),
+    ],
+)
+def test_what_an_objective_cannot_take_is_said(choices, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**choices)
 
 
 @pytest.mark.parametrize(

@@ -255,7 +255,7 @@ def test_a_baseline_takes_the_last_smaller_minibatch_and_particles(options):
     choices = {"gradient": "score-function-baseline", **options}
     vae = make(**ONE, **choices)
     optim = pyro.optim.Adam({"lr": 1e-3})
-    svi = SVI(vae.model, vae.guide, optim, make_objective(vae, 3))
+    svi = SVI(vae.model, vae.guide, optim, make_objective(vae, num_particles=3))
     before = {name: p.clone() for name, p in vae.state_dict().items()}
     for size in (8, 8, 3):
         svi.step(images(size), N)

@@ -191,7 +191,17 @@ def test_every_flag_is_reached_and_kept(tmp_path):
         "epochs": 1,
         "batch-size": 16,
         "learning-rate": 0.01,
+        "schedule": "exponential",
+        "adam-eps": 1e-6,
+        "gradient-clip": 50.0,
+        "objective": "elbo",
+        "alpha": 0.3,
         "num-particles": 2,
+        "beta": 0.5,
+        "warmup": 1,
+        "free-bits": 0.0,
+        "early-stopping": 3,
+        "validation-fraction": 0.2,
         "engine": "compiled",
         "matmul-precision": "high",
         "seed": 5,
@@ -223,7 +233,36 @@ def test_every_flag_is_reached_and_kept(tmp_path):
     }
     figures = {p.name for p in (tmp_path / "run" / "figures").iterdir()}
     assert figures == FIGURES
-    assert read_trace(tmp_path / "run" / TRACE)[1]["step"] == 3
+    record = read_trace(tmp_path / "run" / TRACE)[1]
+    assert record["step"] == 2 and record["beta"] == 0.5
+    assert VAE.load(tmp_path / "run", best=True).sample(1).shape == (1, 20)
+
+
+def test_a_preset_is_shown_and_overridden_and_resumed(tmp_path):
+    arguments = ["--epochs", 1, "--dataset", "digits", "--no-figures"]
+    result = fit(tmp_path, "--preset", "stats271", *arguments)
+    assert "preset stats271: STATS 271, the assignment" in result.stdout
+    assert "  hidden = (512,)\n" in result.stdout
+    assert "  epochs = 1, instead of 20\n" in result.stdout
+    again = ["--resume", "--output", "run", "--no-figures", "--epochs", 2]
+    result = run(tmp_path, "fit.py", *again)
+    assert result.returncode == 0, result.stderr
+    about = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert about["preset"] == "stats271" and about["config"]["epochs"] == 2
+    message = error_of(run(tmp_path, "fit.py", *again, "--preset", "stats271"))
+    assert "expected --resume alone, which keeps" in message
+
+
+def test_early_stopping_says_which_epoch_was_the_best(tmp_path):
+    arguments = [*SMALL, "--early-stopping", 1, "--epochs", 60]
+    result = fit(tmp_path, *arguments, "--learning-rate", 0.1)
+    records = read_trace(tmp_path / "run" / TRACE)
+    assert 2 < len(records) < 61
+    best = records[-2]
+    assert (
+        f"kept in model.best.safetensors: test ELBO {best['test_elbo']:.2f} "
+        f"nats per image after epoch {best['epoch']:.0f}"
+    ) in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -252,6 +291,11 @@ def test_every_flag_is_reached_and_kept(tmp_path):
             ["--network", "conv", "--channels", "4", "4", "4", "4"],
             "images are of shape (8, 8); expected grey ones whose sides are",
         ),
+        (
+            ["--prior", "categorical", "--objective", "iwae"],
+            "--objective is 'iwae'; expected elbo with the enumerated",
+        ),
+        (["--preset", "vae"], "invalid choice 'vae' for argument"),
         (["--epoch", "3"], "Unrecognized options: --epoch"),
         (["--dataset", "no.npz"], "error: there is no file no.npz"),
         (["--device", "gpu"], "--device is 'gpu', which torch cannot use"),

@@ -47,7 +47,7 @@ def test_particles_are_reached(small_vae):
     x = torch.rand(2, 64)
     losses = {}
     for num_particles in (1, 64):
-        objective = make_objective(small_vae, num_particles)
+        objective = make_objective(small_vae, num_particles=num_particles)
         losses[num_particles] = torch.tensor(
             [
                 objective.loss(small_vae.model, small_vae.guide, x)

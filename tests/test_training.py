@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from pyro.infer import Trace_ELBO
 
 from pyro_vae import VAE, Config, build, evaluation, fit, training
 from pyro_vae.checkpoints import CHECKPOINT, FileError
 from pyro_vae.data import minibatches
 from pyro_vae.evaluation import compile_sums, evaluate
 from pyro_vae.svi import CompilationError, NonFiniteLossError, compile
+from pyro_vae.svi.clipping import clip_gradients
 from pyro_vae.traces import TRACE, read_trace, write_trace
 from pyro_vae.training import resolve_device, resolve_engine
 
@@ -355,9 +357,9 @@ def test_which_engine_is_chosen(digits, monkeypatch):
     made = []
 
     class Spy(training.CompiledSVI):
-        def __init__(self, *args):
+        def __init__(self, *args, **options):
             made.append(args[-1])
-            super().__init__(*args)
+            super().__init__(*args, **options)
 
     monkeypatch.setattr(training, "CompiledSVI", Spy)
     config = replace(CONFIG, epochs=1, matmul_precision="medium")
@@ -454,3 +456,153 @@ def test_resuming_with_other_choices_is_refused(
     few = digits.first(1000)
     with pytest.raises(FileError, match=r"num_train is 1000, but .* has 1438"):
         list(fit(make(), few, CONFIG, tmp_path, resume=True))
+
+
+ANNEALED = replace(
+    CONFIG,
+    objective="dreg",
+    num_particles=2,
+    beta=0.5,
+    warmup=2,
+    schedule="cosine",
+    gradient_clip=3.0,
+    early_stopping=5,
+)
+
+
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
+def test_it_resumes_exactly_within_a_warm_up(digits, tmp_path, engine):
+    config = replace(ANNEALED, engine=engine)
+    whole = without_timing(fit(make(), digits, config, tmp_path / "a"))
+    fit_until(17, make(), digits, config, tmp_path / "b")
+    list(fit(make(), digits, config, tmp_path / "b", resume=True))
+    assert without_timing(read_trace(tmp_path / "b" / TRACE)) == whole
+    assert [record["beta"] for record in whole] == [0, 0.25, 0.5, 0.5]
+    left, right = (
+        VAE.load(tmp_path / name, best=True).state_dict() for name in "ab"
+    )
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_a_warm_up_compiles_no_more_than_a_fit_without(digits, monkeypatch):
+    made = []
+
+    class Spy(training.CompiledSVI):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            made.append(self)
+
+    monkeypatch.setattr(training, "CompiledSVI", Spy)
+    list(fit(make(), digits, replace(ANNEALED, engine="compiled")))
+    assert made[0].num_compilations == 1
+    assert made[0].loss.beta == ANNEALED.beta
+    assert made[0].clip_norm == 3.0 * 1294  # of the images not held out
+
+
+def test_the_records_hold_the_true_elbo_whatever_the_objective(digits):
+    """At a negligible step size all estimate the untrained model's."""
+    exact = make().compute_elbo(digits.train, 64).mean().item()
+    kl = make().compute_elbo_terms(digits.train, 64)[1].mean().item()
+    tiny = replace(CONFIG, learning_rate=1e-12, epochs=1, num_particles=16)
+    for choices, gap in (
+        ({"beta": 0.1}, 0.9 * kl),
+        ({"objective": "analytic-kl", "beta": 3.0}, -2 * kl),
+        ({"objective": "iwae"}, None),
+        ({"objective": "stl", "warmup": 10**6}, kl),
+        ({"free_bits": 9.0}, kl - 18),
+    ):
+        for record in fit(make(), digits, replace(tiny, **choices)):
+            assert record["train_elbo"] == pytest.approx(exact, abs=0.3)
+            difference = record["train_objective"] - exact
+            if gap is None:
+                assert difference > 0.5
+            else:
+                assert difference == pytest.approx(gap, abs=0.3)
+        assert math.isfinite(record["train_objective"])
+
+
+def test_early_stopping_stops_and_keeps_the_best_weights(digits, tmp_path):
+    """A step far too large gets worse after the warm-up, soon."""
+    config = replace(
+        CONFIG, epochs=40, learning_rate=0.05, warmup=2, early_stopping=2
+    )
+    vae = make(config)
+    vae.describe(config, 64)
+    records = list(fit(vae, digits, config, tmp_path))
+    vae.save(tmp_path)
+    values = [record["validation_elbo"] for record in records]
+    best = values.index(max(values[2:]))
+    assert len(records) == best + 3 < 40
+    _, validation = digits.hold_out(config.validation_fraction)
+    for is_best, value in ((True, values[best]), (False, values[-1])):
+        loaded = VAE.load(tmp_path, best=is_best)
+        terms = evaluate(loaded, validation, config.seed)
+        assert terms[0] - terms[1] == value
+    assert not list(fit(make(), digits, config, tmp_path, resume=True))
+    other = replace(config, early_stopping=9)
+    with pytest.raises(FileError, match="early_stopping is 9, but the run"):
+        list(fit(make(), digits, other, tmp_path, resume=True))
+
+
+def test_the_validation_images_are_of_the_training_set_and_fixed(digits):
+    rest, held_out = digits.hold_out(0.25)
+    again, same = digits.hold_out(0.25)
+    assert torch.equal(held_out, same) and torch.equal(rest.train, again.train)
+    assert len(held_out) == round(0.25 * len(digits.train))
+    whole = torch.cat([rest.train, held_out])
+    assert sorted(whole.tolist()) == sorted(digits.train.tolist())
+    assert torch.equal(rest.test, digits.test)
+    where = (digits.train == rest.train[7]).all(1).nonzero()[0]
+    assert rest.train_labels[7] == digits.train_labels[where]
+    with pytest.raises(ValueError, match="1 training images; expected at le"):
+        digits.first(1).hold_out(0.5)
+
+
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
+def test_the_optimisers_options_are_reached(digits, engine, monkeypatch):
+    """Adam's first step moves each weight by its step size, nearly."""
+    made = []
+    adam = training.pyro.optim.Adam
+    monkeypatch.setattr(
+        training.pyro.optim, "Adam", lambda o: made.append(adam(o)) or made[-1]
+    )
+    config = replace(
+        CONFIG, engine=engine, epochs=5, schedule="iwae-2015", adam_eps=1e-3
+    )
+    list(fit(make(), digits, config))
+    options = [o.param_groups[0] for o in made[0].optim_objs.values()]
+    assert len(options) == 9
+    for option in options:
+        assert option["lr"] == 1e-3 * 10 ** (-2 / 7)
+        assert option["eps"] == 1e-3 * len(digits.train)
+
+
+def test_a_clipped_gradient_keeps_its_direction(digits):
+    vae, x = make(), digits.train[:8]
+    Trace_ELBO()(vae.model, vae.guide)(x).backward()
+    params = list(vae.parameters())
+    before = torch.cat([p.grad.flatten() for p in params])
+    for norm, factor in ((2 * before.norm().item(), 1.0), (3.0, None)):
+        clip_gradients([*params, params[0]], norm)
+        after = torch.cat([p.grad.flatten() for p in params])
+        factor = factor or 3.0 / before.norm()
+        assert torch.allclose(after, factor * before, rtol=1e-12)
+    moved = []
+    for limit in (None, 1e-9):  # within the reach of Adam's epsilon
+        vae = make()
+        start = [p.detach().clone() for p in vae.parameters()]
+        config = replace(CONFIG, epochs=1, gradient_clip=limit, adam_eps=1e-3)
+        list(fit(vae, digits, config))
+        ends = zip(vae.parameters(), start, strict=True)
+        moved.append(sum((p - s).abs().sum().item() for p, s in ends))
+    assert moved[1] < 1e-3 * moved[0]
+
+
+def test_schedules_that_need_the_epochs_keep_them(digits, tmp_path):
+    config = replace(CONFIG, schedule="cosine", epochs=1)
+    list(fit(make(), digits, config, tmp_path))
+    longer = replace(config, epochs=2)
+    with pytest.raises(
+        FileError, match=r"epochs is 2, but the run in .* has 1"
+    ):
+        list(fit(make(), digits, longer, tmp_path, resume=True))

@@ -12,8 +12,9 @@ def elbo_curves(records: Sequence[Mapping[str, float]]) -> Figure:
     """Draws the training and test ELBO of a run against its epochs.
 
     Args:
-        records: What `fit` yielded. The first one, before training, is far
-            below the others and is written instead of drawn.
+        records: What `fit` yielded, with or without a `validation_elbo`. The
+            first one, before training, is far below the others and is written
+            instead of drawn.
     """
     figure = Figure(figsize=(7, 4.5), dpi=DPI, layout="constrained")
     axes = figure.subplots()
@@ -21,8 +22,11 @@ def elbo_curves(records: Sequence[Mapping[str, float]]) -> Figure:
     epochs = [record["epoch"] for record in drawn]
     for key, label in [
         ("train_elbo", "training, mean over the epoch"),
+        ("validation_elbo", "validation, after the epoch"),
         ("test_elbo", "test, after the epoch"),
     ]:
+        if key not in records[0]:
+            continue
         values = [record[key] for record in drawn]
         axes.plot(epochs, values, marker=".", label=label)
     axes.set_title(

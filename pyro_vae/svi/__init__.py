@@ -1,13 +1,17 @@
 """One optimisation step: Pyro's SVI, and its compiled twin."""
 
-from pyro_vae.svi.compiled import LOSSES, CompiledSVI
+from pyro_vae.svi.compiled import LOSSES, CompiledSVI, can_compile
 from pyro_vae.svi.eager import (
     NonFiniteLossError,
     find_nonfinite_site,
     make_svi,
 )
 from pyro_vae.svi.graphs import CompilationError, DynamicPairError, compile
-from pyro_vae.svi.optimizers import load_optimizer_state, optimizer_state
+from pyro_vae.svi.optimizers import (
+    load_optimizer_state,
+    optimizer_state,
+    set_learning_rate,
+)
 
 __all__ = [
     "LOSSES",
@@ -15,9 +19,11 @@ __all__ = [
     "CompiledSVI",
     "DynamicPairError",
     "NonFiniteLossError",
+    "can_compile",
     "compile",
     "find_nonfinite_site",
     "load_optimizer_state",
     "make_svi",
     "optimizer_state",
+    "set_learning_rate",
 ]

@@ -18,6 +18,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 
 from pyro_vae.svi.arguments import Arguments
+from pyro_vae.svi.clipping import clip_gradients
 from pyro_vae.svi.eager import NonFiniteLossError, find_nonfinite_site
 from pyro_vae.svi.graphs import (
     DynamicPairError,
@@ -31,6 +32,11 @@ from pyro_vae.svi.watch import ModuleCalls, Watch
 
 MANY = 16  # graphs, from which an argument is likely to change at every step
 LOSSES = (Trace_ELBO, TraceMeanField_ELBO, RenyiELBO, TraceEnum_ELBO)
+
+
+def can_compile(loss: ELBO) -> bool:
+    """Whether a loss is one of `LOSSES`, or says that it can be recorded."""
+    return type(loss) in LOSSES or getattr(loss, "can_be_compiled", False)
 
 
 class CompiledSVI:
@@ -60,11 +66,15 @@ class CompiledSVI:
         guide: Its guide.
         optim: `pyro.optim.Adam`, `AdamW` or `ClippedAdam`, or a torch
             optimiser over given parameters.
-        loss: `Trace_ELBO` (by default), `TraceMeanField_ELBO`, `RenyiELBO`, or
-            `TraceEnum_ELBO` with parallel enumeration.
+        loss: `Trace_ELBO` (by default), `TraceMeanField_ELBO`, `RenyiELBO`,
+            `TraceEnum_ELBO` with parallel enumeration, or an estimator whose
+            `can_be_compiled` is true. If it has an `elbo`, a tensor that each
+            `loss_and_grads` sets, that is kept up to date.
         precision: Of large float32 matrix products: `highest`, `high` or
             `medium` (on the CPU: bfloat16 products where the processor has
             them).
+        clip_norm: The largest norm of all gradients together; by default they
+            are left as they are.
 
     Attributes:
         num_compilations: How many graphs have been compiled.
@@ -80,11 +90,12 @@ class CompiledSVI:
         optim: PyroOptim | torch.optim.Optimizer,
         loss: ELBO | None = None,
         precision: str = "highest",
+        clip_norm: float | None = None,
     ):
         check_optimizer(optim)
         self.model, self.guide, self.optim = model, guide, optim
         self.loss = Trace_ELBO() if loss is None else loss
-        if type(self.loss) not in LOSSES:
+        if not can_compile(self.loss):
             names = ", ".join(kind.__name__ for kind in LOSSES)
             raise ValueError(
                 f"the loss is {type(self.loss).__name__}; expected one of "
@@ -95,7 +106,7 @@ class CompiledSVI:
                 f"precision is {precision!r}; expected one of "
                 f"{', '.join(PRECISIONS)}"
             )
-        self.precision = precision
+        self.precision, self.clip_norm = precision, clip_norm
         self.num_compilations = 0
         self._forget()
 
@@ -133,6 +144,8 @@ class CompiledSVI:
             if result is None:
                 program, tensors = self._program("step", args, kwargs)
                 loss, *grads = program(*self._params, *tensors)
+                if len(grads) > len(self._params):
+                    self.loss.elbo = grads.pop().clone()
             else:
                 loss, grads = result
             if loss.is_cuda:
@@ -238,13 +251,16 @@ class CompiledSVI:
                 "no parameter has a gradient; expected pyro.param or "
                 "pyro.module statements in the model or the guide"
             )
+        clip_gradients(self._params, self.clip_norm)
         grads = [param.grad for param in self._params]
         for param in self._params:
             param.grad = None
         return torch.as_tensor(value).to(grads[0]), grads, list(sites)
 
     def _record_step(self, args: tuple, kwargs: dict) -> list[Tensor]:
-        """The loss and its gradients, as Pyro's estimator computes them."""
+        """The loss, its gradients, as Pyro's estimator computes them, and
+        the ELBO where the estimator reports it.
+        """
         for param in self._params:
             param.grad = None
         try:
@@ -252,6 +268,7 @@ class CompiledSVI:
                 loss = self.loss.loss_and_grads(
                     self.model, self.guide, *args, **kwargs
                 )
+                clip_gradients(self._params, self.clip_norm)
             grads = [param.grad for param in self._params]
         finally:
             for param in self._params:
@@ -261,7 +278,8 @@ class CompiledSVI:
                 "a parameter that had a gradient at the first step has none "
                 "now; expected a static pair: use pyro.infer.SVI"
             )
-        return [torch.as_tensor(loss), *grads]
+        reports = [self.loss.elbo] if hasattr(self.loss, "elbo") else []
+        return [torch.as_tensor(loss), *grads, *reports]
 
     def _record_loss(self, args: tuple, kwargs: dict) -> list[Tensor]:
         with torch.no_grad():

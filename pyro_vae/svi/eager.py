@@ -9,13 +9,19 @@ from pyro import poutine
 from pyro.infer import ELBO, SVI
 from pyro.optim import PyroOptim
 
+from pyro_vae.svi.clipping import clip_gradients
+
 
 class NonFiniteLossError(ArithmeticError):
     """The loss is NaN or infinite; the parameters are left as they were."""
 
 
 def make_svi(
-    model: Callable, guide: Callable, optim: PyroOptim, loss: ELBO
+    model: Callable,
+    guide: Callable,
+    optim: PyroOptim,
+    loss: ELBO,
+    clip_norm: float | None = None,
 ) -> SVI:
     """Makes a `pyro.infer.SVI` that refuses to step on a non-finite loss.
 
@@ -24,6 +30,8 @@ def make_svi(
         guide: Its guide.
         optim: A Pyro optimiser.
         loss: A Pyro ELBO estimator.
+        clip_norm: The largest norm of all gradients together; by default they
+            are left as they are.
 
     Returns:
         SVI, whose `step` raises `NonFiniteLossError`, naming the site, before
@@ -33,11 +41,14 @@ def make_svi(
     def loss_and_grads(model, guide, *args, **kwargs):
         with poutine.trace(param_only=True) as capture:
             value = loss.loss_and_grads(model, guide, *args, **kwargs)
+        sites = capture.trace.nodes.values()
+        params = [site["value"].unconstrained() for site in sites]
         if not math.isfinite(value):
-            for param in capture.trace.nodes.values():
-                param["value"].unconstrained().grad = None
+            for param in params:
+                param.grad = None
             site = find_nonfinite_site(model, guide, *args, **kwargs)
             raise NonFiniteLossError(f"the loss is {value} {site}")
+        clip_gradients(params, clip_norm)
         return value
 
     return SVI(

@@ -236,6 +236,19 @@ def _options(optim: PyroOptim, param: Tensor) -> dict:
     return {name: options[name] for name in options if name != "params"}
 
 
+def set_learning_rate(
+    optim: PyroOptim, parameters: Iterable[nn.Parameter], rate: float
+) -> None:
+    """Sets the step size of parameters from the next step on.
+
+    Both engines look for it where it is set, in each parameter's optimiser.
+    """
+    for parameter in parameters:
+        if parameter.requires_grad:
+            _adopt(optim, [parameter])
+            optim.optim_objs[parameter].param_groups[0]["lr"] = rate
+
+
 def optimizer_state(
     optim: PyroOptim, parameters: Iterable[tuple[str, nn.Parameter]]
 ) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""How good the bound is."""
+"""The ELBO over a data set."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
