@@ -538,7 +538,7 @@ def test_the_records_hold_the_true_elbo_whatever_the_objective(digits):
             assert record["train_elbo"] == pytest.approx(exact, abs=0.3)
             difference = record["train_objective"] - exact
             if gap is None:
-                assert difference > 0.5
+                assert difference > 0.1
             else:
                 assert difference == pytest.approx(gap, abs=0.3)
         assert math.isfinite(record["train_objective"])
