@@ -20,7 +20,8 @@ TORCHVISION = {
     "kmnist": "KMNIST",
 }
 SPLIT_SEED = 0  # of the 80/20 split where a data set has no test set
-TRAIN_SEED, TEST_SEED = 1, 2  # of the images drawn once and for all
+# Of the images drawn once and for all.
+TRAIN_SEED, TEST_SEED, VALIDATION_SEED = 1, 2, 3
 IDX_FILES = {
     "train-images-idx3-ubyte": (60_000, 28, 28),
     "train-labels-idx1-ubyte": (60_000,),
@@ -131,8 +132,8 @@ class Dataset:
             return self
         train = self.train
         if how == "static":
-            train = _draw_once(train, TRAIN_SEED)
-        return replace(self, train=train, test=_draw_once(self.test, TEST_SEED))
+            train = draw_once(train, TRAIN_SEED)
+        return replace(self, train=train, test=draw_once(self.test, TEST_SEED))
 
     @property
     def is_binary(self) -> bool:
@@ -244,6 +245,20 @@ def draw_binary(images: Tensor) -> Tensor:
     return torch.bernoulli(images)
 
 
+def draw_once(images: Tensor, seed: int) -> Tensor:
+    """Draws binary images, the same on every device and in every dtype.
+
+    Binary images stay what they are.
+
+    Args:
+        images: Floats in [0, 1].
+        seed: Of the draw.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    uniform = torch.rand(images.shape, generator=generator, dtype=torch.float32)
+    return (uniform.to(images.device) < images).to(images)
+
+
 def minibatches(num_data: int, batch_size: int) -> Iterator[Tensor]:
     """Yields the places of every image once, `(B,)`, in random order.
 
@@ -256,13 +271,6 @@ def minibatches(num_data: int, batch_size: int) -> Iterator[Tensor]:
         batch_size: B.
     """
     yield from torch.randperm(num_data).split(batch_size)
-
-
-def _draw_once(images: Tensor, seed: int) -> Tensor:
-    """The same binary images on every device and in every dtype."""
-    generator = torch.Generator().manual_seed(seed)
-    uniform = torch.rand(images.shape, generator=generator, dtype=torch.float32)
-    return (uniform.to(images.device) < images).to(images)
 
 
 def _load_torchvision(name: str, root: Path) -> Dataset:

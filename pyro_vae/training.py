@@ -19,7 +19,13 @@ from torch import Tensor
 from pyro_vae.checkpoints import FileError, load_checkpoint, save_checkpoint
 from pyro_vae.clustering import cluster_scores
 from pyro_vae.config import Config
-from pyro_vae.data import Dataset, draw_binary, minibatches
+from pyro_vae.data import (
+    VALIDATION_SEED,
+    Dataset,
+    draw_binary,
+    draw_once,
+    minibatches,
+)
 from pyro_vae.evaluation import (
     Sums,
     assign,
@@ -189,6 +195,8 @@ class _Run:
             self.data, self.validation = self.data.hold_out(
                 config.validation_fraction
             )
+            if config.binarize != "none":  # the same ones in every epoch
+                self.validation = draw_once(self.validation, VALIDATION_SEED)
         self.config = config
         self.on_step = on_step
         self.stop = stop
@@ -438,7 +446,7 @@ class _Run:
         ):
             return -sum(
                 self.objective.loss(*pair, x)
-                for x in self.data.train.split(size)
+                for x in self.training_images().split(size)
             )
 
     def cluster_scores(self) -> Record:

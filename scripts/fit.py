@@ -83,6 +83,9 @@ def main() -> int:
     }
     torch.manual_seed(config.seed)
     vae = build(config, data.data_dim, data.image_shape)
+    num_train = len(hold_out(data, config)[0].train)
+    num_batches = -(-num_train // config.batch_size)
+    engine = resolve_engine(config, vae, config.epochs * num_batches)
     num_steps = config.epochs * -(-len(data.train) // config.batch_size)
     engine = resolve_engine(config, vae, num_steps)  # refuses what cannot be
     if flags.resume:

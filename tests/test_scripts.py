@@ -164,10 +164,17 @@ def test_every_flag_is_reached_and_kept(tmp_path):
     flags = {
         "prior": "laplace",
         "prior-scale": 0.8,
+        "learn-prior-scale": True,
+        "prior-df": 3.0,
         "num-components": 3,
         "num-variables": 2,
         "prior-weights": "learned",
         "guide": "laplace",
+        "inference": "amortized",
+        "e-steps": 3,
+        "e-learning-rate": 0.02,
+        "num-couplings": 2,
+        "coupling-units": 6,
         "gradient": "score-function",
         "baseline": "learned",
         "temperature": 0.7,
@@ -186,6 +193,8 @@ def test_every_flag_is_reached_and_kept(tmp_path):
         "noise": "diagonal",
         "noise-scale": 0.4,
         "latent-dim": 3,
+        "network": "mlp",
+        "channels": [3],
         "hidden": [9, 7],
         "activation": "tanh",
         "init-std": 0.2,
@@ -285,6 +294,14 @@ def test_early_stopping_says_which_epoch_was_the_best(tmp_path):
         (
             ["--prior", "categorical", "--num-variables", "4"],
             "there are 10000 configurations of the discrete latents; expected",
+        ),
+        (
+            ["--likelihood", "bernoulli", "--noise", "fixed"],
+            "--noise is 'fixed'; expected shared (leave it out) with --likel",
+        ),
+        (
+            ["--network", "conv", "--channels", "4", "4", "4", "4"],
+            "images are of shape (8, 8); expected grey ones whose sides are",
         ),
         (
             ["--prior", "categorical", "--objective", "iwae"],
@@ -414,6 +431,32 @@ def test_a_discrete_fit_is_drawn_and_resumed(tmp_path, arguments, expected):
     assert VAE.load(tmp_path / "run").assign(load("digits").test).max() > 0
 
 
+GREY = "grey pixels under a Bernoulli are not a likelihood"
+
+
+@pytest.mark.parametrize(
+    ("prior", "binarize", "is_labelled"),
+    [("vamp", "none", True), ("flow", "dynamic", False)],
+)
+def test_a_bernoulli_fit_is_labelled_for_what_it_is(
+    tmp_path, prior, binarize, is_labelled
+):
+    arguments = ["--prior", prior, "--guide", "flow", "--network", "conv"]
+    arguments += ["--likelihood", "bernoulli", "--binarize", binarize]
+    result = fit(tmp_path, *SMALL, *arguments, "--epochs", "1")
+    about = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (GREY in "".join(about["caveats"])) is is_labelled
+    assert (GREY in result.stderr) is is_labelled
+    assert (GREY in result.stdout.splitlines()[-1]) is is_labelled
+    assert {p.name for p in (tmp_path / "run" / "figures").iterdir()} == FIGURES
+    result = run(
+        tmp_path, "fit.py", "--resume", "--output", "run", "--epochs", "2"
+    )
+    assert result.returncode == 0, result.stderr
+    assert len(read_trace(tmp_path / "run" / TRACE)) == 3
+    assert VAE.load(tmp_path / "run").sample(2).shape == (2, 64)
+
+
 def test_gradient_estimators_side_by_side(tmp_path):
     make_run(tmp_path, "discrete", prior="categorical", num_components=4)
     make_run(tmp_path, "continuous")
@@ -513,6 +556,13 @@ def test_comparing_what_differs_is_warned_of(tmp_path):
     assert result.returncode == 0
     assert "are of different data" in result.stderr
     assert "have different likelihoods (shared noise and fixed" in result.stderr
+    make_run(tmp_path, "grey", likelihood="continuous-bernoulli")
+    path = tmp_path / "all" / "config.json"
+    older = json.loads(path.read_text())
+    del older["config"]["likelihood"], older["config"]["binarize"]
+    path.write_text(json.dumps(older))
+    result = run(tmp_path, "compare.py", "all", "grey")
+    assert "(shared noise and continuous-bernoulli)" in result.stderr
     assert (tmp_path / "results" / "compare.png").exists()
 
 

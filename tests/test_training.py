@@ -8,7 +8,6 @@ from pyro.infer import Trace_ELBO
 
 from pyro_vae import VAE, Config, build, evaluation, fit, training
 from pyro_vae.checkpoints import CHECKPOINT, FileError
-from pyro_vae.data import minibatches
 from pyro_vae.evaluation import compile_sums, evaluate
 from pyro_vae.svi import CompilationError, NonFiniteLossError, compile
 from pyro_vae.svi.clipping import clip_gradients
@@ -141,13 +140,24 @@ def test_discrete_runs_resume_exactly(digits, tmp_path, choices):
 BINARY = replace(CONFIG, likelihood="bernoulli", binarize="dynamic")
 
 
-def spy_on_batches(monkeypatch):
+<<<<<<< HEAD
+def spy_on_images(monkeypatch):
     """The training images of every epoch that is trained on."""
     epochs, draw = [], training._Run.training_images
 
     def spy(run):
         images = draw(run)
         if run.position.epoch >= 0:
+=======
+def spy_on_images(monkeypatch):
+    """Collects the images that each epoch is trained on."""
+    epochs = []
+    training_images = training._Run.training_images
+
+    def spy(run):
+        images = training_images(run)
+        if run.position.epoch >= 0:  # before, they are evaluated only
+>>>>>>> parts
             epochs.append(images.clone())
         return images
 
@@ -156,7 +166,7 @@ def spy_on_batches(monkeypatch):
 
 
 def test_dynamic_binarisation_draws_anew_in_each_epoch(digits, monkeypatch):
-    epochs = spy_on_batches(monkeypatch)
+    epochs = spy_on_images(monkeypatch)
     traces = []
     for seed in (0, 0, 1):
         config = replace(BINARY, seed=seed)
@@ -172,7 +182,7 @@ def test_dynamic_binarisation_draws_anew_in_each_epoch(digits, monkeypatch):
 
 
 def test_static_binarisation_draws_once_for_all_runs(digits, monkeypatch):
-    epochs = spy_on_batches(monkeypatch)
+    epochs = spy_on_images(monkeypatch)
     drawn = digits.binarize("static")
     for seed in (0, 1):
         config = replace(BINARY, binarize="static", seed=seed, epochs=2)
@@ -181,6 +191,27 @@ def test_static_binarisation_draws_once_for_all_runs(digits, monkeypatch):
         assert untrained["test_elbo"] == terms[0] - terms[1]
     assert len(epochs) == 4
     assert all(torch.equal(images, drawn.train) for images in epochs)
+
+
+@pytest.mark.parametrize("binarize", ["static", "dynamic"])
+def test_validation_images_are_binary_and_stay_the_same(
+    digits, monkeypatch, binarize
+):
+    seen = []
+
+    def spy(vae, images, *args):
+        seen.append(images.clone())
+        return evaluate(vae, images, *args)
+
+    monkeypatch.setattr(training, "evaluate", spy)
+    config = replace(BINARY, binarize=binarize, early_stopping=9, epochs=2)
+    list(fit(make(config), digits, config))
+    size = round(config.validation_fraction * len(digits.train))
+    held_out = [images for images in seen if len(images) == size]
+    assert len(held_out) == 3
+    for images in held_out:
+        assert set(images.unique().tolist()) == {0, 1}
+        assert torch.equal(images, held_out[0])
 
 
 @pytest.mark.parametrize("steps", [7, 15, 22])
