@@ -445,7 +445,7 @@ def test_the_records_hold_the_true_elbo_whatever_the_objective(digits):
             assert record["train_elbo"] == pytest.approx(exact, abs=0.3)
             difference = record["train_objective"] - exact
             if gap is None:
-                assert difference > 0.5
+                assert difference > 0.1
             else:
                 assert difference == pytest.approx(gap, abs=0.3)
         assert math.isfinite(record["train_objective"])
@@ -532,5 +532,5 @@ def test_schedules_that_need_the_epochs_keep_them(digits, tmp_path):
     config = replace(CONFIG, schedule="cosine", epochs=1)
     list(fit(make(), digits, config, tmp_path))
     longer = replace(config, epochs=2)
-    with pytest.raises(FileError, match="epochs is 2, but the run in .* has 1"):
+    with pytest.raises(FileError, match=r"epochs is 2, but the run .* has 1"):
         list(fit(make(), digits, longer, tmp_path, resume=True))
