@@ -4,6 +4,7 @@ from pyro_vae.config import Config, build
 from pyro_vae.guides import DiagonalLaplace, DiagonalNormal
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.networks import MLP
+from pyro_vae.objectives import make_objective
 from pyro_vae.priors import Laplace, StandardNormal
 from pyro_vae.svi import CompiledSVI
 from pyro_vae.training import fit
@@ -24,4 +25,5 @@ __all__ = [
     "__version__",
     "build",
     "fit",
+    "make_objective",
 ]
