@@ -30,6 +30,7 @@ from pyro_vae.objectives import (
     list_analytic_pairs,
     make_objective,
 )
+from pyro_vae.objectives.analytic import compute_kl
 from pyro_vae.priors import Laplace, StandardNormal
 from pyro_vae.svi import make_svi
 from tests.statistics import assert_mean
@@ -291,6 +292,14 @@ def test_the_closed_forms_are_the_means_of_the_samples(prior, guide):
     z = q.sample((20_000,))
     kl = torch.distributions.kl_divergence(q, p)
     assert_mean(q.log_prob(z) - p.log_prob(z), kl)
+
+
+def test_a_full_normal_has_a_closed_form_from_a_diagonal_prior():
+    p = dist.Normal(torch.randn(2), 0.7).to_event(1)
+    q = dist.MultivariateNormal(torch.randn(3, 2), 0.3 * torch.eye(2) + 0.2)
+    same = dist.MultivariateNormal(p.mean, 0.49 * torch.eye(2))
+    kl = compute_kl(q, p.expand((3,)))
+    assert torch.allclose(kl, torch.distributions.kl_divergence(q, same))
 
 
 def test_pairs_without_a_closed_form_are_refused_by_name(x):
