@@ -9,6 +9,7 @@ from pyro_vae.guides import (
 )
 from pyro_vae.likelihoods import Bernoulli, ContinuousBernoulli, Gaussian
 from pyro_vae.networks import MLP, ConvDecoder, ConvEncoder
+from pyro_vae.objectives import make_objective
 from pyro_vae.priors import (
     FlowPrior,
     Laplace,
@@ -48,4 +49,5 @@ __all__ = [
     "__version__",
     "build",
     "fit",
+    "make_objective",
 ]

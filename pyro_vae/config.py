@@ -360,6 +360,9 @@ class Config:
             self._check(
                 "objective", expected, ("elbo", "analytic-kl").__contains__
             )
+        if self.early_stopping is not None:
+            expected = f"at most --epochs, {self.epochs}, with early stopping"
+            self._check("warmup", expected, lambda n: n <= self.epochs)
         gradient = self.gradient
         if gradient == "auto":
             gradient = FITTING_GRADIENTS[self.prior][0]

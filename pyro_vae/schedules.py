@@ -45,7 +45,7 @@ def kl_weight(beta: float, step: int, warmup_steps: int) -> float:
         step: t.
         warmup_steps: T; 0 for no warm-up.
     """
-    return beta * min(1.0, step / max(warmup_steps, 1))
+    return beta * min(1.0, step / warmup_steps) if warmup_steps else beta
 
 
 def best_epoch(records: Sequence[Record], warmup: int = 0) -> int | None:

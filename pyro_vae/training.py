@@ -36,7 +36,7 @@ from pyro_vae.evaluation import (
     sum_terms,
 )
 from pyro_vae.inference import Inference, make_inference
-from pyro_vae.objectives import choose_objective
+from pyro_vae.objectives import AnnealedObjective, choose_objective
 from pyro_vae.randomness import (
     get_random_state,
     random_stream,
@@ -47,7 +47,6 @@ from pyro_vae.schedules import (
     SCHEDULES,
     best_epoch,
     has_stalled,
-    kl_weight,
 )
 from pyro_vae.svi import (
     CompilationError,
@@ -189,14 +188,8 @@ class _Run:
         self.device = resolve_device(config.device)
         self.vae = vae.to(self.device)
         self.vae.zero_grad(set_to_none=True)
-        self.data, self.validation = data.to(self.device), None
-        self.data = self.data.binarize(config.binarize)
-        if config.early_stopping is not None:
-            self.data, self.validation = self.data.hold_out(
-                config.validation_fraction
-            )
-            if config.binarize != "none":  # the same ones in every epoch
-                self.validation = draw_once(self.validation, VALIDATION_SEED)
+        data = data.to(self.device).binarize(config.binarize)
+        self.data, self.validation = hold_out(data, config)
         self.config = config
         self.on_step = on_step
         self.stop = stop
@@ -241,8 +234,10 @@ class _Run:
         clip_norm = None
         if config.gradient_clip is not None:  # the loss is the data set's
             clip_norm = config.gradient_clip * len(self.data.train)
-        self.objective = choose_objective(config, vae)
-        pair = (vae.model, vae.guide, self.optim, self.objective)
+        self.objective = AnnealedObjective(
+            config, vae, len(self.data.train), self.num_batches
+        )
+        pair = (vae.model, vae.guide, self.optim, self.objective.estimator)
         self.svi = self.last_svi = make_svi(*pair, clip_norm)
         if self.position.engine == "compiled":
             try:
@@ -326,8 +321,7 @@ class _Run:
         position, num_data = self.position, len(self.data.train)
         is_whole = len(x) == self.config.batch_size
         svi = self.svi if is_whole else self.last_svi
-        if self.config.warmup:
-            self.objective.beta.fill_(self.kl_weight(position.step + 1))
+        self.objective.set_weight(position.step + 1)
         inferred = self.inference.prepare(x, index)
         try:
             loss = _take_step(svi, x, num_data, *inferred)
@@ -340,7 +334,7 @@ class _Run:
                 f"{position.step + 1}: try a smaller --learning-rate or "
                 "--init-std, or a larger --noise-scale"
             ) from None
-        value, elbo = self.read_bounds(loss)
+        value, elbo = self.objective.read(loss)
         position.step += 1
         position.batch += 1
         position.objective_sum += value * len(x)
@@ -349,26 +343,6 @@ class _Run:
             self.on_step(position.step, elbo)
         elif position.step % CUDA_INTERVAL == 0:
             self.on_step(position.step, elbo.item())
-
-    def kl_weight(self, step: int) -> float:
-        """The weight of the KL at a step, which counts from 1."""
-        warmup_steps = self.config.warmup * self.num_batches
-        return kl_weight(self.config.beta, step, warmup_steps)
-
-    def read_bounds(
-        self, loss: float | Tensor
-    ) -> tuple[float | Tensor, float | Tensor]:
-        """A step's objective and ELBO, the same if they are, per image."""
-        num_data = len(self.data.train)
-        value = -loss / num_data
-        if not self.has_other_objective():
-            return value, value
-        elbo = self.objective.elbo / num_data
-        return value, elbo if torch.is_tensor(loss) else elbo.item()
-
-    def has_other_objective(self) -> bool:
-        """Whether the loss is not simply minus the ELBO."""
-        return hasattr(self.objective, "elbo")
 
     def is_done(self) -> bool:
         """Whether there is no epoch left to do."""
@@ -422,12 +396,12 @@ class _Run:
     def other_bounds(self) -> Record:
         """The objective, where it is not the ELBO, and the validation ELBO."""
         position, bounds = self.position, {}
-        if self.has_other_objective():
+        if not self.objective.is_elbo:
             if position.epoch < 0:
                 position.objective_sum = self.sum_objective()
             mean = position.objective_sum / len(self.data.train)
             bounds["train_objective"] = mean
-            bounds["beta"] = self.kl_weight(position.step)
+            bounds["beta"] = self.objective.weight(position.step)
         if self.validation is not None:
             terms = evaluate(self.vae, self.validation, self.config.seed)
             bounds["validation_elbo"] = terms[0] - terms[1]
@@ -435,8 +409,7 @@ class _Run:
 
     def sum_objective(self) -> float:
         """The objective of the training images, before the first step."""
-        if self.config.warmup:
-            self.objective.beta.zero_()
+        self.objective.set_weight(0)
         pair = (self.vae.model, self.vae.guide)
         size = max(1, evaluation_batch(self.vae) // self.config.num_particles)
         with (
@@ -445,7 +418,7 @@ class _Run:
             evaluation_mode(self.vae),
         ):
             return -sum(
-                self.objective.loss(*pair, x)
+                self.objective.estimator.loss(*pair, x)
                 for x in self.training_images().split(size)
             )
 
@@ -545,6 +518,16 @@ def _take_step(
     return svi.step(x, num_data, *inferred)
 
 
+def hold_out(data: Dataset, config: Config) -> tuple[Dataset, Tensor | None]:
+    """Splits off the validation images, if the fit is to stop early."""
+    if config.early_stopping is None:
+        return data, None
+    data, validation = data.hold_out(config.validation_fraction)
+    if config.binarize != "none":  # the same ones in every epoch
+        validation = draw_once(validation, VALIDATION_SEED)
+    return data, validation
+
+
 def make_optimizer(config: Config, num_data: int) -> pyro.optim.PyroOptim:
     """Makes Adam for a loss that is the sum over `num_data` images."""
     options = {"lr": config.learning_rate}
@@ -558,7 +541,7 @@ def resolve_engine(config: Config, vae: VAE, num_steps: int) -> str:
 
     `auto` compiles from `COMPILE_FROM` steps on, where the loss can be.
     """
-    objective = choose_objective(config, vae)
+    objective = choose_objective(config, vae)  # refuses what cannot be
     if config.engine != "auto":
         return config.engine
     is_worth_it = num_steps >= COMPILE_FROM and can_compile(objective)

@@ -27,7 +27,7 @@ from pyro_vae.evaluation import assign
 from pyro_vae.presets import PRESETS, make_preset
 from pyro_vae.schedules import best_epoch
 from pyro_vae.traces import TRACE, Record, read_trace
-from pyro_vae.training import resolve_device, resolve_engine
+from pyro_vae.training import hold_out, resolve_device, resolve_engine
 from pyro_vae.vae import BEST, CONFIG, WEIGHTS
 
 FIGURES = "figures"
@@ -86,8 +86,6 @@ def main() -> int:
     num_train = len(hold_out(data, config)[0].train)
     num_batches = -(-num_train // config.batch_size)
     engine = resolve_engine(config, vae, config.epochs * num_batches)
-    num_steps = config.epochs * -(-len(data.train) // config.batch_size)
-    engine = resolve_engine(config, vae, num_steps)  # refuses what cannot be
     if flags.resume:
         check_same_data(folder, data)
     else:
@@ -100,7 +98,7 @@ def main() -> int:
             "--engine eager does without"
         )
     interrupt = Interrupt()
-    progress = Progress(config, data)
+    progress = Progress(config, num_batches)
     records = fit(
         vae,
         data,
@@ -285,10 +283,10 @@ class Interrupt:
 class Progress:
     """A live bar on a terminal, a line for each epoch elsewhere."""
 
-    def __init__(self, config: Config, data: Dataset):
+    def __init__(self, config: Config, num_batches: int):
         self._last: Record = {}
         self._epochs = config.epochs
-        self._num_batches = -(-len(data.train) // config.batch_size)
+        self._num_batches = num_batches
         self._bar = tqdm(
             total=config.epochs * self._num_batches,
             unit=" images",

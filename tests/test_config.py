@@ -104,6 +104,10 @@ def test_a_bad_choice_is_named_by_its_flag(choice, value):
     [
         ({"objective": "renyi", "alpha": 1}, "--alpha is 1; expected another"),
         (
+            {"early_stopping": 3, "warmup": 30},
+            "--warmup is 30; expected at most --epochs, 20, with early",
+        ),
+        (
             {"objective": "dreg", "free_bits": 0.1},
             "--objective is 'dreg'; expected elbo or analytic-kl with --free",
         ),

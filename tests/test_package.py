@@ -35,7 +35,7 @@ IMPORTS = {
         "distributions",
         "checkpoints",
     },
-    "objectives": {"vae", "gradients", "config"},
+    "objectives": {"vae", "gradients", "config", "schedules"},
     "traces": {"checkpoints"},
     "schedules": {"traces"},
     "presets": {"config"},

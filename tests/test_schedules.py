@@ -27,7 +27,7 @@ def test_the_others_start_at_the_whole_step_and_fall():
 def test_the_kls_weight_rises_linearly_to_beta():
     weights = [kl_weight(0.5, step, 4) for step in range(7)]
     assert weights == [0, 0.125, 0.25, 0.375, 0.5, 0.5, 0.5]
-    assert kl_weight(2.0, 1, 0) == 2
+    assert kl_weight(2.0, 0, 0) == kl_weight(2.0, 1, 0) == 2
 
 
 def test_the_best_epoch_and_patience_count_from_the_warm_up():

@@ -140,15 +140,6 @@ def test_discrete_runs_resume_exactly(digits, tmp_path, choices):
 BINARY = replace(CONFIG, likelihood="bernoulli", binarize="dynamic")
 
 
-<<<<<<< HEAD
-def spy_on_images(monkeypatch):
-    """The training images of every epoch that is trained on."""
-    epochs, draw = [], training._Run.training_images
-
-    def spy(run):
-        images = draw(run)
-        if run.position.epoch >= 0:
-=======
 def spy_on_images(monkeypatch):
     """Collects the images that each epoch is trained on."""
     epochs = []
@@ -157,7 +148,6 @@ def spy_on_images(monkeypatch):
     def spy(run):
         images = training_images(run)
         if run.position.epoch >= 0:  # before, they are evaluated only
->>>>>>> parts
             epochs.append(images.clone())
         return images
 
@@ -528,7 +518,7 @@ def test_a_warm_up_compiles_no_more_than_a_fit_without(digits, monkeypatch):
     monkeypatch.setattr(training, "CompiledSVI", Spy)
     list(fit(make(), digits, replace(ANNEALED, engine="compiled")))
     assert made[0].num_compilations == 1
-    assert made[0].loss.beta == ANNEALED.beta
+    assert made[0].loss.beta == ANNEALED.beta == 0.5
     assert made[0].clip_norm == 3.0 * 1294  # of the images not held out
 
 
@@ -635,7 +625,5 @@ def test_schedules_that_need_the_epochs_keep_them(digits, tmp_path):
     config = replace(CONFIG, schedule="cosine", epochs=1)
     list(fit(make(), digits, config, tmp_path))
     longer = replace(config, epochs=2)
-    with pytest.raises(
-        FileError, match=r"epochs is 2, but the run in .* has 1"
-    ):
+    with pytest.raises(FileError, match=r"epochs is 2, but the run .* has 1"):
         list(fit(make(), digits, longer, tmp_path, resume=True))

@@ -1,6 +1,7 @@
 """What is maximised, by name: the ELBO and its relatives."""
 
 from pyro_vae.objectives.analytic import is_analytic, list_analytic_pairs
+from pyro_vae.objectives.annealed import AnnealedObjective
 from pyro_vae.objectives.choices import (
     OBJECTIVES,
     choose_objective,
@@ -10,6 +11,7 @@ from pyro_vae.objectives.estimators import PathwiseELBO, WeightedELBO
 
 __all__ = [
     "OBJECTIVES",
+    "AnnealedObjective",
     "PathwiseELBO",
     "WeightedELBO",
     "choose_objective",

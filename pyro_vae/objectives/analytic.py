@@ -17,7 +17,7 @@ def compute_kl(q: dist.Distribution, p: dist.Distribution) -> Tensor:
     """
     if repr(q.support) == repr(p.support):  # constraints compare by identity
         try:
-            return kl_divergence(q, p)
+            return kl_divergence(q, _like(q, p))
         except NotImplementedError:
             pass
     raise ValueError(
@@ -47,6 +47,19 @@ def list_analytic_pairs() -> dict[tuple[str, str], bool]:
                 q = vae.infer(torch.zeros(1, 4))
                 pairs[prior, guide] = is_analytic(q, vae.prior())
     return pairs
+
+
+def _like(q: dist.Distribution, p: dist.Distribution) -> dist.Distribution:
+    """A diagonal normal p as a full one if q is: torch has no mixed pair."""
+    is_diagonal = (
+        isinstance(p, torch.distributions.Independent)
+        and isinstance(p.base_dist, torch.distributions.Normal)
+        and p.reinterpreted_batch_ndims == 1
+    )
+    if isinstance(q, torch.distributions.MultivariateNormal) and is_diagonal:
+        scale_tril = p.base_dist.scale.diag_embed()
+        return dist.MultivariateNormal(p.base_dist.loc, scale_tril=scale_tril)
+    return p
 
 
 def _name(distribution: dist.Distribution) -> str:

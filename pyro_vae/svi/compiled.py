@@ -97,8 +97,9 @@ class CompiledSVI:
         self.loss = Trace_ELBO() if loss is None else loss
         if not can_compile(self.loss):
             names = ", ".join(kind.__name__ for kind in LOSSES)
+            inner = getattr(self.loss, "estimator", self.loss)
             raise ValueError(
-                f"the loss is {type(self.loss).__name__}; expected one of "
+                f"the loss is {type(inner).__name__}; expected one of "
                 f"{names}: use pyro.infer.SVI for another one"
             )
         if precision not in PRECISIONS:
