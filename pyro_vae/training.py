@@ -228,8 +228,8 @@ class _Run:
         """
         started = time.perf_counter()
         config, vae = self.config, self.vae
+        num_steps = config.epochs * self.num_batches
         if config.engine != "auto" or not self.position.engine:
-            num_steps = config.epochs * self.num_batches
             self.position.engine = resolve_engine(config, vae, num_steps)
         clip_norm = None
         if config.gradient_clip is not None:  # the loss is the data set's
@@ -239,14 +239,18 @@ class _Run:
         )
         pair = (vae.model, vae.guide, self.optim, self.objective.estimator)
         self.svi = self.last_svi = make_svi(*pair, clip_norm)
-        if self.position.engine == "compiled":
-            try:
+        is_compiled = self.position.engine == "compiled"
+        # A long run whose step cannot be compiled has evaluations that can.
+        is_long = config.engine == "auto" and num_steps >= COMPILE_FROM
+        try:
+            if is_compiled or is_long:
                 self.compile_evaluation()
+            if is_compiled:
                 self.svi = CompiledSVI(
                     *pair, config.matmul_precision, clip_norm=clip_norm
                 )
-            except (CompilationError, DynamicPairError) as error:
-                self.fall_back(error)
+        except (CompilationError, DynamicPairError) as error:
+            self.fall_back(error)
         self.position.seconds += time.perf_counter() - started
 
     @contextmanager

@@ -1,7 +1,9 @@
 """Evaluates a run: exact and estimated log p(x), and where the ELBO loses."""
 
 import math
+import sys
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from tqdm import tqdm
 
 from pyro_vae import figures
 from pyro_vae.evaluation import (
+    SMALL,
     Gaps,
     check_aggregate,
     default_method,
@@ -117,8 +120,21 @@ def evaluate(method: str, a_run: Run, test: Tensor, flags: Flags) -> Rows:
         bar.update(len(chunk))
     bar.close()
     parts = [torch.cat(part).numpy() for part in (values, errors, effective)]
+    warn_of_few(parts[2], flags.num_samples)
     seconds = time.perf_counter() - started
     return list(rows_of(method, *parts, seconds, flags.per_image))
+
+
+def warn_of_few(effective: np.ndarray, num_samples: int) -> None:
+    """Says once, of all chunks, where the importance bound is loose."""
+    few = int((effective < SMALL).sum())
+    if few * 10 > len(effective):
+        print(
+            f"warning: {few} of {len(effective)} images have an effective "
+            f"sample size under {SMALL} of {num_samples}: their importance "
+            "bound is loose",
+            file=sys.stderr,
+        )
 
 
 def one_method(
@@ -127,9 +143,11 @@ def one_method(
     """Values, their errors, and effective sample sizes or NaN: `(B,)` each."""
     vae, nothing = a_run.vae, torch.full((len(x),), math.nan)
     if method != "elbo":
-        result = log_marginal_likelihood(
-            vae, x, flags.num_samples, method, flags.seed
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # see warn_of_few
+            result = log_marginal_likelihood(
+                vae, x, flags.num_samples, method, flags.seed
+            )
         size = result.effective_sample_size
         return result.value, result.error, nothing if size is None else size
     with (

@@ -22,7 +22,6 @@ from pyro_vae.distributions import OneHots
 from pyro_vae.objectives import make_objective
 
 GROUPS = 10  # of draws; their spread is the standard error of a squared bias
-WARM_UP = 300  # draws that a baseline learns from
 BLOCKS = {
     "encoder": "guide.distribution.",
     "decoder": "model.likelihood.decoder.",
@@ -41,6 +40,8 @@ class Flags:
     """Take the run's initial weights in place of the fitted ones."""
     draws: int = 1000
     """Gradients drawn of each estimator."""
+    warm_up: int = 300
+    """Draws that a baseline learns from before."""
     minibatch: int = 128
     """Training images in the fixed minibatch."""
     temperatures: tuple[float, ...] = (0.1, 0.5, 1.0)
@@ -88,7 +89,7 @@ def measure(a_run: Run, flags: Flags) -> list[dict[str, Any]]:
         reference.add(draw(first, x))
     rows = []
     for name, vae in estimators.items():
-        warm_up(vae, x)
+        warm_up(vae, x, flags.warm_up)
         draws = Draws(reference)
         for _ in trange(flags.draws, desc=name, disable=None):
             started = time.perf_counter()
@@ -157,7 +158,7 @@ def draw(vae: VAE, x: Tensor) -> Gradient:
     }
 
 
-def warm_up(vae: VAE, x: Tensor) -> None:
+def warm_up(vae: VAE, x: Tensor, count: int) -> None:
     """Lets a baseline learn, with the other parameters where they are."""
     baseline = getattr(vae.guide.gradient, "baseline", None)
     if baseline is None:
@@ -165,7 +166,7 @@ def warm_up(vae: VAE, x: Tensor) -> None:
         return
     parameters = list(baseline.parameters())
     optimizer = torch.optim.Adam(parameters, lr=1e-3) if parameters else None
-    for _ in range(WARM_UP):
+    for _ in range(count):
         draw(vae, x)
         if optimizer is not None:
             optimizer.step()

@@ -185,7 +185,7 @@ def exact_gradient(vae, x):
     return parameter.grad.clone(), elbo.detach()
 
 
-@pytest.mark.parametrize("choices", [ONE, THREE], ids=["one", "three"])
+@pytest.mark.parametrize("choices", [THREE], ids=["three"])
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
@@ -203,7 +203,7 @@ def test_score_functions_are_unbiased(kind, options, choices):
     estimator = vae.guide.gradient
     baseline = estimator.baseline
     assert isinstance(estimator if baseline is None else baseline, kind)
-    draws, losses = sampled_gradients(vae, x, 3000)
+    draws, losses = sampled_gradients(vae, x, 1000)
     truth, elbo = exact_gradient(vae, x)
     assert_mean(draws, truth)
     assert_mean(losses, elbo)
@@ -242,9 +242,9 @@ def test_the_score_function_of_a_continuous_pair():
     """Unbiased for what the pathwise gradient estimates."""
     pathwise, x = make(), images(3)
     score = make(gradient="score-function")
-    left, _ = sampled_gradients(pathwise, x, 4000)
-    right, _ = sampled_gradients(score, x, 4000)
-    error = ((left.var(0) + right.var(0)) / 4000).sqrt()
+    left, _ = sampled_gradients(pathwise, x, 1500)
+    right, _ = sampled_gradients(score, x, 1500)
+    error = ((left.var(0) + right.var(0)) / 1500).sqrt()
     z = (left.mean(0) - right.mean(0)) / error
     assert z.abs().max() < z_limit(len(z))
     assert right.var(0).sum() > 2 * left.var(0).sum()

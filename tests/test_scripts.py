@@ -179,15 +179,6 @@ def test_every_flag_is_reached_and_kept(tmp_path):
         "baseline": "learned",
         "temperature": 0.7,
         "straight-through": True,
-        "prior-df": 5.0,
-        "learn-prior-scale": True,
-        "num-couplings": 3,
-        "coupling-units": 8,
-        "network": "mlp",
-        "channels": [4, 6],
-        "inference": "amortized",
-        "e-steps": 2,
-        "e-learning-rate": 0.2,
         "likelihood": "gaussian",
         "binarize": "none",
         "noise": "diagonal",
@@ -461,6 +452,7 @@ def test_gradient_estimators_side_by_side(tmp_path):
     make_run(tmp_path, "discrete", prior="categorical", num_components=4)
     make_run(tmp_path, "continuous")
     few = ("--draws", 20, "--minibatch", 8, "--temperatures", 0.5)
+    few = (*few, "--warm-up", 5)
     result = run(tmp_path, "gradients.py", "discrete", *few)
     assert result.returncode == 0, result.stderr
     table = pd.read_csv(tmp_path / "discrete" / "gradients.csv")
@@ -491,6 +483,71 @@ def test_gradient_estimators_side_by_side(tmp_path):
     assert "--draws is 3; expected at least 20" in error_of(result)
     result = run(tmp_path, "gradients.py", "nowhere")
     assert "there is no file nowhere/config.json" in error_of(result)
+
+
+def test_evaluate(tmp_path):
+    make_run(tmp_path, "continuous", limit=150)
+    few = ("--num-samples", 50, "--gap-images", 12)
+    result = run(tmp_path, "evaluate.py", "continuous", *few, "--per-image")
+    assert result.returncode == 0, result.stderr
+    table = pd.read_csv(tmp_path / "continuous" / "evaluation.csv")
+    summary = table[table["image"].isna()].set_index("what")["value"]
+    assert summary["elbo"] < summary["importance"] < summary["quadrature"] + 1
+    for what in ("active units", "mmd squared", "kl of z2"):
+        assert np.isfinite(summary[what])
+    kl = summary["kl(q, posterior) by quadrature"]
+    assert summary["gaps together"] == pytest.approx(kl, abs=0.3)
+    exact = table[(table["what"] == "quadrature") & table["image"].notna()]
+    assert len(exact) == 150 and exact["error"].max() <= 1e-3
+    assert summary["quadrature"] == pytest.approx(exact["value"].mean())
+    drawn = {p.name for p in (tmp_path / "continuous" / "figures").iterdir()}
+    assert drawn == {"gaps.png", "posteriors.png", "importance.png"}
+    make_run(tmp_path, "discrete", prior="categorical", num_components=4)
+    exact = ("--methods", "exact", "elbo", "--no-figures", "--output", "out")
+    result = run(tmp_path, "evaluate.py", "discrete", *few, *exact)
+    assert result.returncode == 0, result.stderr
+    table = pd.read_csv(tmp_path / "out" / "evaluation.csv").set_index("what")
+    assert table["value"]["elbo"] < table["value"]["exact"]
+    wrong = ("--methods", "quadrature")
+    result = run(tmp_path, "evaluate.py", "discrete", *wrong)
+    assert "expected one or two continuous ones" in error_of(result)
+    result = run(tmp_path, "evaluate.py", "discrete", "--num-samples", 0)
+    assert "--num-samples is 0; expected at least 1" in error_of(result)
+
+
+def test_the_amortisation_study(tmp_path):
+    few = ("--dataset", "digits", "--epochs", 2, "--e-steps", 1)
+    result = run(
+        tmp_path, "amortization.py", *few, "--limit", 200, "--test-images", 20
+    )
+    assert result.returncode == 0, result.stderr
+    folder = tmp_path / "results" / "amortization"
+    table = pd.read_csv(folder / "amortization.csv")
+    assert list(table["inference"].unique()) == [
+        "amortized",
+        "semi-amortized, 1",
+        "local, 1",
+    ]
+    assert (table["gap"] > 0).all() and len(table) == 6
+    assert (folder / "amortization.png").exists()
+
+
+def test_combinations(tmp_path):
+    few = ("--priors", "student-t", "categorical", "--limit", 300)
+    page = ("--page", "page.md", "--output", "out")
+    result = run(tmp_path, "combinations.py", *few, *page, "--epochs", 6)
+    assert "30 refused" not in result.stdout
+    table = pd.read_csv(tmp_path / "out" / "combinations.csv")
+    assert len(table) == (4 + 1) * 3 * 6
+    refused = table[table["refusal"].notna()]
+    assert set(refused["prior"]) == {"student-t", "categorical"}
+    assert (refused["gain"].isna()).all()
+    of_elbo = table[table["objective"] == "elbo"]
+    assert (of_elbo["gain"] > 0).all()
+    text = (tmp_path / "page.md").read_text()
+    assert "| student-t | flow |" in text and "closed form" in text
+    result = run(tmp_path, "combinations.py", "--priors", "cauchy")
+    assert "--priors has cauchy; expected some of normal" in error_of(result)
 
 
 def test_help_explains_each_flag():

@@ -25,6 +25,7 @@ from pyro_vae.evaluation.importance import (
 )
 from pyro_vae.evaluation.marginal import (
     METHODS,
+    SMALL,
     Marginal,
     log_marginal_likelihood,
     sum_states,
@@ -37,6 +38,7 @@ from pyro_vae.evaluation.quadrature import (
 
 __all__ = [
     "METHODS",
+    "SMALL",
     "Aggregate",
     "Annealed",
     "Gaps",
