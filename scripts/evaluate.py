@@ -35,6 +35,7 @@ from pyro_vae.randomness import random_stream
 from pyro_vae.training import resolve_device
 
 CHUNK = 2500  # images between two looks at the bar
+GRID_CHUNK = 10_000  # the same for quadrature, whose images share a grid
 CURVE_IMAGES = 500
 CURVE = (1, 10, 100, 1000, 5000)  # samples of each bound
 KL_IMAGES = 50  # whose KL is integrated to check the gaps
@@ -112,11 +113,12 @@ def evaluate(method: str, a_run: Run, test: Tensor, flags: Flags) -> Rows:
     started = time.perf_counter()
     values, errors, effective = [], [], []
     bar = tqdm(total=len(test), desc=method, unit=" images", disable=None)
-    for chunk in test.split(CHUNK):
-        value, error, size = one_method(method, a_run, chunk, flags)
+    size = GRID_CHUNK if method == "quadrature" else CHUNK
+    for chunk in test.split(size):
+        value, error, samples = one_method(method, a_run, chunk, flags)
         values.append(value.cpu())
         errors.append(error.cpu())
-        effective.append(size.cpu())
+        effective.append(samples.cpu())
         bar.update(len(chunk))
     bar.close()
     parts = [torch.cat(part).numpy() for part in (values, errors, effective)]

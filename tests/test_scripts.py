@@ -518,7 +518,9 @@ def test_evaluate(tmp_path):
 def test_the_amortisation_study(tmp_path):
     few = ("--dataset", "digits", "--epochs", 2, "--e-steps", 1)
     result = run(
-        tmp_path, "amortization.py", *few, "--limit", 200, "--test-images", 20
+        tmp_path,
+        "amortization.py",
+        *(*few, "--limit", 200, "--test-images", 20, "--engine", "eager"),
     )
     assert result.returncode == 0, result.stderr
     folder = tmp_path / "results" / "amortization"
@@ -528,7 +530,8 @@ def test_the_amortisation_study(tmp_path):
         "semi-amortized, 1",
         "local, 1",
     ]
-    assert (table["gap"] > 0).all() and len(table) == 6
+    assert (table["gap"].dropna() > 0).all() and len(table) == 6
+    assert table["gap"].notna().sum() == 3  # after the last epochs
     assert (folder / "amortization.png").exists()
 
 
