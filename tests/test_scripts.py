@@ -397,7 +397,6 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--prior", "categorical"], {"usage", "components"}),
         (
             ["--prior", "categorical", "--num-variables", "2"],
             {"usage", "components"},
@@ -407,7 +406,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
             {"usage", "components", "latent", "manifold"},
         ),
     ],
-    ids=["categorical", "two variables", "mixture"],
+    ids=["two variables", "mixture"],
 )
 def test_a_discrete_fit_is_drawn_and_resumed(tmp_path, arguments, expected):
     fit(tmp_path, *SMALL, *arguments, "--epochs", "1")

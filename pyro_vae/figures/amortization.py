@@ -1,6 +1,7 @@
 """Ways of inference against each other."""
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from pyro_vae.figures.style import DPI, colors_of
 
@@ -38,6 +39,7 @@ def amortization(table) -> Figure:
         axes.grid(alpha=0.3)
     for axes in (panels[0], panels[2]):
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())  # they would overlap
     # The first epochs would dwarf the rest.
     values = table["test_elbo"].dropna()
     low = values.quantile(0.2)
