@@ -145,6 +145,15 @@ def test_a_fit_learns_and_resumes_exactly(digits, tmp_path, name):
         assert torch.equal(left, right)
 
 
+def test_a_fit_whose_e_steps_run_until_they_have_converged(digits):
+    config = replace(CONFIG, inference="local", e_steps="inf", epochs=1)
+    vae = make(config)
+    records = list(fit(vae, digits.first(150), config))
+    assert records[1]["test_elbo"] > records[0]["test_elbo"]
+    counts = vae.inference.__self__.local.count
+    assert counts.min() >= 40 and (counts % 20 == 0).all()
+
+
 def test_local_inference_keeps_a_lambda_for_each_image(digits):
     config = replace(CONFIG, inference="local", epochs=1)
     vae = make(config)
@@ -194,6 +203,11 @@ def test_what_it_cannot_take_is_refused():
         Config(e_steps=0)
     with pytest.raises(ValueError, match="'iwae'; expected elbo with --inf"):
         Config(inference="local", objective="iwae")
+    for choices in ({"beta": 0.5}, {"warmup": 2}, {"free_bits": 0.1}):
+        (name,) = choices
+        flag = "--" + name.replace("_", "-")
+        with pytest.raises(ValueError, match=f"{flag} is .*with --inference"):
+            Config(inference="semi-amortized", **choices)
     assert Config(e_steps="inf").e_steps == "inf"
     config = Config(inference="semi-amortized", hidden=(4,))
     vae = build(config, 9)
