@@ -1,0 +1,136 @@
+"""Priors and guides side by side: the same fits, over several seeds."""
+
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from combinations import one_thread
+from command_line import parse, run
+from tqdm import tqdm
+
+from pyro_vae import Config, build, fit
+from pyro_vae.config import FITTING_GUIDES
+from pyro_vae.data import load
+from pyro_vae.evaluation import default_method, log_marginal_likelihood
+
+VALUES = ["test_elbo", "log_marginal_likelihood"]
+
+
+@dataclass(frozen=True)
+class Flags:
+    dataset: str = "mnist"
+    """Data set, as in fit.py."""
+    epochs: int = 20
+    """Passes over the training images in each fit."""
+    limit: int | None = None
+    """Use the first LIMIT training and test images only."""
+    priors: tuple[str, ...] = (
+        "normal",
+        "laplace",
+        "student-t",
+        "summed-mixture",
+        "vamp",
+        "flow",
+    )
+    """The priors to fit, each with the normal guide."""
+    guides: tuple[str, ...] = ("full", "flow")
+    """The guides to fit, each with the normal prior."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of each pair, a fit per seed."""
+    processes: int = 2
+    """Fits at a time, each on one thread."""
+    engine: Literal["auto", "compiled", "eager"] = "auto"
+    """As in fit.py."""
+    data_dir: Path | None = None
+    """Folder of the data sets; by default $PYRO_VAE_DATA, else a cache folder
+    in your home."""
+    output: Path = Path("results/family")
+    """Folder for family.csv, a row a fit, and summary.csv, a row a pair."""
+
+
+def main() -> None:
+    flags = parse(Flags)
+    if flags.processes < 1 or len(flags.seeds) < 2:
+        raise ValueError(
+            f"--processes is {flags.processes} and --seeds has "
+            f"{len(flags.seeds)}; expected at least 1 process, and 2 seeds for "
+            "a standard error"
+        )
+    pairs = [(prior, "normal") for prior in flags.priors]
+    pairs += [("normal", guide) for guide in flags.guides]
+    for prior, guide in pairs:
+        if guide not in FITTING_GUIDES.get(prior, ()):
+            raise ValueError(
+                f"the prior {prior} with the guide {guide} is not in the "
+                "table; expected continuous priors in --priors and guides of "
+                "a continuous latent in --guides (see fit.py --help)"
+            )
+    load(flags.dataset, flags.data_dir)  # one download, before the processes
+    configs = [
+        Config(
+            dataset=flags.dataset,
+            prior=prior,
+            guide=guide,
+            seed=seed,
+            epochs=flags.epochs,
+            engine=flags.engine,
+        )
+        for prior, guide in dict.fromkeys(pairs)
+        for seed in flags.seeds
+    ]
+    flags.output.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    work = [(config, flags.limit, flags.data_dir) for config in configs]
+    with ProcessPoolExecutor(
+        flags.processes, get_context("spawn"), initializer=one_thread
+    ) as pool:
+        fits = pool.map(final_values, work)
+        for row in tqdm(fits, total=len(work), disable=None):
+            rows.append(row)
+            table = pd.DataFrame(rows)
+            table.to_csv(flags.output / "family.csv", index=False)
+    summary = summarise(table)
+    summary.to_csv(flags.output / "summary.csv", index=False)
+    print(summary.round(2).to_string(index=False))
+
+
+def final_values(work: tuple[Config, int | None, Path | None]):
+    """A fit's test ELBO and log p(x), in nats per image."""
+    config, limit, data_dir = work
+    data = load(config.dataset, data_dir).first(limit)
+    torch.manual_seed(config.seed)
+    vae = build(config, data.data_dim, data.image_shape)
+    *_, last = fit(vae, data, config)
+    method = default_method(vae)
+    result = log_marginal_likelihood(vae, data.test, method=method)
+    return {
+        "prior": config.prior,
+        "guide": config.guide,
+        "seed": config.seed,
+        "epochs": config.epochs,
+        "test_images": len(data.test),
+        "test_elbo": last["test_elbo"],
+        "log_marginal_likelihood": result.value.mean().item(),
+        "method": method,
+        "largest_error": result.error.max().item(),
+    }
+
+
+def summarise(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean and standard error over the seeds of each pair."""
+    groups = table.groupby(["prior", "guide"], sort=False)[VALUES]
+    summary = groups.agg(["mean", "sem"])
+    summary.columns = [
+        name if kind == "mean" else f"{name}_standard_error"
+        for name, kind in summary.columns
+    ]
+    summary.insert(0, "seeds", groups.size())
+    return summary.reset_index()
+
+
+if __name__ == "__main__":
+    run(main)
