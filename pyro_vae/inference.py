@@ -219,7 +219,7 @@ class SemiAmortized:
         local, ascent = self.step.run(x, self._propose(x), self.num_steps)
         return local.features, ascent
 
-    def infer(self, vae: VAE, x: Tensor) -> Tensor:
+    def infer(self, x: Tensor) -> Tensor:
         """Returns lambda of images that were not trained on, `(B, F)`."""
         return self.step.run(x, self._propose(x), self.num_steps)[0].features
 
@@ -256,7 +256,7 @@ class LocalInference:
         self.local.put(index, rows)
         return (rows.features,)
 
-    def infer(self, vae: VAE, x: Tensor) -> Tensor:
+    def infer(self, x: Tensor) -> Tensor:
         """Returns lambda of images that were not trained on, `(B, F)`.
 
         By E-steps of their own, from the family's origin.
@@ -287,7 +287,6 @@ def make_inference(
     num_steps: float = 1,
     learning_rate: float = 0.1,
     num_data: int = 0,
-    compiled_sizes: tuple[int, ...] = (),
 ) -> Inference:
     """Makes a way of inference for a VAE, and sets `vae.inference` to it.
 
@@ -297,7 +296,6 @@ def make_inference(
         num_steps: E-steps on a minibatch, or `inf`.
         learning_rate: Of the E-steps.
         num_data: The number of training images.
-        compiled_sizes: Numbers of images for which E-steps are compiled.
 
     Raises:
         ValueError: If there is no inference of that name.
@@ -309,7 +307,7 @@ def make_inference(
     if name == "amortized":
         vae.inference = None
         return Amortized()
-    step = EStep(vae, 1, learning_rate, compiled_sizes)
+    step = EStep(vae, 1, learning_rate)
     if name == "local":
         inference = LocalInference(step, num_steps, num_data)
     else:

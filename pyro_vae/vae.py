@@ -199,15 +199,16 @@ class VAE(nn.Module):
         gradient: nn.Module | None = None,
     ):
         super().__init__()
-        gradient = gradient or choose_gradient(prior())
-        if not gradient.can_take(prior()):
+        p = prior()
+        gradient = gradient or choose_gradient(p)
+        if not gradient.can_take(p):
             raise ValueError(
                 f"the gradient is {type(gradient).__name__} for a prior of "
                 f"type {type(prior).__name__}; expected {gradient.takes}"
             )
         self.model = Model(prior, likelihood)
         self.guide = Guide(guide, gradient)
-        self.inference: Callable[[VAE, Tensor], Tensor] | None = None
+        self.inference: Callable[[Tensor], Tensor] | None = None
         self.recipe: dict[str, Any] | None = None
 
     @property
@@ -233,7 +234,7 @@ class VAE(nn.Module):
         guide = self.guide.distribution
         if self.inference is None:
             return guide(_check_images(x))
-        return guide.family(self.inference(self, _check_images(x)))
+        return guide.family(self.inference(_check_images(x)))
 
     def generate(self, z: Tensor) -> Tensor:
         """Returns the mean images `(..., D)` of latents `(..., P)`."""

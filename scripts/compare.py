@@ -10,11 +10,10 @@ import numpy as np
 import pandas as pd
 import tyro
 from command_line import parse, run
+from runs import read_about
 
 from pyro_vae import Config, figures
-from pyro_vae.checkpoints import read_json
 from pyro_vae.traces import TRACE, read_trace
-from pyro_vae.vae import CONFIG
 
 COLUMNS = ("test_elbo", "test_expected_log_likelihood", "test_kl", "seconds")
 
@@ -60,12 +59,7 @@ def main() -> None:
 
 def read_run(folder: Path) -> Run:
     """Reads what the comparison needs of a run's folder."""
-    about = read_json(folder / CONFIG)
-    if "config" not in about or "data" not in about:
-        raise ValueError(
-            f"{folder / CONFIG} describes no run; expected one that fit.py "
-            "wrote"
-        )
+    about = read_about(folder)
     # Older runs had the defaults of the choices that came later.
     choices = {**asdict(Config()), **about["config"]}
     del choices["seed"]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pyro_vae import VAE, Config
 from pyro_vae.checkpoints import read_json
@@ -25,17 +26,23 @@ def load_run(folder: Path, data_dir: Path | None = None) -> Run:
         ValueError: If the folder holds no run, or its data are not those that
             it was fitted to.
     """
+    about = read_about(folder)
+    config = Config.from_dict(about["config"])
+    data = load(config.dataset, data_dir).first(config.limit)
+    data = data.binarize(config.binarize)
+    check_same_data(folder, data)
+    return Run(VAE.load(folder), config, data)
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """Reads a run's choices and data, or says that the folder holds none."""
     about = read_json(folder / CONFIG)
     if "config" not in about or "data" not in about:
         raise ValueError(
             f"{folder / CONFIG} describes no run; expected one that fit.py "
             "wrote"
         )
-    config = Config.from_dict(about["config"])
-    data = load(config.dataset, data_dir).first(config.limit)
-    data = data.binarize(config.binarize)
-    check_same_data(folder, data)
-    return Run(VAE.load(folder), config, data)
+    return about
 
 
 def check_same_data(folder: Path, data: Dataset) -> None:

@@ -83,7 +83,7 @@ def importance_bound(
         evaluation_mode(vae),
     ):
         # E-steps are taken once, not for every chunk of samples.
-        features = x[:, :0] if vae.inference is None else vae.inference(vae, x)
+        features = x[:, :0] if vae.inference is None else vae.inference(x)
         compute = _chunk(vae, x, features, images, size, num_samples)
         sums = [
             _accumulate(vae, *parts, num_samples, size, images, compute)

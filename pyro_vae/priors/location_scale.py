@@ -20,7 +20,9 @@ class LocationScale(nn.Module, ABC):
     A fixed scale is a buffer, so that `.to(device)` moves it, and never saved.
     """
 
-    def __init__(self, latent_dim: int, scale: float, learn_scale: bool):
+    def __init__(
+        self, latent_dim: int, scale: float = 1.0, learn_scale: bool = False
+    ):
         super().__init__()
         check_latent_dim(latent_dim)
         floor = MIN_SCALE if learn_scale else 0.0
@@ -67,7 +69,7 @@ class StandardNormal(LocationScale):
     """
 
     def __init__(self, latent_dim: int):
-        super().__init__(latent_dim, 1.0, learn_scale=False)
+        super().__init__(latent_dim)
 
     def forward(self) -> dist.Distribution:
         """Returns p(z), batch shape `()`, event shape `(P,)`."""
@@ -88,11 +90,6 @@ class Laplace(LocationScale):
         ValueError: If `latent_dim` is below 1 or `scale` is not positive.
     """
 
-    def __init__(
-        self, latent_dim: int, scale: float = 1.0, learn_scale: bool = False
-    ):
-        super().__init__(latent_dim, scale, learn_scale)
-
     def forward(self) -> dist.Distribution:
         """Returns p(z), batch shape `()`, event shape `(P,)`."""
         return dist.Laplace(self.loc, self.scale).to_event(1)
@@ -112,11 +109,6 @@ class Logistic(LocationScale):
     Raises:
         ValueError: If `latent_dim` is below 1 or `scale` is not positive.
     """
-
-    def __init__(
-        self, latent_dim: int, scale: float = 1.0, learn_scale: bool = False
-    ):
-        super().__init__(latent_dim, scale, learn_scale)
 
     def forward(self) -> dist.Distribution:
         """Returns p(z), batch shape `()`, event shape `(P,)`."""
