@@ -54,11 +54,14 @@ class Flags:
 
 def main() -> None:
     flags = parse(Flags)
-    if flags.processes < 1 or len(flags.seeds) < 2:
+    if flags.processes < 1:
         raise ValueError(
-            f"--processes is {flags.processes} and --seeds has "
-            f"{len(flags.seeds)}; expected at least 1 process, and 2 seeds for "
-            "a standard error"
+            f"--processes is {flags.processes}; expected at least 1"
+        )
+    if len(set(flags.seeds)) < max(2, len(flags.seeds)):
+        raise ValueError(
+            f"--seeds is {' '.join(map(str, flags.seeds))}; expected at least "
+            "two different ones, for a standard error"
         )
     pairs = [(prior, "normal") for prior in flags.priors]
     pairs += [("normal", guide) for guide in flags.guides]
@@ -77,6 +80,7 @@ def main() -> None:
             guide=guide,
             seed=seed,
             epochs=flags.epochs,
+            limit=flags.limit,
             engine=flags.engine,
         )
         for prior, guide in dict.fromkeys(pairs)
@@ -84,7 +88,7 @@ def main() -> None:
     ]
     flags.output.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
-    work = [(config, flags.limit, flags.data_dir) for config in configs]
+    work = [(config, flags.data_dir) for config in configs]
     with ProcessPoolExecutor(
         flags.processes, get_context("spawn"), initializer=one_thread
     ) as pool:
@@ -98,10 +102,10 @@ def main() -> None:
     print(summary.round(2).to_string(index=False))
 
 
-def final_values(work: tuple[Config, int | None, Path | None]):
+def final_values(work: tuple[Config, Path | None]) -> dict[str, Any]:
     """A fit's test ELBO and log p(x), in nats per image."""
-    config, limit, data_dir = work
-    data = load(config.dataset, data_dir).first(limit)
+    config, data_dir = work
+    data = load(config.dataset, data_dir).first(config.limit)
     torch.manual_seed(config.seed)
     vae = build(config, data.data_dim, data.image_shape)
     *_, last = fit(vae, data, config)

@@ -1,18 +1,23 @@
 """Every script, run as a user runs it, in a temporary folder."""
 
+import contextlib
+import io
 import json
 import os
 import random
 import re
+import runpy
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from pyro_vae import VAE, Config, build
 from pyro_vae import fit as library_fit
@@ -52,6 +57,35 @@ def environment(folder):
 
 
 def run(folder, name, *arguments):
+    """Runs a script here, as a shell would, without a process's start."""
+    out, err = io.StringIO(), io.StringIO()
+    dtype, handler = torch.get_default_dtype(), signal.getsignal(signal.SIGINT)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as end,
+    ):
+        patch.chdir(folder)
+        for variable, value in environment(folder).items():
+            patch.setenv(variable, value)
+        patch.syspath_prepend(SCRIPTS)
+        command = script(name, *arguments)
+        patch.setattr(sys, "argv", command[1:])
+        warnings.simplefilter("default")
+        torch.set_default_dtype(torch.float32)
+        try:
+            runpy.run_path(command[1], run_name="__main__")
+        finally:
+            torch.set_default_dtype(dtype)
+            signal.signal(signal.SIGINT, handler)
+    return subprocess.CompletedProcess(
+        command, end.value.code or 0, out.getvalue(), err.getvalue()
+    )
+
+
+def run_process(folder, name, *arguments):
     return subprocess.run(
         script(name, *arguments),
         cwd=folder,
@@ -84,15 +118,8 @@ def error_of(result) -> str:
 def fitted(tmp_path_factory):
     """A fit without a word on the data, where there is no MNIST."""
     folder = tmp_path_factory.mktemp("fitted")
-    command = script("fit.py", "--epochs", "3", "--prior", "laplace")
-    result = subprocess.run(
-        command,
-        cwd=folder,
-        env=environment(folder),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    result = run_process(folder, "fit.py", "--epochs", 3, "--prior", "laplace")
+    assert result.returncode == 0, result.stderr
     return folder, result
 
 
@@ -537,7 +564,9 @@ def test_the_amortisation_study(tmp_path):
 def test_combinations(tmp_path):
     few = ("--priors", "student-t", "categorical", "--limit", 300)
     page = ("--page", "page.md", "--output", "out")
-    result = run(tmp_path, "combinations.py", *few, *page, "--epochs", 6)
+    result = run_process(
+        tmp_path, "combinations.py", *few, *page, "--epochs", 6
+    )
     assert "30 refused" not in result.stdout
     table = pd.read_csv(tmp_path / "out" / "combinations.csv")
     assert len(table) == (4 + 1) * 3 * 6
@@ -550,6 +579,45 @@ def test_combinations(tmp_path):
     assert "| student-t | flow |" in text and "closed form" in text
     result = run(tmp_path, "combinations.py", "--priors", "cauchy")
     assert "--priors has cauchy; expected some of normal" in error_of(result)
+
+
+def test_the_family(tmp_path):
+    few = ("--dataset", "digits", "--epochs", 1, "--limit", 60)
+    few = (*few, "--priors", "normal", "student-t", "--seeds", 3, 5)
+    result = run_process(tmp_path, "family.py", *few, "--guides", "full")
+    assert result.returncode == 0, result.stderr
+    folder = tmp_path / "results" / "family"
+    table = pd.read_csv(folder / "family.csv")
+    assert list(table["seed"]) == [3, 5] * 3
+    assert (table["log_marginal_likelihood"] > table["test_elbo"]).all()
+    assert table["test_elbo"].nunique() == 6
+    summary = pd.read_csv(folder / "summary.csv")
+    assert list(summary["prior"]) == ["normal", "student-t", "normal"]
+    assert list(summary["guide"]) == ["normal", "normal", "full"]
+    pairs = table["test_elbo"].to_numpy().reshape(3, 2)
+    means, errors = (
+        summary[f"test_elbo{kind}"].to_numpy()
+        for kind in ("", "_standard_error")
+    )
+    assert means == pytest.approx(pairs.mean(1))
+    assert errors == pytest.approx(abs(pairs[:, 0] - pairs[:, 1]) / 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seeds", 1], "--seeds is 1; expected at least two different"),
+        (["--seeds", 1, 1], "--seeds is 1 1; expected at least two"),
+        (["--processes", 0], "--processes is 0; expected at least 1"),
+        (["--priors", "mixture"], "the prior mixture with the guide normal"),
+        (["--guides", "mixture"], "the prior normal with the guide mixture"),
+        (["--limit", 0], "--limit is 0; expected a whole number"),
+    ],
+)
+def test_the_family_refuses(tmp_path, arguments, message):
+    arguments = ["--dataset", "digits", *arguments]
+    assert message in error_of(run(tmp_path, "family.py", *arguments))
+    assert not list(tmp_path.iterdir())
 
 
 def test_help_explains_each_flag():
