@@ -1,6 +1,7 @@
 """pyro_vae: variational autoencoders as Pyro model/guide pairs."""
 
-from pyro_vae.config import Config, build
+from pyro_vae.building import build
+from pyro_vae.config import Config
 from pyro_vae.guides import (
     DiagonalLaplace,
     DiagonalNormal,

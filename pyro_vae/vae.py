@@ -368,7 +368,8 @@ class VAE(nn.Module):
             FileError: If a file is missing, damaged, or not ours.
         """
         # Upwards, hence deferred: a configuration knows how to build a VAE.
-        from pyro_vae.config import Config, build
+        from pyro_vae.building import build
+        from pyro_vae.config import Config
 
         path = Path(folder) / (BEST if best else WEIGHTS)
         tensors, recipe = read_tensors(path, "model")

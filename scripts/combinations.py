@@ -13,7 +13,8 @@ from command_line import parse, run
 from tqdm import tqdm
 
 from pyro_vae import Config, build, fit
-from pyro_vae.config import FITTING_GUIDES, LIKELIHOODS, PRIORS
+from pyro_vae.building import LIKELIHOODS, PRIORS
+from pyro_vae.config import FITTING_GUIDES
 from pyro_vae.data import load
 
 OBJECTIVES = get_args(get_type_hints(Config)["objective"])

@@ -17,7 +17,8 @@ from torch import Tensor
 from tqdm import trange
 
 from pyro_vae import VAE, build, figures
-from pyro_vae.config import BASELINES, FITTING_GRADIENTS
+from pyro_vae.building import BASELINES
+from pyro_vae.config import FITTING_GRADIENTS
 from pyro_vae.distributions import OneHots
 from pyro_vae.objectives import make_objective
 

@@ -35,21 +35,22 @@ IMPORTS = {
         "distributions",
         "checkpoints",
     },
-    "objectives": {"vae", "gradients", "config", "schedules"},
+    "objectives": {"vae", "gradients", "config", "building", "schedules"},
     "traces": {"checkpoints"},
     "schedules": {"traces"},
     "presets": {"config"},
     "inference": {"vae", "svi"},
     "evaluation": {"vae", "svi", "randomness", "distributions", "inference"},
     "svi": set(),
-    "config": {
+    "config": {"distributions"},
+    "building": {
+        "config",
         "vae",
         "inference",
         "priors",
         "likelihoods",
         "guides",
         "gradients",
-        "distributions",
         "networks",
     },
     "training": {
@@ -67,7 +68,7 @@ IMPORTS = {
         "vae",
     },
 }
-DEFERRED = {("vae", "config")}  # VAE.load: a config knows how to build a VAE
+DEFERRED = {("vae", "config"), ("vae", "building")}  # VAE.load
 
 
 def imports(path: Path) -> set[tuple[str, bool]]:

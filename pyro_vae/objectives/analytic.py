@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_vae.config import FITTING_GUIDES, Config, build
+from pyro_vae.building import build
+from pyro_vae.config import FITTING_GUIDES, Config
 
 
 def compute_kl(q: dist.Distribution, p: dist.Distribution) -> Tensor:
