@@ -8,8 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
+
+from pyro_vae.objectives import list_analytic_pairs
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -72,6 +75,41 @@ def test_links_lead_somewhere(page):
     for target in targets:
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
+
+
+def table_after(page: str, words: str) -> list[list[str]]:
+    """The cells of the first table below some words: names, then rows."""
+    text = (ROOT / "docs" / page).read_text().split(words, 1)[1]
+    lines = re.search(r"(^\|.*\n)+", text, re.M).group().splitlines()
+    cells = [[c.strip() for c in line.split("|")[1:-1]] for line in lines]
+    return [cells[0], *cells[2:]]
+
+
+def test_the_table_of_closed_forms():
+    names, *rows = table_after("family.md", "The KL has a closed form here")
+    said = {row[0]: dict(zip(names[1:], row[1:], strict=True)) for row in rows}
+    for (prior, guide), is_analytic in list_analytic_pairs().items():
+        of_prior = said.get(prior, said["any other"])
+        assert of_prior.get(guide, "no") == ("yes" if is_analytic else "no")
+
+
+def test_the_table_of_priors_and_guides():
+    """Means and standard errors, as in the CSV."""
+    folder = ROOT / "results" / "reference" / "family"
+    summary = pd.read_csv(folder / "summary.csv")
+    _, *rows = table_after("family.md", "### Side by side")
+    expected = [
+        [
+            row["prior"],
+            row["guide"],
+            *(
+                f"{row[name]:.2f} ± {row[f'{name}_standard_error']:.2f}"
+                for name in ("test_elbo", "log_marginal_likelihood")
+            ),
+        ]
+        for _, row in summary.iterrows()
+    ]
+    assert rows == expected
 
 
 def test_the_derivations_name_code_and_tests_that_exist():

@@ -97,6 +97,32 @@ def test_quadrature_is_exact(latent_dim):
     assert torch.equal(again.value, result.log_marginal_likelihood)
 
 
+def test_the_quadrature_of_heavy_tails_and_kinks():
+    """Against a plain sum, over a line far longer than the prior's bulk."""
+    config = Config(
+        prior="student-t",
+        prior_df=2.0,
+        latent_dim=1,
+        hidden=(8,),
+        init_std=1.0,
+        noise_scale=0.2,
+    )
+    vae = build(config, data_dim=6)
+    with torch.no_grad():
+        x = vae.generate(torch.tensor([[0.1], [-3.0], [60.0]]))
+    result = integrate(vae, x)
+    step = 4e-3
+    with torch.no_grad():
+        parts = [
+            vae.prior().log_prob(z).unsqueeze(1)
+            + vae.likelihood(z.unsqueeze(1)).log_prob(x)
+            for z in torch.arange(-4000, 4000, step).unsqueeze(1).split(100_000)
+        ]
+    truth = torch.cat(parts).logsumexp(0) + math.log(step)
+    error = (result.log_marginal_likelihood - truth).abs()
+    assert (error <= result.error + 1e-5).all() and error.max() <= 1e-3
+
+
 def test_quadrature_in_float32_is_as_good():
     vae = linear_vae()
     x, _ = images(vae)
