@@ -4,8 +4,6 @@ import ast
 import functools
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +11,7 @@ import pytest
 import torch
 
 from pyro_vae.objectives import list_analytic_pairs
+from tests.test_scripts import run
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -45,10 +44,8 @@ def test_the_compiled_steps_python_runs():
 
 
 @functools.cache
-def help_of(script: Path) -> str:
-    return subprocess.run(
-        [sys.executable, script, "--help"], capture_output=True, text=True
-    ).stdout
+def help_of(script: str) -> str:
+    return run(ROOT, script, "--help").stdout
 
 
 def test_the_readmes_commands_parse():
@@ -64,7 +61,7 @@ def test_the_readmes_commands_parse():
     for line in lines:
         words = shlex.split(line.split("&&")[-1])
         assert (ROOT / words[1]).is_file(), line
-        helped = help_of(ROOT / words[1])
+        helped = help_of(Path(words[1]).name)
         flags = [word for word in words if word.startswith("--")]
         assert all(flag in helped for flag in flags), line
 

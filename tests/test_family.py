@@ -27,12 +27,12 @@ FAMILIES = list(
 )
 
 
-def make(prior="normal", guide="auto", **choices):
+def make(prior="normal", guide="auto", hidden=(8,), **choices):
     config = Config(
         prior=prior,
         guide=guide,
         latent_dim=3,
-        hidden=(8,),
+        hidden=hidden,
         channels=(4,),
         num_components=3,
         coupling_units=8,
@@ -103,7 +103,7 @@ def test_other_latents_with_a_bernoulli_and_convolutions(tmp_path, prior):
     ],
 )
 def test_the_compiled_step_is_pyros(prior, guide, choices):
-    vae = make(prior, guide, **choices)
+    vae = make(prior, guide, hidden=(), **choices)
     twin, x = copy.deepcopy(vae), images(vae)
     expected = torch.tensor(steps(vae, SVI, 3, x))
     compiled = torch.tensor(steps(twin, CompiledSVI, 3, x))

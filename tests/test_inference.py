@@ -89,7 +89,7 @@ def test_compiled_e_steps_are_the_same():
 def test_a_step_on_theta_leaves_the_encoder_or_lets_it_follow():
     for engine in (SVI, CompiledSVI):
         for follow in (False, True):
-            vae = build(Config(hidden=(8,)), 20)
+            vae = build(Config(hidden=()), 20)
             x, features = torch.rand(5, 20), torch.randn(5, 4)
             ascent = (torch.randn(5, 4),) if follow else ()
             before = {k: v.clone() for k, v in vae.state_dict().items()}

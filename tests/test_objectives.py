@@ -458,7 +458,7 @@ COMPILED = [
 def test_the_compiled_engine_in_a_warm_up(choices):
     """One graph for all weights, its gradients clipped."""
     choices = dict(choices)
-    config = choices.pop("config", Config(hidden=(4,)))
+    config = replace(choices.pop("config", Config()), hidden=())
     results = []
     for engine in (make_svi, CompiledSVI):
         torch.manual_seed(0)

@@ -382,10 +382,10 @@ def wait_for_epoch(process, epoch):
 
 
 def test_killed_at_random_moments_and_resumed_it_is_the_same_run(tmp_path):
-    arguments = [*SMALL, "--epochs", 150, "--no-figures"]
+    arguments = [*SMALL, "--epochs", 80, "--no-figures"]
     fit(tmp_path, *arguments, output="whole")
     process = start(tmp_path, *arguments)
-    for epoch in (5, 50, 100):
+    for epoch in (5, 40):
         wait_for_epoch(process, epoch)
         time.sleep(random.Random(epoch).uniform(0, 0.3))
         process.kill()
@@ -562,7 +562,7 @@ def test_the_amortisation_study(tmp_path):
 
 
 def test_combinations(tmp_path):
-    few = ("--priors", "student-t", "categorical", "--limit", 300)
+    few = ("--priors", "student-t", "categorical", "--limit", 150)
     page = ("--page", "page.md", "--output", "out")
     result = run_process(
         tmp_path, "combinations.py", *few, *page, "--epochs", 6

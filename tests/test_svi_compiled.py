@@ -35,6 +35,12 @@ from pyro_vae.svi import (
 PAIRS = [(p, g) for p in ("normal", "laplace") for g in ("normal", "laplace")]
 
 
+@pytest.fixture
+def small_vae():
+    """Of linear networks, which are half as much to compile."""
+    return build(Config(hidden=(), noise_scale=0.4), data_dim=64)
+
+
 def run(svi, steps, *args):
     torch.manual_seed(1)
     return torch.tensor([svi.step(*args) for _ in range(steps)])
@@ -71,9 +77,9 @@ def assert_same_run(make, steps, *args, optim=None, loss=Trace_ELBO, rtol=1e-9):
         assert_close(left, right, rtol)
 
 
-def vae_pair(dtype=torch.float64, **choices):
+def vae_pair(dtype=torch.float64, hidden=(16,), **choices):
     def make():
-        vae = build(Config(hidden=(16,), **choices), 64).to(dtype)
+        vae = build(Config(hidden=hidden, **choices), 64).to(dtype)
         return vae.model, vae.guide
 
     return make
@@ -81,9 +87,13 @@ def vae_pair(dtype=torch.float64, **choices):
 
 @pytest.mark.parametrize(("prior", "guide"), PAIRS)
 def test_it_is_pyros_svi_for_every_prior_and_guide(prior, guide):
-    """200 steps, with the last smaller minibatch and an evaluation."""
-    vae = build(Config(prior=prior, guide=guide, hidden=(16,)), 64)
-    twin, x = copy.deepcopy(vae), torch.rand(20, 64)
+    make = vae_pair(prior=prior, guide=guide)
+    assert_same_run(make, 200, torch.rand(20, 64), 100)
+
+
+def test_the_last_smaller_minibatch_and_evaluations(small_vae):
+    vae, twin = small_vae, copy.deepcopy(small_vae)
+    x = torch.rand(20, 64)
     traces = []
     for one, engine in ((vae, SVI), (twin, CompiledSVI)):
         svi = engine(one.model, one.guide, Adam({"lr": 1e-2}), Trace_ELBO())
@@ -121,7 +131,7 @@ def test_float32(prior):
     ids=["particles", "vectorised", "mean field", "renyi", "renyi loop"],
 )
 def test_estimators(loss):
-    assert_same_run(vae_pair(), 20, torch.rand(8, 64), loss=loss)
+    assert_same_run(vae_pair(hidden=()), 20, torch.rand(8, 64), loss=loss)
 
 
 def mixture():
@@ -367,7 +377,7 @@ def test_one_tensor_given_twice_is_not_frozen_into_two():
 def test_a_replaced_network_and_a_cleared_store_are_noticed(small_vae):
     svi, x = svi_of(small_vae), torch.rand(8, 64)
     run(svi, 3, x)
-    decoder = MLP(2, 64, (16,), output_activation="sigmoid")
+    decoder = MLP(2, 64, (), output_activation="sigmoid")
     small_vae.likelihood.decoder = decoder
     before = [p.clone() for p in decoder.parameters()]
     run(svi, 3, x)
