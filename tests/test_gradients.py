@@ -171,10 +171,11 @@ def sampled_gradients(vae, x, count):
     elbo = make_objective(vae)
     parameter = vae.guide.distribution.encoder.layers[-1].bias
     draws, losses = [], []
-    for _ in range(count):
-        vae.zero_grad()
-        losses.append(elbo.loss_and_grads(vae.model, vae.guide, x))
-        draws.append(-parameter.grad.clone())
+    with pyro.validation_enabled(False):
+        for _ in range(count):
+            vae.zero_grad()
+            losses.append(elbo.loss_and_grads(vae.model, vae.guide, x))
+            draws.append(-parameter.grad.clone())
     return torch.stack(draws), -torch.tensor(losses)
 
 
@@ -204,7 +205,7 @@ def test_score_functions_are_unbiased(kind, options, choices):
     estimator = vae.guide.gradient
     baseline = estimator.baseline
     assert isinstance(estimator if baseline is None else baseline, kind)
-    draws, losses = sampled_gradients(vae, x, 1000)
+    draws, losses = sampled_gradients(vae, x, 600)
     truth, elbo = exact_gradient(vae, x)
     assert_mean(draws, truth)
     assert_mean(losses, elbo)
@@ -243,9 +244,9 @@ def test_the_score_function_of_a_continuous_pair():
     """Unbiased for what the pathwise gradient estimates."""
     pathwise, x = make(), images(3)
     score = make(gradient="score-function")
-    left, _ = sampled_gradients(pathwise, x, 1500)
-    right, _ = sampled_gradients(score, x, 1500)
-    error = ((left.var(0) + right.var(0)) / 1500).sqrt()
+    left, _ = sampled_gradients(pathwise, x, 800)
+    right, _ = sampled_gradients(score, x, 800)
+    error = ((left.var(0) + right.var(0)) / 800).sqrt()
     z = (left.mean(0) - right.mean(0)) / error
     assert z.abs().max() < z_limit(len(z))
     assert right.var(0).sum() > 2 * left.var(0).sum()
