@@ -24,6 +24,7 @@ MAX_SPLITS = 12
 SLACK = 60.0  # nats below an image's best cell, at which one is left out
 NEGLIGIBLE = 20.0  # the same, when the masses are known
 EDGE = 1e-5  # of an image's mass in the outermost cells, for a larger domain
+STEADY = 0.1  # nats, by which a total may move for cells to be left alone
 POINTS = 512  # decoded at a time
 
 
@@ -244,7 +245,8 @@ def _refine(grid: _Grid, masses: _Masses, tolerance: float) -> Marginals:
         error = error * (before - total).exp()
         share, was = (m.log_mass - total[image] for m in (wholes, masses))
         moved = (share.exp() - was.exp()).abs()
-        is_done = _choose(moved, image, tolerance - error)
+        steady = (total - before).abs() < STEADY
+        is_done = _choose(moved, image, steady * (tolerance - error))
         settled = settled.logaddexp(wholes.where(is_done).total(num_images))
         error = error.index_add(0, image[is_done], moved[is_done])
         masses = parts.where(~is_done[whole])
