@@ -6,6 +6,7 @@ matrix product; a cell is split, for the images whose mass it holds, until its
 parts add up to what it held.
 """
 
+import copy
 import math
 from dataclasses import dataclass, replace
 
@@ -21,6 +22,7 @@ CELLS = 64  # along each axis, before any is split
 COARSE = 2  # points along each axis of a cell, when mass is looked for
 FINE = 8  # and when it is measured
 MAX_SPLITS = 12
+ROUGH = 6  # splits in the VAE's own precision, the rest in double
 SLACK = 60.0  # nats below an image's best cell, at which one is left out
 NEGLIGIBLE = 20.0  # the same, when the masses are known
 EDGE = 1e-5  # of an image's mass in the outermost cells, for a larger domain
@@ -116,6 +118,11 @@ class _Grid:
         self.exact_x = x.double()
         self.side, self.count = side, count
         self.dim = len(low)
+
+    def double(self) -> "_Grid":
+        """The same grid in double precision, as narrow peaks far out need."""
+        vae, x = copy.deepcopy(self.vae).double(), self.exact_x
+        return _Grid(vae, x, self.low.double(), self.side.double(), self.count)
 
     def split(self, masses: _Masses) -> tuple["_Grid", Tensor, Tensor]:
         """Halves the cells: the grid of halves, its cells, their wholes."""
@@ -231,7 +238,9 @@ def _refine(grid: _Grid, masses: _Masses, tolerance: float) -> Marginals:
     total = masses.total(num_images)
     settled = torch.full_like(total, -math.inf)  # log-mass in cells left alone
     error = torch.zeros_like(total)  # of it, as a fraction of the total
-    for _ in range(MAX_SPLITS):
+    for split in range(MAX_SPLITS):
+        if split == ROUGH:
+            grid = grid.double()
         light = masses.log_mass < total[masses.image] - NEGLIGIBLE
         settled = settled.logaddexp(masses.where(light).total(num_images))
         masses = masses.where(~light)
