@@ -32,10 +32,10 @@ epochs on scikit-learn's 8 x 8 digits each, {units} hidden units, Adam at
 the test ELBO over that of the untrained model, in nats per image (the margin to
 pass is {margin:g}); a letter is a refusal, whose sentence stands below.
 
-The step size was chosen by its result. At 5e-3 all gain in what they maximise,
-but five fits of an importance bound, with a flow and a continuous Bernoulli,
-lose in ELBO: such a bound asks for one good draw of four, whatever the others
-are worth, and the ELBO is the mean of all.
+The step size was chosen by its result. At 5e-3 five fits of an importance
+bound, with a flow and a continuous Bernoulli, lose in ELBO: such a bound asks
+for one good draw of four, whatever the others are worth, and the ELBO is the
+mean of all.
 """
 
 
