@@ -255,7 +255,7 @@ def _refine(grid: _Grid, masses: _Masses, tolerance: float) -> Marginals:
         share, was = (m.log_mass - total[image] for m in (wholes, masses))
         moved = (share.exp() - was.exp()).abs()
         steady = (total - before).abs() < STEADY
-        is_done = _choose(moved, image, steady * (tolerance - error))
+        is_done = _choose(moved, image, steady * (tolerance - error), tolerance)
         settled = settled.logaddexp(wholes.where(is_done).total(num_images))
         error = error.index_add(0, image[is_done], moved[is_done])
         masses = parts.where(~is_done[whole])
@@ -268,14 +268,18 @@ def _refine(grid: _Grid, masses: _Masses, tolerance: float) -> Marginals:
     )
 
 
-def _choose(moved: Tensor, image: Tensor, left: Tensor) -> Tensor:
+def _choose(
+    moved: Tensor, image: Tensor, left: Tensor, tolerance: float
+) -> Tensor:
     """Which cells need no split: an image's, the least moved ones first.
 
     They are all of them if what they moved adds up to what is left of the
-    tolerance, else as many as half of that is enough for.
+    tolerance, else as many as a split's part of half the tolerance is enough
+    for.
     """
     together = torch.zeros_like(left).index_add(0, image, moved)
-    budget = torch.where(together <= left, left, left / 2)
+    part = left.clamp(max=tolerance / 2 / MAX_SPLITS)
+    budget = torch.where(together <= left, left, part)
     order = moved.argsort()
     order = order[image[order].argsort(stable=True)]
     before = (together.cumsum(0) - together)[image[order]]
