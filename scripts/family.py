@@ -18,6 +18,7 @@ from pyro_vae.data import load
 from pyro_vae.evaluation import integrate
 
 TOLERANCE = 1e-2  # of log p(x), in nats: far below what seeds differ by
+KEY = ("dataset", "prior", "guide", "seed", "epochs", "test_images")
 VALUES = ["test_elbo", "log_marginal_likelihood"]
 
 
@@ -50,7 +51,8 @@ class Flags:
     """Folder of the data sets; by default $PYRO_VAE_DATA, else a cache folder
     in your home."""
     output: Path = Path("results/family")
-    """Folder for family.csv, a row a fit, and summary.csv, a row a pair."""
+    """Folder for family.csv, a row a fit, and summary.csv, a row a pair. Fits
+    that have a row there are not done again."""
 
 
 def main() -> None:
@@ -73,7 +75,10 @@ def main() -> None:
                 "table; expected continuous priors in --priors and guides of "
                 "a continuous latent in --guides (see fit.py --help)"
             )
-    load(flags.dataset, flags.data_dir)  # one download, before the processes
+    # One download, before the processes.
+    num_images = len(
+        load(flags.dataset, flags.data_dir).first(flags.limit).test
+    )
     configs = [
         Config(
             dataset=flags.dataset,
@@ -89,19 +94,40 @@ def main() -> None:
         for seed in flags.seeds
     ]
     flags.output.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
-    work = [(config, flags.data_dir) for config in configs]
+    path = flags.output / "family.csv"
+    done = read_done(path)
+    wanted = [key(config, num_images) for config in configs]
+    work = [
+        (config, flags.data_dir)
+        for config, its_key in zip(configs, wanted, strict=True)
+        if its_key not in done
+    ]
     with ProcessPoolExecutor(
         flags.processes, get_context("spawn"), initializer=one_thread
     ) as pool:
         fits = pool.map(final_values, work)
         for row in tqdm(fits, total=len(work), disable=None):
-            rows.append(row)
-            table = pd.DataFrame(rows)
-            table.to_csv(flags.output / "family.csv", index=False)
+            done[tuple(row[name] for name in KEY)] = row
+            pd.DataFrame(list(done.values())).to_csv(path, index=False)
+    table = pd.DataFrame([done[its_key] for its_key in wanted])
+    table.to_csv(path, index=False)
     summary = summarise(table)
     summary.to_csv(flags.output / "summary.csv", index=False)
     print(summary.round(2).to_string(index=False))
+
+
+def key(config: Config, num_images: int) -> tuple:
+    """What tells a fit's row from all others, see `KEY`."""
+    names = (getattr(config, name) for name in KEY[:-1])
+    return (*names, num_images)
+
+
+def read_done(path: Path) -> dict[tuple, dict[str, Any]]:
+    """The rows of a study that was stopped, which goes on after them."""
+    if not path.exists():
+        return {}
+    rows = pd.read_csv(path).to_dict("records")
+    return {tuple(row[name] for name in KEY): row for row in rows}
 
 
 def final_values(work: tuple[Config, Path | None]) -> dict[str, Any]:
@@ -113,11 +139,7 @@ def final_values(work: tuple[Config, Path | None]) -> dict[str, Any]:
     *_, last = fit(vae, data, config)
     result = integrate(vae, data.test, TOLERANCE)
     return {
-        "prior": config.prior,
-        "guide": config.guide,
-        "seed": config.seed,
-        "epochs": config.epochs,
-        "test_images": len(data.test),
+        **dict(zip(KEY, key(config, len(data.test)), strict=True)),
         "test_elbo": last["test_elbo"],
         "log_marginal_likelihood": result.log_marginal_likelihood.mean().item(),
         "largest_error": result.error.max().item(),

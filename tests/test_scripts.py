@@ -601,6 +601,17 @@ def test_the_family(tmp_path):
     )
     assert means == pytest.approx(pairs.mean(1))
     assert errors == pytest.approx(abs(pairs[:, 0] - pairs[:, 1]) / 2)
+    # What is there is kept; what is missing is done.
+    table.drop(index=1).assign(test_elbo=7.0).to_csv(
+        folder / "family.csv", index=False
+    )
+    result = run_process(tmp_path, "family.py", *few, "--guides", "full")
+    assert result.returncode == 0, result.stderr
+    again = pd.read_csv(folder / "family.csv")
+    assert list(again["seed"]) == [3, 5] * 3
+    kept = again["test_elbo"] == 7.0
+    assert list(kept) == [True, False, True, True, True, True]
+    assert again["test_elbo"][1] == pytest.approx(table["test_elbo"][1])
 
 
 @pytest.mark.parametrize(
