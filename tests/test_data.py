@@ -6,7 +6,6 @@ import torch
 from torchvision import datasets
 
 from pyro_vae.data import (
-    IDX_FILES,
     DataError,
     DataUnavailableError,
     default_data_dir,
@@ -14,6 +13,7 @@ from pyro_vae.data import (
     load,
     minibatches,
 )
+from pyro_vae.data.downloads import IDX_FILES
 from tests.statistics import assert_mean
 
 

@@ -2,11 +2,12 @@ import itertools
 import math
 from dataclasses import replace
 
+import pyro
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
 
-from pyro_vae import VAE, Config, build, evaluation, fit, training
+from pyro_vae import VAE, CompiledSVI, Config, build, evaluation, fit, training
 from pyro_vae.checkpoints import CHECKPOINT, FileError
 from pyro_vae.evaluation import compile_sums, evaluate
 from pyro_vae.svi import CompilationError, NonFiniteLossError, compile
@@ -143,15 +144,13 @@ BINARY = replace(CONFIG, likelihood="bernoulli", binarize="dynamic")
 def spy_on_images(monkeypatch):
     """Collects the images that each epoch is trained on."""
     epochs = []
-    training_images = training._Run.training_images
 
-    def spy(run):
-        images = training_images(run)
-        if run.position.epoch >= 0:  # before, they are evaluated only
-            epochs.append(images.clone())
+    def spy(data, config):
+        images = training.choices.training_images(data, config)
+        epochs.append(images.clone())
         return images
 
-    monkeypatch.setattr(training._Run, "training_images", spy)
+    monkeypatch.setattr(training.loop, "training_images", spy)
     return epochs
 
 
@@ -193,7 +192,7 @@ def test_validation_images_are_binary_and_stay_the_same(
         seen.append(images.clone())
         return evaluate(vae, images, *args)
 
-    monkeypatch.setattr(training, "evaluate", spy)
+    monkeypatch.setattr(training.recorder, "evaluate", spy)
     config = replace(BINARY, binarize=binarize, early_stopping=9, epochs=2)
     list(fit(make(config), digits, config))
     size = round(config.validation_fraction * len(digits.train))
@@ -367,7 +366,8 @@ def test_the_compiled_engine_resumes_to_its_own_trace_bit_for_bit(
 
 
 def test_which_engine_is_chosen(digits, monkeypatch):
-    few, many = training.COMPILE_FROM - 1, training.COMPILE_FROM
+    many = training.choices.COMPILE_FROM
+    few = many - 1
     assert resolve_engine(CONFIG, make(), many) == "compiled"
     assert resolve_engine(CONFIG, make(), few) == "eager"
     baseline = replace(
@@ -379,12 +379,12 @@ def test_which_engine_is_chosen(digits, monkeypatch):
         assert resolve_engine(config, make(), 10**9) == engine
     made = []
 
-    class Spy(training.CompiledSVI):
+    class Spy(CompiledSVI):
         def __init__(self, *args, **options):
             made.append(args[-1])
             super().__init__(*args, **options)
 
-    monkeypatch.setattr(training, "CompiledSVI", Spy)
+    monkeypatch.setattr(training.stepper, "CompiledSVI", Spy)
     config = replace(CONFIG, epochs=1, matmul_precision="medium")
     list(fit(make(), digits, config))
     assert not made
@@ -414,7 +414,7 @@ def test_without_a_compiler_auto_goes_on_eagerly_and_says_so(
 
     whole = without_timing(fit(make(), digits, CONFIG))
     monkeypatch.setattr(torch._inductor, "compile", fail)
-    monkeypatch.setattr(training, "COMPILE_FROM", 1)
+    monkeypatch.setattr(training.choices, "COMPILE_FROM", 1)
     with pytest.warns(UserWarning, match="no such compiler.*going on eagerly"):
         records = without_timing(fit(make(), digits, CONFIG))
     assert records == whole
@@ -510,12 +510,12 @@ def test_it_resumes_exactly_within_a_warm_up(digits, tmp_path, engine):
 def test_a_warm_up_compiles_no_more_than_a_fit_without(digits, monkeypatch):
     made = []
 
-    class Spy(training.CompiledSVI):
+    class Spy(CompiledSVI):
         def __init__(self, *args, **options):
             super().__init__(*args, **options)
             made.append(self)
 
-    monkeypatch.setattr(training, "CompiledSVI", Spy)
+    monkeypatch.setattr(training.stepper, "CompiledSVI", Spy)
     list(fit(make(), digits, replace(ANNEALED, engine="compiled")))
     assert made[0].num_compilations == 1
     assert made[0].loss.beta == ANNEALED.beta == 0.5
@@ -585,9 +585,9 @@ def test_the_validation_images_are_of_the_training_set_and_fixed(digits):
 def test_the_optimisers_options_are_reached(digits, engine, monkeypatch):
     """Adam's first step moves each weight by its step size, nearly."""
     made = []
-    adam = training.pyro.optim.Adam
+    adam = pyro.optim.Adam
     monkeypatch.setattr(
-        training.pyro.optim, "Adam", lambda o: made.append(adam(o)) or made[-1]
+        pyro.optim, "Adam", lambda o: made.append(adam(o)) or made[-1]
     )
     config = replace(
         CONFIG, engine=engine, epochs=5, schedule="iwae-2015", adam_eps=1e-3

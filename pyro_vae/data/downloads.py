@@ -1,0 +1,102 @@
+"""Data sets that torchvision downloads, checked."""
+
+import contextlib
+import hashlib
+import io
+import math
+import os
+import struct
+from pathlib import Path
+
+from pyro_vae.data.dataset import DataError, Dataset, to_unit_interval
+
+TORCHVISION = {
+    "mnist": "MNIST",
+    "fashion-mnist": "FashionMNIST",
+    "kmnist": "KMNIST",
+}
+IDX_FILES = {
+    "train-images-idx3-ubyte": (60_000, 28, 28),
+    "train-labels-idx1-ubyte": (60_000,),
+    "t10k-images-idx3-ubyte": (10_000, 28, 28),
+    "t10k-labels-idx1-ubyte": (10_000,),
+}
+MNIST_MD5 = {  # of the unpacked files; torchvision checks the packed ones
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+
+
+class DataUnavailableError(DataError):
+    """A data set is neither on disk nor to be downloaded."""
+
+
+def default_data_dir() -> Path:
+    """`PYRO_VAE_DATA` if it is set, else a cache folder in the user's home."""
+    if folder := os.environ.get("PYRO_VAE_DATA"):
+        return Path(folder)
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "pyro_vae"
+
+
+def load_torchvision(name: str, root: Path) -> Dataset:
+    """Loads one of `TORCHVISION` from a folder, or downloads it there.
+
+    Raises:
+        DataUnavailableError: If it is not there and cannot be downloaded.
+        DataError: If a file is damaged.
+    """
+    from torchvision import datasets
+
+    kind = getattr(datasets, TORCHVISION[name])
+    folder = root / TORCHVISION[name] / "raw"
+    if not all((folder / file).is_file() for file in IDX_FILES):
+        _download(kind, name, root)
+    for file in IDX_FILES:
+        _check_idx(folder / file, name)
+    train, test = (kind(root, train=is_train) for is_train in (True, False))
+    return Dataset(
+        name,
+        to_unit_interval(train.data),
+        to_unit_interval(test.data),
+        train.targets,
+        test.targets,
+        (28, 28),
+    )
+
+
+def _download(kind: type, name: str, root: Path) -> None:
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            kind(root, train=True, download=True)
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0].rstrip(":")
+        raise DataUnavailableError(
+            f"{name} is not in {root} and cannot be downloaded ({reason}): "
+            "name the folder that holds it with --data-dir or PYRO_VAE_DATA"
+        ) from None
+
+
+def _check_idx(path: Path, name: str) -> None:
+    """Refuses a file that is not the whole of the data set's part."""
+    shape = IDX_FILES[path.name]
+    header = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
+    content = path.read_bytes()
+    expected = len(header) + math.prod(shape)
+    fault = None
+    if len(content) != expected:
+        fault = f"has {len(content)} bytes, expected {expected}"
+    elif not content.startswith(header):
+        fault = "does not start like an IDX file of the expected shape"
+    elif name == "mnist" and (
+        hashlib.md5(content, usedforsecurity=False).hexdigest()
+        != MNIST_MD5[path.name]
+    ):
+        fault = "does not match its MD5 checksum"
+    if fault:
+        raise DataError(
+            f"{path} is damaged: it {fault}; delete it, and {path.name}.gz "
+            "beside it, to have it downloaded again"
+        )

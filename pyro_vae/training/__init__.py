@@ -1,0 +1,17 @@
+"""fit(): the training loop. It yields records; it prints and plots nothing."""
+
+from pyro_vae.training.choices import (
+    hold_out,
+    make_optimizer,
+    resolve_device,
+    resolve_engine,
+)
+from pyro_vae.training.loop import fit
+
+__all__ = [
+    "fit",
+    "hold_out",
+    "make_optimizer",
+    "resolve_device",
+    "resolve_engine",
+]
