@@ -8,7 +8,9 @@ parts add up to what it held.
 
 import copy
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from functools import cache
 
 import numpy as np
 import torch
@@ -19,6 +21,8 @@ from pyro_vae.evaluation.elbo import evaluation_mode
 from pyro_vae.vae import VAE
 
 CELLS = 64  # along each axis, before any is split
+SIZES = 5  # of the domain, each of twice the sides, with cells as large
+TABLE = 2**26  # cells times images that are looked at together
 COARSE = 2  # points along each axis of a cell, when mass is looked for
 FINE = 8  # and when it is measured
 MAX_SPLITS = 12
@@ -27,6 +31,7 @@ SLACK = 60.0  # nats below an image's best cell, at which one is left out
 NEGLIGIBLE = 20.0  # the same, when the masses are known
 EDGE = 1e-5  # of an image's mass in the outermost cells, for a larger domain
 STEADY = 0.1  # nats, by which a total may move for cells to be left alone
+FALL = 32  # what a split may divide an error by: two sums can agree by luck
 POINTS = 512  # decoded at a time
 
 
@@ -60,16 +65,32 @@ def integrate(vae: VAE, x: Tensor, tolerance: float = 1e-3) -> Marginals:
         ArithmeticError: If the error does not come to be so small.
     """
     check_quadrature(vae)
+    value, error = (x.new_empty(len(x), dtype=torch.float64) for _ in range(2))
+    left, count = torch.arange(len(x), device=x.device), CELLS
     with evaluation_mode(vae):
         low, high = _domain(vae, x)
-        while True:
-            grid = _Grid(vae, x, low, (high - low) / CELLS, CELLS)
-            masses = grid.estimate(*grid.find())
-            if grid.edge_mass(masses).max() < EDGE:
-                break
+        for _ in range(SIZES):
+            outside = []
+            for some in left.split(max(1, TABLE // count ** len(low))):
+                grid = _Grid(vae, x[some], low, (high - low) / count, count)
+                cells = grid.integrate(*grid.find())
+                is_inside = grid.edge_mass(cells) < EDGE
+                cells = cells.where(is_inside[cells.image])
+                found = _refine(grid, cells, tolerance)
+                inside = some[is_inside]
+                value[inside] = found.log_marginal_likelihood[is_inside]
+                error[inside] = found.error[is_inside]
+                outside.append(some[~is_inside])
+            left = torch.cat(outside)
+            if not len(left):
+                return Marginals(value, error)
             margin = (high - low) / 2
-            low, high = low - margin, high + margin
-        return _refine(grid, masses, tolerance)
+            low, high, count = low - margin, high + margin, 2 * count
+    raise ArithmeticError(
+        f"{len(left)} images have mass at {low.tolist()} or {high.tolist()}, "
+        "in units of z, or farther out; expected it to end before: use method "
+        "importance or ais"
+    )
 
 
 def check_quadrature(vae: VAE) -> None:
@@ -89,23 +110,51 @@ def check_quadrature(vae: VAE) -> None:
 
 
 @dataclass(frozen=True)
-class _Masses:
-    """Sparse (cell, image) pairs with their log-masses, sorted by cell."""
+class _Cells:
+    """Sparse (cell, image) pairs: what each cell holds of an image's mass.
+
+    Attributes:
+        cell: Its index in the grid of its level.
+        image: The image's index.
+        log_mass: log of the integral over the cell.
+        log_error: log of what that may be off by; at first, the whole mass.
+        level: How often the grid was halved.
+    """
 
     cell: Tensor
     image: Tensor
     log_mass: Tensor
+    log_error: Tensor
+    level: Tensor
 
     def total(self, num_images: int) -> Tensor:
-        """The log of each image's sum, `(B,)`."""
-        highest = torch.full((num_images,), -math.inf).to(self.log_mass)
-        highest = highest.scatter_reduce(0, self.image, self.log_mass, "amax")
-        excess = (self.log_mass - highest[self.image]).exp()
-        sums = torch.zeros_like(highest).scatter_add(0, self.image, excess)
-        return highest + sums.log()
+        """The log of each image's mass, `(B,)`."""
+        return _log_sums(self.log_mass, self.image, num_images)
 
-    def where(self, keep: Tensor) -> "_Masses":
-        return _Masses(self.cell[keep], self.image[keep], self.log_mass[keep])
+    def where(self, keep: Tensor) -> "_Cells":
+        return _Cells(*[tensor[keep] for tensor in self.tensors()])
+
+    def tensors(self) -> list[Tensor]:
+        return [getattr(self, field.name) for field in fields(self)]
+
+
+def _join(cells: list[_Cells]) -> _Cells:
+    columns = zip(*[one.tensors() for one in cells], strict=True)
+    return _Cells(*map(torch.cat, columns))
+
+
+def _log_sums(values: Tensor, group: Tensor, num_groups: int) -> Tensor:
+    """logsumexp over the values of each group, `(num_groups,)`."""
+    highest = values.new_full((num_groups,), -math.inf)
+    highest = highest.scatter_reduce(0, group, values, "amax")
+    excess = (values - highest[group]).exp()
+    return highest + torch.zeros_like(highest).index_add(0, group, excess).log()
+
+
+def _log_difference(left: Tensor, right: Tensor) -> Tensor:
+    """log |exp(left) - exp(right)|."""
+    high, low = torch.maximum(left, right), torch.minimum(left, right)
+    return high + (-torch.expm1(low - high)).log()
 
 
 class _Grid:
@@ -124,21 +173,21 @@ class _Grid:
         vae, x = copy.deepcopy(self.vae).double(), self.exact_x
         return _Grid(vae, x, self.low.double(), self.side.double(), self.count)
 
-    def split(self, masses: _Masses) -> tuple["_Grid", Tensor, Tensor]:
-        """Halves the cells: the grid of halves, its cells, their wholes."""
-        finer = _Grid(self.vae, self.x, self.low, self.side / 2, 2 * self.count)
-        halves = torch.cartesian_prod(*[torch.arange(2)] * self.dim)
-        places = 2 * self._coordinates(masses.cell).unsqueeze(1)
-        cell = finer._index(places + halves.view(-1, self.dim))
-        whole = torch.arange(len(cell)).unsqueeze(1).expand_as(cell).flatten()
-        cell, order = cell.flatten().sort()
-        return finer, cell, whole[order]
+    def halved(self, times: int) -> "_Grid":
+        """The grid whose cells were halved so often."""
+        finer = copy.copy(self)
+        finer.side, finer.count = self.side / 2**times, self.count * 2**times
+        return finer
+
+    def halves(self, cells: Tensor) -> Tensor:
+        """What cells consist of in the grid halved once: `(C, 2^P)`."""
+        places = 2 * self._coordinates(cells).unsqueeze(1)
+        return self.halved(1)._index(places + self._product(torch.arange(2)))
 
     def points(self, cells: Tensor, places: Tensor) -> Tensor:
         """Points at so much of each axis of the cells: `(C, size^P, P)`."""
         corners = self.low + self._coordinates(cells) * self.side
-        offsets = torch.cartesian_prod(*[places.to(corners)] * self.dim)
-        offsets = offsets.view(-1, self.dim) * self.side
+        offsets = self._product(places).to(corners) * self.side
         return corners.unsqueeze(1) + offsets
 
     def find(self) -> tuple[Tensor, Tensor]:
@@ -150,53 +199,72 @@ class _Grid:
         best = []
         num_points = COARSE**self.dim
         places = (torch.arange(COARSE) + 0.5) / COARSE
-        everywhere = torch.arange(self.count**self.dim)
+        everywhere = torch.arange(self.count**self.dim, device=self.x.device)
         for cells in everywhere.split(POINTS // num_points):
-            z = self.points(cells.to(self.x.device), places)
+            z = self.points(cells, places)
             joint = log_joint(self.vae, z.flatten(0, 1), self.x)
             joint = joint.view(len(cells), num_points, -1)
             best.append(joint.amax(1))
         best = torch.cat(best)
         active = best > best.amax(0) - SLACK
+        images = torch.arange(len(self.x), device=self.x.device)
         for neighbour in self._around_guide():
-            active[neighbour, torch.arange(len(self.x))] = True
+            active[neighbour, images] = True
         cell, image = active.nonzero(as_tuple=True)
         return cell, image
 
-    def estimate(self, cell: Tensor, image: Tensor) -> _Masses:
-        """Integrates the joint density over each pair's cell."""
-        log_mass = torch.empty(len(cell), dtype=torch.float64)
+    def integrate(self, cell: Tensor, image: Tensor) -> _Cells:
+        """The pairs' masses, of which nothing more is known yet."""
+        log_mass = self.log_masses(cell, image)
+        return _Cells(cell, image, log_mass, log_mass, torch.zeros_like(cell))
+
+    def log_masses(self, cell: Tensor, image: Tensor) -> Tensor:
+        """Integrates the joint density over each pair's cell.
+
+        Args:
+            cell: Sorted, `(M,)`.
+            image: `(M,)`.
+
+        Returns:
+            The logs, `(M,)`, in double precision.
+        """
         nodes, weights = map(
             torch.tensor, np.polynomial.legendre.leggauss(FINE)
         )
-        log_weights = torch.cartesian_prod(*[(weights / 2).log()] * self.dim)
-        log_weights = log_weights.view(-1, self.dim).sum(-1, keepdim=True)
+        log_weights = self._product((weights / 2).log()).sum(-1, keepdim=True)
         log_volume = self.side.log().sum()
         cells, counts = cell.unique_consecutive(return_counts=True)
         size = POINTS // FINE**self.dim
-        start = 0
+        parts, start = [], 0
         for group, of_each in zip(
             cells.split(size), counts.split(size), strict=True
         ):
             stop = start + int(of_each.sum())
             images, column = image[start:stop].unique(return_inverse=True)
-            row = torch.arange(len(group)).repeat_interleave(of_each)
+            row = torch.arange(len(group), device=cell.device)
+            row = row.repeat_interleave(of_each)
             z = self.points(group, (nodes + 1) / 2)
             x = self.exact_x[images]
             joint = log_joint(self.vae, z.flatten(0, 1), x)
             joint = joint.view(*z.shape[:2], -1)
             sums = (joint + log_weights.to(joint)).logsumexp(1)
-            log_mass[start:stop] = sums[row, column] + log_volume
+            parts.append(sums[row, column] + log_volume)
             start = stop
-        return _Masses(cell, image, log_mass)
+        return torch.cat(parts).double()
 
-    def edge_mass(self, masses: _Masses) -> Tensor:
+    def edge_mass(self, cells: _Cells) -> Tensor:
         """The fraction of each image's mass that lies in outermost cells."""
-        coordinates = self._coordinates(masses.cell)
+        coordinates = self._coordinates(cells.cell)
         is_edge = ((coordinates == 0) | (coordinates == self.count - 1)).any(-1)
-        total = masses.total(len(self.x))
-        at_edge = masses.where(is_edge)
+        total = cells.total(len(self.x))
+        at_edge = cells.where(is_edge)
         return (at_edge.total(len(self.x)) - total).exp()
+
+    def _product(self, values: Tensor) -> Tensor:
+        """Every choice of one of n values for each axis: `(n^P, P)`."""
+        values = values.to(self.x.device)
+        product = torch.cartesian_prod(*[values] * self.dim)
+        return product.view(-1, self.dim)
 
     def _coordinates(self, cells: Tensor) -> Tensor:
         places = [cells // self.count**i % self.count for i in range(self.dim)]
@@ -204,15 +272,14 @@ class _Grid:
 
     def _index(self, coordinates: Tensor) -> Tensor:
         powers = self.count ** torch.arange(self.dim)
-        return (coordinates * powers).sum(-1)
+        return (coordinates * powers.to(coordinates)).sum(-1)
 
     def _around_guide(self) -> list[Tensor]:
         center = torch.cat([_center(self.vae, x) for x in self.x.split(1000)])
         place = ((center - self.low) / self.side).floor().long()
-        shifts = torch.cartesian_prod(*[torch.arange(-1, 2)] * self.dim)
         return [
             self._index((place + shift).clamp(0, self.count - 1))
-            for shift in shifts.view(-1, self.dim)
+            for shift in self._product(torch.arange(-1, 2))
         ]
 
 
@@ -232,61 +299,71 @@ def log_joint(vae: VAE, z: Tensor, x: Tensor) -> Tensor:
     return log_p + torch.cat(parts)
 
 
-def _refine(grid: _Grid, masses: _Masses, tolerance: float) -> Marginals:
-    """Splits the cells whose parts do not add up to what they held."""
-    num_images = len(grid.x)
-    total = masses.total(num_images)
-    settled = torch.full_like(total, -math.inf)  # log-mass in cells left alone
-    error = torch.zeros_like(total)  # of it, as a fraction of the total
-    for split in range(MAX_SPLITS):
-        if split == ROUGH:
-            grid = grid.double()
-        light = masses.log_mass < total[masses.image] - NEGLIGIBLE
-        settled = settled.logaddexp(masses.where(light).total(num_images))
-        masses = masses.where(~light)
-        grid, cell, whole = grid.split(masses)
-        image, before = masses.image, total
-        parts = grid.estimate(cell, image[whole])
-        wholes = replace(
-            masses, log_mass=replace(parts, image=whole).total(len(image))
+def _refine(grid: _Grid, cells: _Cells, tolerance: float) -> Marginals:
+    """Halves the cells whose parts do not add up to what they held."""
+    num_images, exact = len(grid.x), cache(grid.double)
+    value = cells.log_mass.new_full((num_images,), -math.inf)
+    error, before = torch.zeros_like(value), value
+    while len(cells.cell):
+        total = cells.total(num_images)
+        depth = torch.where(cells.level == 0, SLACK, NEGLIGIBLE)
+        is_light = cells.log_mass < total[cells.image] - depth
+        share = (cells.log_error - total[cells.image]).exp().clamp(max=1.0)
+        share = torch.where(is_light, 0.0, share)
+        errors = torch.zeros_like(total).index_add(0, cells.image, share)
+        is_steady = (total - before).abs() < STEADY
+        is_done = is_steady & (errors <= tolerance)
+        value = torch.where(is_done, total, value)
+        error = torch.where(is_done, errors, error)
+        is_small = _smallest(share, cells.image, num_images, tolerance / 2)
+        is_kept = is_light | (is_small & is_steady[cells.image])
+        is_open = ~is_done[cells.image]
+        before, old = total, cells.where(is_open & is_kept)
+        cells = _join(
+            [old, *_halve(grid, exact, cells.where(is_open & ~is_kept))]
         )
-        total = settled.logaddexp(wholes.total(num_images))
-        error = error * (before - total).exp()
-        share, was = (m.log_mass - total[image] for m in (wholes, masses))
-        moved = (share.exp() - was.exp()).abs()
-        steady = (total - before).abs() < STEADY
-        is_done = _choose(moved, image, steady * (tolerance - error), tolerance)
-        settled = settled.logaddexp(wholes.where(is_done).total(num_images))
-        error = error.index_add(0, image[is_done], moved[is_done])
-        masses = parts.where(~is_done[whole])
-        if not len(masses.cell):
-            return Marginals(total, error)
-    raise ArithmeticError(
-        f"the quadrature of {len(masses.image.unique())} images still moves "
-        f"by more than {tolerance} nats; expected {MAX_SPLITS} splits to be "
-        "enough: use method importance or ais"
-    )
+    return Marginals(value, error)
 
 
-def _choose(
-    moved: Tensor, image: Tensor, left: Tensor, tolerance: float
+def _halve(
+    grid: _Grid, exact: Callable[[], _Grid], cells: _Cells
+) -> Iterator[_Cells]:
+    """Yields the halves of cells, level by level."""
+    for level in cells.level.unique().tolist():
+        wholes = cells.where(cells.level == level)
+        if level == MAX_SPLITS:
+            raise ArithmeticError(
+                f"the quadrature of {len(wholes.image.unique())} images is not "
+                f"exact to the tolerance; expected {MAX_SPLITS} splits of a "
+                "cell to be enough: use method importance or ais"
+            )
+        finer = (grid if level < ROUGH else exact()).halved(level + 1)
+        cell = grid.halved(level).halves(wholes.cell)
+        whole = torch.arange(len(cell), device=cell.device)
+        whole = whole.repeat_interleave(cell.shape[1])
+        cell, order = cell.flatten().sort()
+        whole = whole[order]
+        image = wholes.image[whole]
+        log_mass = finer.log_masses(cell, image)
+        sums = _log_sums(log_mass, whole, len(wholes.cell))
+        moved = _log_difference(sums, wholes.log_mass)
+        error = moved.maximum(wholes.log_error - math.log(FALL))
+        log_error = log_mass + (error - sums)[whole]  # as the mass is shared
+        levels = torch.full_like(cell, level + 1)
+        yield _Cells(cell, image, log_mass, log_error, levels)
+
+
+def _smallest(
+    values: Tensor, group: Tensor, num_groups: int, budget: float
 ) -> Tensor:
-    """Which cells need no split: an image's, the least moved ones first.
-
-    They are all of them if what they moved adds up to what is left of the
-    tolerance, else as many as a split's part of half the tolerance is enough
-    for.
-    """
-    together = torch.zeros_like(left).index_add(0, image, moved)
-    part = left.clamp(max=tolerance / 2 / MAX_SPLITS)
-    budget = torch.where(together <= left, left, part)
-    order = moved.argsort()
-    order = order[image[order].argsort(stable=True)]
-    before = (together.cumsum(0) - together)[image[order]]
-    so_far = moved[order].cumsum(0) - before
-    is_done = torch.empty_like(moved, dtype=torch.bool)
-    is_done[order] = so_far <= budget[image[order]]
-    return is_done
+    """Which values of each group, the smallest first, are within a budget."""
+    order = values.argsort()
+    order = order[group[order].argsort(stable=True)]
+    sums = torch.zeros(num_groups).to(values).index_add(0, group, values)
+    before = (sums.cumsum(0) - sums)[group[order]]
+    is_within = torch.empty_like(values, dtype=torch.bool)
+    is_within[order] = values[order].cumsum(0) - before <= budget
+    return is_within
 
 
 def _domain(vae: VAE, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -322,7 +399,8 @@ def posterior_density(
     """
     check_quadrature(vae)
     side = (high - low) / size
-    steps = low + side * (torch.arange(size).view(-1, 1) + 0.5)
+    steps = torch.arange(size, device=low.device).view(-1, 1) + 0.5
+    steps = low + side * steps
     first, second = torch.meshgrid(*steps.T, indexing="ij")
     z = torch.stack([first, second], dim=-1)
     with evaluation_mode(vae):
