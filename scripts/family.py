@@ -1,6 +1,7 @@
 """Priors and guides side by side: the same fits, over several seeds."""
 
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -13,12 +14,14 @@ from command_line import parse, run
 from tqdm import tqdm
 
 from pyro_vae import Config, build, fit
+from pyro_vae.checkpoints import write_atomically
 from pyro_vae.config import FITTING_GUIDES
-from pyro_vae.data import load
+from pyro_vae.data import Dataset, load
 from pyro_vae.evaluation import integrate
 
 TOLERANCE = 1e-2  # of log p(x), in nats: far below what seeds differ by
-KEY = ("dataset", "prior", "guide", "seed", "epochs", "test_images")
+CHOICES = ("dataset", "prior", "guide", "seed", "epochs")
+SIZES = ("train_images", "test_images")
 VALUES = ["test_elbo", "log_marginal_likelihood"]
 
 
@@ -76,9 +79,7 @@ def main() -> None:
                 "a continuous latent in --guides (see fit.py --help)"
             )
     # One download, before the processes.
-    num_images = len(
-        load(flags.dataset, flags.data_dir).first(flags.limit).test
-    )
+    sizes = count_images(load(flags.dataset, flags.data_dir).first(flags.limit))
     configs = [
         Config(
             dataset=flags.dataset,
@@ -96,30 +97,43 @@ def main() -> None:
     flags.output.mkdir(parents=True, exist_ok=True)
     path = flags.output / "family.csv"
     done = read_done(path)
-    wanted = [key(config, num_images) for config in configs]
+    wanted = [key(config, sizes) for config in configs]
     work = [
         (config, flags.data_dir)
         for config, its_key in zip(configs, wanted, strict=True)
         if its_key not in done
     ]
+    failures = []
     with ProcessPoolExecutor(
         flags.processes, get_context("spawn"), initializer=one_thread
     ) as pool:
-        fits = pool.map(final_values, work)
-        for row in tqdm(fits, total=len(work), disable=None):
-            done[tuple(row[name] for name in KEY)] = row
-            pd.DataFrame(list(done.values())).to_csv(path, index=False)
-    table = pd.DataFrame([done[its_key] for its_key in wanted])
-    table.to_csv(path, index=False)
+        rows = [pool.submit(final_values, *one) for one in work]
+        for found in tqdm(as_completed(rows), total=len(rows), disable=None):
+            if error := found.exception():
+                failures.append(error)
+                continue
+            row = found.result()
+            done[row_key(row)] = row
+            write(done.values(), path)
+    if failures:  # when all others are done, and written
+        raise failures[0]
+    table = write([done[its_key] for its_key in wanted], path)
     summary = summarise(table)
     summary.to_csv(flags.output / "summary.csv", index=False)
     print(summary.round(2).to_string(index=False))
 
 
-def key(config: Config, num_images: int) -> tuple:
-    """What tells a fit's row from all others, see `KEY`."""
-    names = (getattr(config, name) for name in KEY[:-1])
-    return (*names, num_images)
+def count_images(data: Dataset) -> tuple[int, int]:
+    return len(data.train), len(data.test)
+
+
+def key(config: Config, sizes: tuple[int, int]) -> tuple:
+    """What tells a fit's row from all others."""
+    return (*(getattr(config, name) for name in CHOICES), *sizes)
+
+
+def row_key(row: dict[str, Any]) -> tuple:
+    return tuple(row[name] for name in (*CHOICES, *SIZES))
 
 
 def read_done(path: Path) -> dict[tuple, dict[str, Any]]:
@@ -127,19 +141,31 @@ def read_done(path: Path) -> dict[tuple, dict[str, Any]]:
     if not path.exists():
         return {}
     rows = pd.read_csv(path).to_dict("records")
-    return {tuple(row[name] for name in KEY): row for row in rows}
+    try:
+        return {row_key(row): row for row in rows}
+    except KeyError as error:
+        raise ValueError(
+            f"{path} has no column {error}; expected a table that family.py "
+            "wrote: name another --output"
+        ) from None
 
 
-def final_values(work: tuple[Config, Path | None]) -> dict[str, Any]:
+def write(rows: Iterable[dict[str, Any]], path: Path) -> pd.DataFrame:
+    table = pd.DataFrame(list(rows))
+    write_atomically(path, table.to_csv(index=False).encode())
+    return table
+
+
+def final_values(config: Config, data_dir: Path | None) -> dict[str, Any]:
     """A fit's test ELBO and log p(x), in nats per image."""
-    config, data_dir = work
     data = load(config.dataset, data_dir).first(config.limit)
     torch.manual_seed(config.seed)
     vae = build(config, data.data_dim, data.image_shape)
     *_, last = fit(vae, data, config)
     result = integrate(vae, data.test, TOLERANCE)
+    names = (*CHOICES, *SIZES)
     return {
-        **dict(zip(KEY, key(config, len(data.test)), strict=True)),
+        **dict(zip(names, key(config, count_images(data)), strict=True)),
         "test_elbo": last["test_elbo"],
         "log_marginal_likelihood": result.log_marginal_likelihood.mean().item(),
         "largest_error": result.error.max().item(),
