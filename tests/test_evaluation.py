@@ -1,6 +1,7 @@
 """Against probabilistic PCA, where every answer has a closed form."""
 
 import math
+import sys
 
 import pyro
 import pyro.distributions as dist
@@ -95,6 +96,19 @@ def test_quadrature_is_exact(latent_dim):
     assert error.max() < 1e-3 and result.error.max() <= 1e-3
     again = log_marginal_likelihood(vae, x, method="quadrature")
     assert torch.equal(again.value, result.log_marginal_likelihood)
+
+
+def test_the_quadrature_of_narrow_peaks_beside_one_far_out(monkeypatch):
+    """A larger domain for one image must not hide the others' peaks."""
+    monkeypatch.setattr(sys.modules[__name__], "NOISE", 0.01)
+    vae = linear_vae(exact=True)
+    x, _ = images(vae)
+    with torch.no_grad():
+        x[0] = vae.generate(torch.tensor([[300.0, -200.0]]))
+    result = integrate(vae, x, 1e-2)
+    truth = exact_log_marginal(vae, x)
+    error = (result.log_marginal_likelihood - truth).abs()
+    assert error.max() < 1e-2 and result.error.max() <= 1e-2
 
 
 def test_the_quadrature_of_heavy_tails_and_kinks():

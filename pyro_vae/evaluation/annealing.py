@@ -115,8 +115,8 @@ class _Chains:
         each precedes it, which makes the two the reverse of each other.
         """
         goes_up = betas[0] < betas[-1]
-        log_weight = torch.zeros(z.shape[:-1]).double()
-        accepted = torch.zeros(z.shape[1]).to(z)
+        log_weight = z.new_zeros(z.shape[:-1], dtype=torch.float64)
+        accepted = z.new_zeros(z.shape[1])
         steps = zip(betas[:-1], betas[1:], sizes, strict=True)
         for before, after, size in steps:
             if not goes_up:

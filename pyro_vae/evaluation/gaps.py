@@ -161,7 +161,8 @@ def posterior_kl(vae: VAE, x: Tensor, log_marginal: Tensor) -> Tensor:
             low, high = draws.amin(0), draws.amax(0)
             margin = (high - low) / 2
             side = (high - low + 2 * margin) / SIDE
-            steps = low - margin + side * (torch.arange(SIDE).view(-1, 1) + 0.5)
+            steps = torch.arange(SIDE, device=x.device).view(-1, 1) + 0.5
+            steps = low - margin + side * steps
             z = torch.cartesian_prod(*steps.T).view(-1, len(low))
             log_q = q.log_prob(z.unsqueeze(1)).squeeze(1).double()
             joint = log_joint(vae, z, image.double()).squeeze(1)

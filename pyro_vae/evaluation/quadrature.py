@@ -21,8 +21,7 @@ from pyro_vae.evaluation.elbo import evaluation_mode
 from pyro_vae.vae import VAE
 
 CELLS = 64  # along each axis, before any is split
-SIZES = 5  # of the domain, each of twice the sides, with cells as large
-TABLE = 2**26  # cells times images that are looked at together
+SIZES = 12  # of the domain, each of twice the sides
 COARSE = 2  # points along each axis of a cell, when mass is looked for
 FINE = 8  # and when it is measured
 MAX_SPLITS = 12
@@ -66,26 +65,23 @@ def integrate(vae: VAE, x: Tensor, tolerance: float = 1e-3) -> Marginals:
     """
     check_quadrature(vae)
     value, error = (x.new_empty(len(x), dtype=torch.float64) for _ in range(2))
-    left, count = torch.arange(len(x), device=x.device), CELLS
+    left = torch.arange(len(x), device=x.device)
     with evaluation_mode(vae):
         low, high = _domain(vae, x)
         for _ in range(SIZES):
-            outside = []
-            for some in left.split(max(1, TABLE // count ** len(low))):
-                grid = _Grid(vae, x[some], low, (high - low) / count, count)
-                cells = grid.integrate(*grid.find())
-                is_inside = grid.edge_mass(cells) < EDGE
-                cells = cells.where(is_inside[cells.image])
-                found = _refine(grid, cells, tolerance)
-                inside = some[is_inside]
-                value[inside] = found.log_marginal_likelihood[is_inside]
-                error[inside] = found.error[is_inside]
-                outside.append(some[~is_inside])
-            left = torch.cat(outside)
+            grid = _Grid(vae, x[left], low, (high - low) / CELLS, CELLS)
+            cells = grid.integrate(*grid.find())
+            is_inside = grid.edge_mass(cells) < EDGE
+            cells = cells.where(is_inside[cells.image])
+            found = _refine(grid, cells, tolerance)
+            inside = left[is_inside]
+            value[inside] = found.log_marginal_likelihood[is_inside]
+            error[inside] = found.error[is_inside]
+            left = left[~is_inside]
             if not len(left):
                 return Marginals(value, error)
             margin = (high - low) / 2
-            low, high, count = low - margin, high + margin, 2 * count
+            low, high = low - margin, high + margin
     raise ArithmeticError(
         f"{len(left)} images have mass at {low.tolist()} or {high.tolist()}, "
         "in units of z, or farther out; expected it to end before: use method "
@@ -369,7 +365,7 @@ def _smallest(
 def _domain(vae: VAE, x: Tensor) -> tuple[Tensor, Tensor]:
     """A box that the prior's bulk and the guide's centres fit into."""
     centers = torch.cat([_center(vae, part) for part in x.split(1000)])
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng([x.device] if x.is_cuda else []):
         torch.manual_seed(0)
         inside = torch.cat([centers, vae.prior().sample((10_000,))])
     low, high = inside.amin(0), inside.amax(0)
