@@ -35,6 +35,7 @@ FITTING_GRADIENTS = {
 }
 PLAIN_ELBO = {"objective": "elbo", "beta": 1, "warmup": 0, "free_bits": 0}
 SCALED = ("laplace", "student-t", "logistic")
+OF_COMPONENTS = ("categorical", "mixture", "summed-mixture", "vamp")
 
 
 @dataclass(frozen=True)
@@ -222,18 +223,11 @@ class Config:
             expected = f"{expected} with --prior {self.prior}"
             self._check(name, expected, ("auto", *choices).__contains__)
         self._check_objective()
-        if self.prior not in SCALED:
-            expected = f"False with --prior {self.prior}: only the scale of "
-            expected += f"{', '.join(SCALED)} can be learned"
-            self._check("learn_prior_scale", expected, lambda is_on: not is_on)
         if "flow" in (self.prior, self.guide):
             expected = "at least 2 with a flow, of the prior or the guide"
             self._check("latent_dim", expected, lambda size: size > 1)
-        self._check_likelihood()
-        if self.prior == "categorical" and self.gradient in (
-            "auto",
-            "enumerated",
-        ):
+        self._check_belonging()
+        if (self.prior, self._gradient) == ("categorical", "enumerated"):
             check_num_states(self.num_components**self.num_variables)
 
     def _check_objective(self) -> None:
@@ -248,9 +242,7 @@ class Config:
         if self.early_stopping is not None:
             expected = f"at most --epochs, {self.epochs}, with early stopping"
             self._check("warmup", expected, lambda n: n <= self.epochs)
-        gradient = self.gradient
-        if gradient == "auto":
-            gradient = FITTING_GRADIENTS[self.prior][0]
+        gradient = self._gradient
         if self.inference != "amortized":
             expected = f"amortized with the {gradient} gradient"
             exact = gradient in ("pathwise", "enumerated")
@@ -264,17 +256,23 @@ class Config:
             self._check("objective", f"elbo {expected}", lambda o: o == "elbo")
             self._check("free_bits", f"0 {expected}", lambda n: n == 0)
 
-    def _check_likelihood(self) -> None:
-        """Refuses what does not belong to the likelihood."""
-        of_it = f"with --likelihood {self.likelihood}"
-        if self.likelihood != "gaussian":
-            for name, default in (("noise", "shared"), ("noise_scale", None)):
-                expected = f"{default} (leave it out) {of_it}, without noise"
-                self._check(name, expected, partial(eq, default))
-        if self.likelihood != "bernoulli":
-            expected = f"none {of_it}, a density of grey pixels: use "
-            expected += "--likelihood bernoulli for binary ones"
-            self._check("binarize", expected, partial(eq, "none"))
+    def _check_belonging(self) -> None:
+        """Refuses what would have no effect with the other choices."""
+        default = {field.name: field.default for field in fields(self)}
+        for names, what, holds in _BELONGING:
+            if holds(self):
+                continue
+            for name in names:
+                expected = (
+                    f"{default[name]} (leave it out): it goes with {what}"
+                )
+                self._check(name, expected, partial(eq, default[name]))
+
+    @property
+    def _gradient(self) -> str:
+        """That which is meant by auto."""
+        fitting = FITTING_GRADIENTS[self.prior]
+        return fitting[0] if self.gradient == "auto" else self.gradient
 
     def choose_noise_scale(self) -> float:
         """Returns the (initial) standard deviation of the Gaussian's noise."""
@@ -311,8 +309,8 @@ def _at_least(bound: int) -> Callable[[Any], bool]:
     return lambda value: type(value) is int and value >= bound
 
 
-def _positive(value: Any) -> bool:
-    return type(value) in (int, float) and 0 < value < math.inf
+def _positive(value: Any) -> bool:  # and a float32, with room for squares
+    return type(value) in (int, float) and 1e-18 <= value <= 1e18
 
 
 def _none_or(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -321,10 +319,14 @@ def _none_or(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 _NATURAL = "a whole number of at least 1"
 _NATURALS = "whole numbers of at least 1"
-_POSITIVE = "a positive number"
+_POSITIVE = "a positive number, from 1e-18 to 1e18"
 _CHECKS: list[tuple[str, str, Callable[[Any], bool]]] = [
     ("prior_scale", _POSITIVE, _positive),
-    ("prior_df", _POSITIVE, _positive),
+    (
+        "prior_df",
+        "a positive number up to 1000, from where on it is a normal",
+        lambda df: _positive(df) and df <= 1000,
+    ),
     ("noise_scale", _POSITIVE, _none_or(_positive)),
     ("num_components", "a whole number of at least 2", _at_least(2)),
     ("num_variables", _NATURAL, _at_least(1)),
@@ -370,5 +372,61 @@ _CHECKS: list[tuple[str, str, Callable[[Any], bool]]] = [
         "seed",
         "a whole number from 0 to 2**31 - 1",
         lambda n: _at_least(0)(n) and n < 2**31,
+    ),
+]
+# What has an effect with some values of other choices alone.
+_BELONGING: list[tuple[tuple[str, ...], str, Callable[[Config], bool]]] = [
+    (
+        ("prior_scale", "learn_prior_scale"),
+        "--prior laplace, student-t or logistic",
+        lambda c: c.prior in SCALED,
+    ),
+    (("prior_df",), "--prior student-t", lambda c: c.prior == "student-t"),
+    (
+        ("num_components", "prior_weights"),
+        "--prior categorical, mixture, summed-mixture or vamp",
+        lambda c: c.prior in OF_COMPONENTS,
+    ),
+    (
+        ("num_variables",),
+        "--prior categorical",
+        lambda c: c.prior == "categorical",
+    ),
+    (
+        ("num_couplings", "coupling_units"),
+        "--prior flow or --guide flow",
+        lambda c: "flow" in (c.prior, c.guide),
+    ),
+    (
+        ("baseline",),
+        "--gradient score-function-baseline",
+        lambda c: c.gradient == "score-function-baseline",
+    ),
+    (
+        ("temperature", "straight_through"),
+        "--gradient gumbel-softmax",
+        lambda c: c.gradient == "gumbel-softmax",
+    ),
+    (
+        ("binarize",),
+        "--likelihood bernoulli: the others are of grey pixels",
+        lambda c: c.likelihood == "bernoulli",
+    ),
+    (
+        ("noise", "noise_scale"),
+        "--likelihood gaussian",
+        lambda c: c.likelihood == "gaussian",
+    ),
+    (
+        ("e_steps", "e_learning_rate"),
+        "--inference local or semi-amortized",
+        lambda c: c.inference != "amortized",
+    ),
+    (("channels",), "--network conv", lambda c: c.network == "conv"),
+    (("alpha",), "--objective renyi", lambda c: c.objective == "renyi"),
+    (
+        ("validation_fraction",),
+        "--early-stopping",
+        lambda c: c.early_stopping is not None,
     ),
 ]

@@ -57,6 +57,7 @@ def test_unknown_keys_raise():
     [
         ("prior", "cauchy"),
         ("prior_scale", 0.0),
+        ("prior_scale", 1e40),
         ("prior_df", 0.0),
         ("num_couplings", 0),
         ("coupling_units", 0),
@@ -139,7 +140,7 @@ def test_what_an_objective_cannot_take_is_said(choices, message):
         ),
         (
             {"learn_prior_scale": True},
-            "--learn-prior-scale is True; expected False with --prior normal",
+            "--learn-prior-scale is True; expected False .leave it out.: it go",
         ),
         (
             {"prior": "flow", "latent_dim": 1},
@@ -151,19 +152,23 @@ def test_what_an_objective_cannot_take_is_said(choices, message):
         ),
         (
             {"likelihood": "bernoulli", "noise": "diagonal"},
-            "--noise is 'diagonal'; expected shared .leave it out. with --like",
+            "--noise is 'diagonal'; expected shared .leave it out.: it goes wi",
         ),
         (
             {"likelihood": "continuous-bernoulli", "noise_scale": 0.3},
-            "--noise-scale is 0.3; expected None .leave it out. with --likelih",
+            "--noise-scale is 0.3; expected None .leave it out.: it goes with",
         ),
         (
             {"binarize": "static"},
-            "--binarize is 'static'; expected none with --likelihood gaussian",
+            "--binarize is 'static'; expected none .leave it out.: it goes wit",
         ),
         (
             {"likelihood": "continuous-bernoulli", "binarize": "dynamic"},
-            "--binarize is 'dynamic'; expected none with --likelihood contin",
+            "--binarize is 'dynamic'; expected none .leave it out.: it goes wi",
+        ),
+        (
+            {"prior": "student-t", "prior_df": 1e4},
+            "--prior-df is 10000.0; expected a positive number up to 1000",
         ),
     ],
 )
@@ -172,9 +177,45 @@ def test_choices_that_do_not_go_together_are_refused(choices, message):
         Config(**choices)
 
 
+@pytest.mark.parametrize(
+    ("choice", "value", "owner"),
+    [
+        ("prior_scale", 2.0, {"prior": "logistic"}),
+        ("prior_df", 7.0, {"prior": "student-t"}),
+        ("num_components", 3, {"prior": "vamp"}),
+        ("prior_weights", "learned", {"prior": "mixture"}),
+        ("num_variables", 2, {"prior": "categorical"}),
+        ("num_couplings", 2, {"guide": "flow"}),
+        ("coupling_units", 8, {"prior": "flow"}),
+        ("baseline", "learned", {"gradient": "score-function-baseline"}),
+        (
+            "temperature",
+            0.3,
+            {"prior": "categorical", "gradient": "gumbel-softmax"},
+        ),
+        (
+            "straight_through",
+            True,
+            {"prior": "categorical", "gradient": "gumbel-softmax"},
+        ),
+        ("e_steps", 4, {"inference": "local"}),
+        ("e_learning_rate", 0.2, {"inference": "semi-amortized"}),
+        ("channels", (8,), {"network": "conv"}),
+        ("alpha", 0.2, {"objective": "renyi"}),
+        ("validation_fraction", 0.2, {"early_stopping": 3}),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(choice, value, owner):
+    flag = "--" + choice.replace("_", "-")
+    with pytest.raises(ValueError, match=f"^{flag} is .*it goes with --"):
+        Config(**{choice: value})
+    assert getattr(Config(**{choice: value}, **owner), choice) == value
+
+
 @pytest.mark.parametrize("prior", ["laplace", "student-t", "logistic"])
 def test_a_prior_is_told_its_scale(prior):
-    config = Config(prior=prior, prior_scale=0.3, prior_df=7.0)
+    df = {"prior_df": 7.0} if prior == "student-t" else {}
+    config = Config(prior=prior, prior_scale=0.3, **df)
     assert build(config, 64).prior.scale.tolist() == [0.3] * 2
     learned = build(replace(config, learn_prior_scale=True), 64).prior
     assert learned.unconstrained_scale.requires_grad
@@ -203,9 +244,7 @@ def test_the_sizes_of_a_prior_reach_it():
 @pytest.mark.parametrize("network", ["mlp", "conv"])
 def test_only_a_gaussian_squashes_its_decoder(network):
     for likelihood in ("gaussian", "bernoulli", "continuous-bernoulli"):
-        config = Config(
-            likelihood=likelihood, network=network, hidden=(8,), channels=(4,)
-        )
+        config = Config(likelihood=likelihood, network=network, hidden=(8,))
         decoder = build(config, 64).likelihood.decoder
         squashes = isinstance(decoder.layers[-1], torch.nn.Sigmoid)
         assert squashes is (likelihood == "gaussian")

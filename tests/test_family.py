@@ -10,7 +10,12 @@ from pyro.infer import SVI
 from pyro.optim import Adam
 
 from pyro_vae import VAE, CompiledSVI, Config, build
-from pyro_vae.config import CONTINUOUS, FITTING_GUIDES, SCALED
+from pyro_vae.config import (
+    CONTINUOUS,
+    FITTING_GUIDES,
+    OF_COMPONENTS,
+    SCALED,
+)
 from pyro_vae.distributions import center
 from pyro_vae.objectives import make_objective
 from tests.statistics import z_limit
@@ -28,14 +33,17 @@ FAMILIES = list(
 
 
 def make(prior="normal", guide="auto", hidden=(8,), **choices):
+    if choices.get("network") == "conv":
+        choices["channels"] = (4,)
+    if prior in OF_COMPONENTS:
+        choices["num_components"] = 3
+    if "flow" in (prior, guide):
+        choices["coupling_units"] = 8
     config = Config(
         prior=prior,
         guide=guide,
         latent_dim=3,
         hidden=hidden,
-        channels=(4,),
-        num_components=3,
-        coupling_units=8,
         learn_prior_scale=prior in SCALED,
         **choices,
     )

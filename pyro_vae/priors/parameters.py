@@ -17,7 +17,8 @@ def constrain_scale(unconstrained: Tensor) -> Tensor:
 
 def unconstrain_scale(scale: float) -> float:
     """Returns the unconstrained parameter of a scale."""
-    return math.log(math.expm1(scale - MIN_SCALE))
+    excess = scale - MIN_SCALE
+    return excess + math.log(-math.expm1(-excess))  # of any size
 
 
 def check_latent_dim(latent_dim: int) -> None:
