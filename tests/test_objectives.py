@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import (
     SVI,
     RenyiELBO,
@@ -437,6 +438,73 @@ def test_what_an_objective_cannot_take_is_refused(small_vae):
         make_objective(small_vae, "iwae", free_bits=0.1)
 
 
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"guide": "full"}, "the guide is MultivariateNormal; expected indep"),
+        ({"prior": "vamp"}, "the prior is MixtureSameFamily; expected indep"),
+        ({"prior": "flow"}, "the prior is Flow; expected independent"),
+    ],
+)
+def test_free_bits_are_refused_before_the_first_step(choices, message):
+    vae = build(Config(hidden=(8,), **choices), 64)
+    with pytest.raises(ValueError, match=message):
+        make_objective(vae, free_bits=0.1)
+
+
+@pytest.mark.parametrize(
+    ("effect", "fault"),
+    [
+        (
+            lambda: poutine.mask(mask=torch.arange(6) > 2),
+            "site 'z' of the model is masked",
+        ),
+        (
+            lambda: poutine.scale(scale=0.5),
+            "site 'x' of the model is not scaled as the others are",
+        ),
+    ],
+    ids=["mask", "scale"],
+)
+def test_sites_that_count_otherwise_than_by_image_are_refused(
+    small_vae, x, effect, fault
+):
+    """They would be silently wrong: Trace_ELBO's loss is another."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            with effect():
+                z = pyro.sample("z", small_vae.prior())
+            pyro.sample("x", small_vae.likelihood(z), obs=x)
+
+    pair = (model, small_vae.guide)
+    assert math.isfinite(Trace_ELBO().loss(*pair, x))
+    with pytest.raises(ValueError, match=f"^{fault}; expected all of them in"):
+        make_objective(small_vae, "iwae").loss(*pair, x)
+
+
+def test_latents_outside_the_images_plate_are_refused(small_vae, x):
+    def draw(name):
+        pyro.sample(name, dist.Normal(torch.tensor(0.0), 1.0))
+
+    def model(x):
+        draw("weight")
+        return small_vae.model(x)
+
+    def guide(x):
+        draw("weight")
+        return small_vae.guide(x)
+
+    objective = make_objective(small_vae, "stl")
+    with pytest.raises(ValueError, match=r"^site '.*' of the model is not in"):
+        objective.loss(model, guide, x)
+    with (
+        pytest.warns(UserWarning, match="in guide but not model"),  # Pyro's
+        pytest.raises(ValueError, match="'weight' of the guide is not in"),
+    ):
+        objective.loss(small_vae.model, guide, x)
+
+
 def test_draws_without_a_gradient_are_refused(small_vae, x):
     """A pair whose guide was marked behind the objective's back."""
     objective = make_objective(small_vae, "iwae", 2)
@@ -449,11 +517,16 @@ COMPILED = [
     *({"name": name, "num_particles": 2} for name in OBJECTIVES),
     {"free_bits": 0.4},
     {"config": CATEGORICAL},
+    {
+        "config": Config(prior="vamp", guide="flow", num_couplings=2),
+        "name": "dreg",
+        "num_particles": 2,
+    },
 ]
 
 
 @pytest.mark.parametrize(
-    "choices", COMPILED, ids=[*OBJECTIVES, "free bits", "enumerated"]
+    "choices", COMPILED, ids=[*OBJECTIVES, "free bits", "enumerated", "flow"]
 )
 def test_the_compiled_engine_in_a_warm_up(choices):
     """One graph for all weights, its gradients clipped."""

@@ -8,10 +8,12 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from pyro_vae.config import Config
+from pyro_vae.distributions import center
 from pyro_vae.gradients import BaselineELBO, Pathwise
 from pyro_vae.objectives import bounds
 from pyro_vae.objectives.analytic import compute_kl
 from pyro_vae.objectives.estimators import PathwiseELBO, WeightedELBO
+from pyro_vae.objectives.terms import Latent
 from pyro_vae.vae import VAE
 
 OBJECTIVES: dict[str, Callable[[float], bounds.Bound]] = {  # of alpha
@@ -64,11 +66,12 @@ def make_objective(
         return WeightedELBO(_make_plain(vae, num_particles), vae, beta)
     elbo, bound = bounds.elbo, OBJECTIVES[name](alpha)
     if name == "analytic-kl":
-        _check_analytic(vae)
         elbo = bounds.analytic_elbo
+        _try(vae, lambda latent: compute_kl(latent.q, latent.p))
     if free_bits:
         kl = DIMENSION_KLS[name]
         bound = partial(bounds.free_bits, nats=free_bits, kl=kl)
+        _try(vae, kl)
     return PathwiseELBO(bound, num_particles, beta, elbo)
 
 
@@ -126,9 +129,11 @@ def _check(vae: VAE, name: str, alpha: float, free_bits: float) -> None:
 
 
 @torch.no_grad()
-def _check_analytic(vae: VAE) -> None:
+def _try(vae: VAE, kl: Callable[[Latent], Tensor]) -> None:
     """Refuses a pair before its first step, if its images' size is known."""
     if vae.recipe is not None:
         like = next(vae.parameters())
-        x = like.new_zeros(1, vae.recipe["data_dim"])
-        compute_kl(vae.infer(x), vae.prior())
+        q = vae.infer(like.new_zeros(1, vae.recipe["data_dim"]))
+        p = vae.prior()
+        nothing = like.new_zeros(1, 1)
+        kl(Latent(q, p, center(q), nothing, nothing))

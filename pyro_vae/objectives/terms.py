@@ -67,20 +67,53 @@ def read_terms(model_trace: Trace, guide_trace: Trace) -> Terms:
     """Reads the terms off traces whose log-densities were computed.
 
     Raises:
-        ValueError: If the guide draws what it cannot differentiate.
+        ValueError: If the guide draws what it cannot differentiate, or the
+            sites are not all in one plate, alike.
     """
-    log_likelihood, latents, scale = 0.0, [], 1.0
-    for name, site in model_trace.nodes.items():
-        if site["type"] != "sample":
-            continue
+    log_likelihood, latents, sites = 0.0, [], _sample_sites(model_trace)
+    _check_alike(sites)
+    for name, site in sites:
         # The plate's scale stays outside: within a log-mean-exp it would not
         # be a bound on anything.
         log_p = torch.atleast_2d(site["unscaled_log_prob"])
         if site["is_observed"]:
-            log_likelihood, scale = log_likelihood + log_p, site["scale"]
+            log_likelihood = log_likelihood + log_p
         else:
             latents.append(_latent(name, guide_trace.nodes[name], site, log_p))
-    return Terms(log_likelihood, latents, scale)
+    for name, _ in _sample_sites(guide_trace):
+        if name not in model_trace:
+            raise ValueError(
+                f"site {name!r} of the guide is not in the model; expected "
+                "one for each of its latents alone: use --objective elbo"
+            )
+    return Terms(log_likelihood, latents, sites[0][1]["scale"])
+
+
+def _sample_sites(trace: Trace) -> list[tuple[str, dict]]:
+    nodes = trace.nodes.items()
+    return [(name, site) for name, site in nodes if site["type"] == "sample"]
+
+
+def _check_alike(sites: list[tuple[str, dict]]) -> None:
+    """Refuses what would be counted otherwise than image by image."""
+    _, first = sites[0]
+    for name, site in sites:
+        if site["mask"] is not None:
+            fault = "is masked"
+        elif not _plates(site) or _plates(site) != _plates(first):
+            fault = "is not in the plate of the others"
+        elif site["scale"] is not first["scale"] != site["scale"]:
+            fault = "is not scaled as the others are"
+        else:
+            continue
+        raise ValueError(
+            f"site {name!r} of the model {fault}; expected all of them in one "
+            "plate, that of the images, for a bound on each: use Trace_ELBO"
+        )
+
+
+def _plates(site: dict) -> set[str]:
+    return {plate.name for plate in site["cond_indep_stack"]}
 
 
 def _latent(name: str, guide: dict, model: dict, log_p: Tensor) -> Latent:
