@@ -10,6 +10,9 @@ import tyro
 Flags = TypeVar("Flags")
 
 
+CONFIG = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
+
+
 def parse(kind: type[Flags], default: Flags | None = None) -> Flags:
     """Reads the command line into a dataclass.
 
@@ -17,12 +20,16 @@ def parse(kind: type[Flags], default: Flags | None = None) -> Flags:
         kind: The dataclass; its attributes' docstrings are the help.
         default: What holds where a flag is not given.
     """
-    return tyro.cli(
-        kind,
-        default=default,
-        description=sys.modules["__main__"].__doc__,
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+    about = sys.modules["__main__"].__doc__
+    return tyro.cli(kind, default=default, description=about, config=CONFIG)
+
+
+def parse_some(kind: type[Flags]) -> Flags:
+    """Reads the flags of a dataclass, whatever others there are."""
+    some, _ = tyro.cli(
+        kind, return_unknown_args=True, add_help=False, config=CONFIG
     )
+    return some
 
 
 def run(main: Callable[[], int | None]) -> None:

@@ -47,6 +47,9 @@ Rows = list[dict[str, Any]]
 class Flags:
     folder: tyro.conf.Positional[Path]
     """Folder of a run, as fit.py wrote it."""
+    best: bool = False
+    """Evaluate the weights of the best validation ELBO, which early stopping
+    kept, in place of the last ones."""
     methods: tuple[
         Literal["elbo", "importance", "quadrature", "ais", "exact"], ...
     ] = ()
@@ -72,7 +75,8 @@ class Flags:
     """Folder of the data sets; by default $PYRO_VAE_DATA, else a cache folder
     in your home."""
     output: Path | None = None
-    """Folder for evaluation.csv and figures/; by default the run's."""
+    """Folder for evaluation.csv and figures/; by default the run's, or with
+    --best the folder best in it."""
 
 
 def main() -> None:
@@ -82,10 +86,10 @@ def main() -> None:
         if value is not None and value < 1:
             flag = "--" + name.replace("_", "-")
             raise ValueError(f"{flag} is {value}; expected at least 1")
-    a_run = load_run(flags.folder, flags.data_dir)
+    a_run = load_run(flags.folder, flags.data_dir, flags.best)
     device = resolve_device(flags.device)
     vae, test = a_run.vae.to(device), a_run.data.test[: flags.limit].to(device)
-    folder = flags.output or flags.folder
+    folder = flags.output or flags.folder / ("best" if flags.best else "")
     pictures = folder / "figures"
     pictures.mkdir(parents=True, exist_ok=True)
     best = default_method(vae)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from command_line import parse, run
+from command_line import parse, parse_some, run
 from drawing import FIGURES, write_figures
 from runs import check_same_data
 from tqdm import tqdm
@@ -22,31 +22,35 @@ from pyro_vae.data import Dataset, DataUnavailableError, load
 from pyro_vae.presets import PRESETS, make_preset
 from pyro_vae.schedules import best_epoch
 from pyro_vae.traces import TRACE, Record, read_trace
-from pyro_vae.training import hold_out, resolve_device, resolve_engine
+from pyro_vae.training import (
+    RESUMABLE,
+    hold_out,
+    resolve_device,
+    resolve_engine,
+)
 from pyro_vae.vae import BEST, CONFIG, WEIGHTS
-
-RESUMABLE = {
-    "epochs",
-    "device",
-    "engine",
-    "matmul_precision",
-}  # choices that may change in a resumed run
 
 
 @dataclass(frozen=True)
-class Flags:
-    config: Config = field(default_factory=Config)
+class Start:
+    """The flags that decide what the others are by default."""
+
     preset: Literal[tuple(PRESETS)] | None = None
     """Start from a complete configuration of that name, which is printed with
     its source; the other flags override it."""
-    output: Path | None = None
-    """Folder to write; by default results/DATASET-PRIOR."""
-    data_dir: Path | None = None
-    """Folder of the data sets; by default $PYRO_VAE_DATA, else a cache folder
-    in your home."""
     resume: bool = False
     """Go on with the run in --output, with its own choices; of those only
     --epochs, --device, --engine and --matmul-precision may be given anew."""
+    output: Path | None = None
+    """Folder to write; by default results/DATASET-PRIOR."""
+
+
+@dataclass(frozen=True)
+class Flags(Start):
+    config: Config = field(default_factory=Config)
+    data_dir: Path | None = None
+    """Folder of the data sets; by default $PYRO_VAE_DATA, else a cache folder
+    in your home."""
     overwrite: bool = False
     """Replace the run in the output folder."""
     no_figures: bool = False
@@ -54,11 +58,7 @@ class Flags:
 
 
 def main() -> int:
-    flags = parse(Flags)
-    if flags.resume:
-        flags = resumed(flags)
-    elif flags.preset is not None:
-        flags = preset(flags)
+    flags = read_flags()
     device = resolve_device(flags.config.device)
     data = load_data(flags.config, flags.data_dir)
     config = flags.config
@@ -143,36 +143,49 @@ def sum_up(folder: Path) -> str:
     )
 
 
-def preset(flags: Flags) -> Flags:
-    """Reads the flags again, over the choices of a preset, and shows it."""
-    config = make_preset(flags.preset)
-    choices, source = PRESETS[flags.preset]
-    print(f"preset {flags.preset}: {source}")
-    flags = parse(Flags, Flags(config=config))
-    for name in choices:
-        ours, theirs = getattr(flags.config, name), getattr(config, name)
-        changed = "" if ours == theirs else f", instead of {theirs}"
-        print(f"  {name} = {ours}{changed}")
+def read_flags() -> Flags:
+    """Reads the command line, over a preset or over the run to resume."""
+    start = parse_some(Start)
+    if start.resume:
+        return resumed(start)
+    if start.preset is None:
+        return parse(Flags)
+    preset = make_preset(start.preset)
+    flags = parse(Flags, Flags(config=preset))
+    show_preset(start.preset, preset, flags.config)
     return flags
 
 
-def resumed(flags: Flags) -> Flags:
-    """Reads the flags again, over the choices of the run in the folder."""
-    if flags.preset is not None:
+def show_preset(name: str, preset: Config, config: Config) -> None:
+    """Prints a preset, its source, and what was chosen in its place."""
+    choices, source = PRESETS[name]
+    print(f"preset {name}: {source}")
+    for choice in fields(Config):
+        ours, theirs = (
+            getattr(config, choice.name),
+            getattr(preset, choice.name),
+        )
+        changed = "" if ours == theirs else f", instead of {theirs}"
+        if choice.name in choices or changed:
+            print(f"  {choice.name} = {ours}{changed}")
+
+
+def resumed(start: Start) -> Flags:
+    """Reads the flags over the choices of the run in the folder."""
+    if start.preset is not None:
         raise ValueError(
             "--resume and --preset were given; expected --resume alone, which "
             "keeps the run's own choices"
         )
-    if flags.overwrite:
-        raise ValueError("--resume and --overwrite were given; expected one")
-    if flags.output is None:
+    if start.output is None:
         raise ValueError(
             "--resume was given without --output; expected the run's folder"
         )
-    recipe = read_json(flags.output / CONFIG)
+    recipe = read_json(start.output / CONFIG)
     saved = Config.from_dict(recipe.get("config", {}))
     flags = parse(Flags, Flags(config=saved))
-    flags = replace(flags, preset=recipe.get("preset"))
+    if flags.overwrite:
+        raise ValueError("--resume and --overwrite were given; expected one")
     for choice in fields(Config):
         given, kept = (
             getattr(config, choice.name) for config in (flags.config, saved)
@@ -183,7 +196,7 @@ def resumed(flags: Flags) -> Flags:
                 f"{flags.output} has {kept}; expected the same: leave the flag "
                 "out, or start a new run with another --output"
             )
-    return flags
+    return replace(flags, preset=recipe.get("preset"))
 
 
 def load_data(config: Config, data_dir: Path | None) -> Dataset:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from runs import Run, load_run
 from torch import Tensor
 from tqdm import trange
 
-from pyro_vae import VAE, build, figures
+from pyro_vae import VAE, Config, build, figures
 from pyro_vae.building import BASELINES
 from pyro_vae.config import FITTING_GRADIENTS
 from pyro_vae.distributions import OneHots
@@ -29,6 +29,19 @@ BLOCKS = {
     "noise": "model.likelihood.log_scale",
     "prior": "model.prior.",
 }
+
+# The run's own choices of these are set aside.
+OF_GRADIENTS = (
+    "gradient",
+    "baseline",
+    "temperature",
+    "straight_through",
+    "objective",
+    "alpha",
+    "beta",
+    "warmup",
+    "free_bits",
+)
 
 Gradient = dict[str, Tensor]  # of the mean ELBO, flat, by block
 
@@ -136,8 +149,12 @@ def rivals(
 
 
 def fresh_vae(a_run: Run, **choices: Any) -> VAE:
-    """The run's VAE with fresh weights, some choices replaced."""
-    config, data = replace(a_run.config, **choices), a_run.data
+    """The run's VAE with fresh weights, and a gradient of its ELBO."""
+    plain = {
+        f.name: f.default for f in fields(Config) if f.name in OF_GRADIENTS
+    }
+    config = replace(a_run.config, **{**plain, **choices})
+    data = a_run.data
     return build(config, data.data_dim, data.image_shape)
 
 

@@ -1,5 +1,6 @@
 """A run's folder read back: its model, its choices and its data."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,15 @@ class Run:
     data: Dataset
 
 
-def load_run(folder: Path, data_dir: Path | None = None) -> Run:
-    """Reads a run.
+def load_run(
+    folder: Path, data_dir: Path | None = None, best: bool = False
+) -> Run:
+    """Reads a run, and says what a reader of its numbers must know.
+
+    Args:
+        folder: The run's.
+        data_dir: The data sets'.
+        best: Take the weights of the best validation ELBO.
 
     Raises:
         ValueError: If the folder holds no run, or its data are not those that
@@ -31,7 +39,8 @@ def load_run(folder: Path, data_dir: Path | None = None) -> Run:
     data = load(config.dataset, data_dir).first(config.limit)
     data = data.binarize(config.binarize)
     check_same_data(folder, data)
-    return Run(VAE.load(folder), config, data)
+    warn_of_caveats(folder, about)
+    return Run(VAE.load(folder, best), config, data)
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -43,6 +52,12 @@ def read_about(folder: Path) -> dict[str, Any]:
             "wrote"
         )
     return about
+
+
+def warn_of_caveats(folder: Path, about: dict[str, Any]) -> None:
+    """Prints the run's caveats, as fit.py noted them."""
+    for caveat in about.get("caveats", ()):
+        print(f"warning: {folder}: {caveat}", file=sys.stderr)
 
 
 def check_same_data(folder: Path, data: Dataset) -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from pyro_vae import VAE, Config, build
 from pyro_vae import fit as library_fit
 from pyro_vae.data import load
 from pyro_vae.traces import TRACE, read_trace
+from pyro_vae.vae import BEST
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 FIGURES = {
@@ -185,34 +187,18 @@ def test_an_existing_folder_is_refused_and_overwritten_on_request(tmp_path):
     assert (tmp_path / "mine" / "thesis.tex").exists()
 
 
-def test_every_flag_is_reached_and_kept(tmp_path):
-    images = np.random.default_rng(0).random((60, 4, 5))
-    np.save(tmp_path / "own.npy", images)
-    flags = {
-        "prior": "laplace",
+EVERY_FLAG = {  # in runs whose choices go together
+    "continuous": {
+        "prior": "student-t",
         "prior-scale": 0.8,
         "learn-prior-scale": True,
         "prior-df": 3.0,
-        "num-components": 3,
-        "num-variables": 2,
-        "prior-weights": "learned",
-        "guide": "laplace",
-        "inference": "amortized",
-        "e-steps": 3,
-        "e-learning-rate": 0.02,
+        "guide": "flow",
         "num-couplings": 2,
         "coupling-units": 6,
-        "gradient": "score-function",
-        "baseline": "learned",
-        "temperature": 0.7,
-        "straight-through": True,
-        "likelihood": "gaussian",
-        "binarize": "none",
         "noise": "diagonal",
         "noise-scale": 0.4,
         "latent-dim": 3,
-        "network": "mlp",
-        "channels": [3],
         "hidden": [9, 7],
         "activation": "tanh",
         "init-std": 0.2,
@@ -224,63 +210,107 @@ def test_every_flag_is_reached_and_kept(tmp_path):
         "schedule": "exponential",
         "adam-eps": 1e-6,
         "gradient-clip": 50.0,
-        "objective": "elbo",
+        "objective": "renyi",
         "alpha": 0.3,
         "num-particles": 2,
         "beta": 0.5,
         "warmup": 1,
-        "free-bits": 0.0,
         "early-stopping": 3,
         "validation-fraction": 0.2,
         "engine": "compiled",
         "matmul-precision": "high",
         "seed": 5,
         "device": "cpu",
-    }
-    arguments = [
-        word
-        for flag, value in flags.items()
-        for word in (
-            f"--{flag}",
-            *(
-                value
-                if isinstance(value, list)
-                else [value] * (value is not True)
-            ),
-        )
-    ]
+    },
+    "discrete": {
+        "prior": "categorical",
+        "num-components": 3,
+        "num-variables": 2,
+        "prior-weights": "learned",
+        "gradient": "gumbel-softmax",
+        "temperature": 0.7,
+        "straight-through": True,
+    },
+    "binary": {
+        "likelihood": "bernoulli",
+        "binarize": "static",
+        "network": "conv",
+        "channels": [3],
+        "gradient": "score-function-baseline",
+        "baseline": "learned",
+    },
+    "local": {
+        "inference": "local",
+        "e-steps": 3,
+        "e-learning-rate": 0.02,
+    },
+    "free": {"free-bits": 0.1},
+}
+
+
+def test_every_flag_is_in_a_run():
+    flags = {field.name.replace("_", "-") for field in fields(Config)}
+    assert flags == set().union(*EVERY_FLAG.values())
+
+
+@pytest.mark.parametrize("name", EVERY_FLAG)
+def test_every_flag_is_reached_and_kept(tmp_path, name):
+    own = {"dataset": "own.npy", "epochs": 1, "hidden": [5]}
+    flags = {**own, **EVERY_FLAG[name]}
+    images = np.random.default_rng(0).random((60, 4, 6))
+    np.save(tmp_path / "own.npy", images)
+    arguments = []
+    for flag, value in flags.items():
+        values = value if isinstance(value, list) else [value]
+        arguments += [f"--{flag}", *(v for v in values if v is not True)]
     fit(tmp_path, *arguments)
     about = json.loads((tmp_path / "run" / "config.json").read_text())
     saved = {key.replace("_", "-"): v for key, v in about["config"].items()}
-    assert saved == flags
+    assert saved.items() >= flags.items()
+    for flag in EVERY_FLAG[name]:
+        default = getattr(Config(), flag.replace("-", "_"))
+        assert flags[flag] != default, flag
+    figures = {p.name for p in (tmp_path / "run" / "figures").iterdir()}
+    assert figures >= {"data.png", "samples.png", "elbo.png"}
+    record = read_trace(tmp_path / "run" / TRACE)[1]
+    if name != "continuous":
+        return
+    assert figures == FIGURES
     means = [about["data"].pop(f"{part}_mean") for part in ("train", "test")]
     assert all(0.4 < mean < 0.6 for mean in means)
     assert about["data"] == {
         "name": "own.npy",
         "num_train": 40,
         "num_test": 12,
-        "image_shape": [4, 5],
+        "image_shape": [4, 6],
     }
-    figures = {p.name for p in (tmp_path / "run" / "figures").iterdir()}
-    assert figures == FIGURES
-    record = read_trace(tmp_path / "run" / TRACE)[1]
     assert record["step"] == 2 and record["beta"] == 0.5
-    assert VAE.load(tmp_path / "run", best=True).sample(1).shape == (1, 20)
+    assert VAE.load(tmp_path / "run", best=True).sample(1).shape == (1, 24)
 
 
 def test_a_preset_is_shown_and_overridden_and_resumed(tmp_path):
     arguments = ["--epochs", 1, "--dataset", "digits", "--no-figures"]
-    result = fit(tmp_path, "--preset", "stats271", *arguments)
-    assert "preset stats271: STATS 271, the assignment" in result.stdout
-    assert "  hidden = (512,)\n" in result.stdout
-    assert "  epochs = 1, instead of 20\n" in result.stdout
+    arguments += ["--binarize", "dynamic", "--beta", 2]  # beside the preset's
+    result = fit(tmp_path, "--preset", "pyro-example", *arguments)
+    assert "preset pyro-example: Pyro, examples/vae/vae.py" in result.stdout
+    for line in (
+        "hidden = (400,)",
+        "epochs = 1, instead of 101",
+        "binarize = dynamic, instead of none",
+        "beta = 2.0, instead of 1.0",
+    ):
+        assert f"  {line}\n" in result.stdout
+    assert "  seed = " not in result.stdout
     again = ["--resume", "--output", "run", "--no-figures", "--epochs", 2]
     result = run(tmp_path, "fit.py", *again)
     assert result.returncode == 0, result.stderr
     about = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert about["preset"] == "stats271" and about["config"]["epochs"] == 2
+    assert about["preset"] == "pyro-example"
+    assert about["config"]["epochs"] == 2 and about["config"]["beta"] == 2
     message = error_of(run(tmp_path, "fit.py", *again, "--preset", "stats271"))
     assert "expected --resume alone, which keeps" in message
+    message = error_of(run(tmp_path, "fit.py", *again, "--overwrite"))
+    assert "--resume and --overwrite were given; expected one" in message
 
 
 def test_early_stopping_says_which_epoch_was_the_best(tmp_path):
@@ -315,7 +345,7 @@ def test_early_stopping_says_which_epoch_was_the_best(tmp_path):
         ),
         (
             ["--likelihood", "bernoulli", "--noise", "fixed"],
-            "--noise is 'fixed'; expected shared (leave it out) with --likel",
+            "--noise is 'fixed'; expected shared (leave it out): it goes",
         ),
         (
             ["--network", "conv", "--channels", "4", "4", "4", "4"],
@@ -331,7 +361,7 @@ def test_early_stopping_says_which_epoch_was_the_best(tmp_path):
         (["--device", "gpu"], "--device is 'gpu', which torch cannot use"),
         (["--resume"], "--resume was given without --output"),
         (["--resume", "--output", "no"], "there is no file no/config.json"),
-        (["--resume", "--overwrite"], "expected one"),
+        (["--resume", "--overwrite"], "--resume was given without --output"),
         (["--noise-scale", "0.001"], "0.001; expected it above 0.01"),
         (["--learning-rate", "0"], "--learning-rate is 0.0; expected a posit"),
     ],
@@ -346,7 +376,7 @@ def test_bad_flags_end_in_a_sentence_and_leave_nothing(
 
 
 def test_a_fit_that_explodes_ends_in_a_sentence(tmp_path):
-    arguments = [*SMALL, "--learning-rate", 1e30, "--output", "run"]
+    arguments = [*SMALL, "--learning-rate", 1e18, "--output", "run"]
     message = error_of(run(tmp_path, "fit.py", *arguments))
     assert "the loss is nan at site 'z' of the guide" in message
     assert read_trace(tmp_path / "run" / TRACE)[0]["epoch"] == 0
@@ -541,6 +571,25 @@ def test_evaluate(tmp_path):
     assert "--num-samples is 0; expected at least 1" in error_of(result)
 
 
+def test_the_best_weights_are_evaluated_with_the_runs_caveat(tmp_path):
+    arguments = ["--likelihood", "bernoulli", "--early-stopping", 1]
+    fit(tmp_path, *SMALL, *arguments, "--epochs", 2, "--no-figures")
+    white = VAE.load(tmp_path / "run", best=True)
+    torch.nn.init.constant_(white.likelihood.decoder.layers[-1].bias, 9.0)
+    white.save_weights(tmp_path / "run" / BEST)
+    few = ("--methods", "elbo", "--gap-images", 0, "--no-figures")
+    found = {}
+    for folder, flags in (("run", ()), ("run/best", ("--best",))):
+        result = run(tmp_path, "evaluate.py", "run", *few, *flags)
+        assert result.returncode == 0, result.stderr
+        assert f"warning: run: {GREY}" in result.stderr
+        table = pd.read_csv(tmp_path / folder / "evaluation.csv")
+        found[folder] = table.set_index("what")["value"]["elbo"]
+    assert found["run/best"] < found["run"] - 100
+    result = run(tmp_path, "compare.py", "run")
+    assert f"warning: run: {GREY}" in result.stderr
+
+
 def test_the_amortisation_study(tmp_path):
     few = ("--dataset", "digits", "--epochs", 2, "--e-steps", 1)
     result = run(
@@ -567,18 +616,29 @@ def test_combinations(tmp_path):
     result = run_process(
         tmp_path, "combinations.py", *few, *page, "--epochs", 6
     )
-    assert "30 refused" not in result.stdout
+    assert "90 combinations: 27 refused, " in result.stdout
     table = pd.read_csv(tmp_path / "out" / "combinations.csv")
     assert len(table) == (4 + 1) * 3 * 6
     refused = table[table["refusal"].notna()]
-    assert set(refused["prior"]) == {"student-t", "categorical"}
+    of_prior = refused.groupby("prior")["objective"].agg(set).to_dict()
+    assert of_prior == {
+        "student-t": {"analytic-kl"},
+        "categorical": set(table["objective"]) - {"elbo"},
+    }
+    assert table["gain"].notna().sum() == 90 - 27
     assert (refused["gain"].isna()).all()
     of_elbo = table[table["objective"] == "elbo"]
     assert (of_elbo["gain"] > 0).all()
     text = (tmp_path / "page.md").read_text()
     assert "| student-t | flow |" in text and "closed form" in text
-    result = run(tmp_path, "combinations.py", "--priors", "cauchy")
-    assert "--priors has cauchy; expected some of normal" in error_of(result)
+    for arguments, message in (
+        (["--priors", "cauchy"], "--priors has cauchy; expected some of norm"),
+        (["--priors"], "--priors names none; expected some of normal"),
+        (["--epochs", -3], "--epochs is -3; expected at least 1"),
+        (["--limit", 0], "--limit is 0; expected at least 1"),
+    ):
+        result = run(tmp_path, "combinations.py", *arguments)
+        assert message in error_of(result)
 
 
 def test_the_family(tmp_path):
@@ -612,6 +672,10 @@ def test_the_family(tmp_path):
     kept = again["test_elbo"] == 7.0
     assert list(kept) == [True, False, True, True, True, True]
     assert again["test_elbo"][1] == pytest.approx(table["test_elbo"][1])
+    assert (again["train_images"] == 60).all()
+    table.drop(columns="seed").to_csv(folder / "family.csv", index=False)
+    result = run(tmp_path, "family.py", *few, "--guides", "full")
+    assert "family.csv has no column 'seed'; expected a" in error_of(result)
 
 
 @pytest.mark.parametrize(

@@ -377,6 +377,9 @@ def test_which_engine_is_chosen(digits, monkeypatch):
     for engine in ("eager", "compiled"):
         config = replace(CONFIG, engine=engine)
         assert resolve_engine(config, make(), 10**9) == engine
+    refused = replace(baseline, engine="compiled")
+    with pytest.raises(ValueError, match="'compiled'; expected auto or eager"):
+        resolve_engine(refused, make(refused), many)
     made = []
 
     class Spy(CompiledSVI):
@@ -466,6 +469,7 @@ def test_evaluations_run_in_evaluation_mode(digits):
     [
         ({"batch_size": 50}, "batch_size is 50, but the run in .* has 100"),
         ({"seed": 1}, "seed is 1, but the run in .* has 0; expected"),
+        ({"noise_scale": 0.3}, "noise_scale is 0.3, but the run in .* has Non"),
         ({"epochs": 1}, "--epochs is 1, but the run in .* has done 2"),
     ],
 )

@@ -7,8 +7,10 @@ from pyro_vae.training.choices import (
     resolve_engine,
 )
 from pyro_vae.training.loop import fit
+from pyro_vae.training.state import RESUMABLE
 
 __all__ = [
+    "RESUMABLE",
     "fit",
     "hold_out",
     "make_optimizer",

@@ -36,8 +36,17 @@ def resolve_engine(config: Config, vae: VAE, num_steps: int) -> str:
     """Returns the engine that a run is to step with.
 
     `auto` compiles from `COMPILE_FROM` steps on, where the loss can be.
+
+    Raises:
+        ValueError: If the objective cannot take the VAE, or the engine it.
     """
     objective = choose_objective(config, vae)  # refuses what cannot be
+    if config.engine == "compiled" and not can_compile(objective):
+        raise ValueError(
+            f"--engine is 'compiled'; expected auto or eager with the "
+            f"gradient {type(vae.guide.gradient).__name__} and its baseline, "
+            "whose loss cannot be compiled"
+        )
     if config.engine != "auto":
         return config.engine
     is_worth_it = is_long(num_steps) and can_compile(objective)

@@ -16,28 +16,9 @@ from pyro_vae.svi import load_optimizer_state, optimizer_state
 from pyro_vae.traces import TRACE, Record, write_trace
 from pyro_vae.vae import VAE
 
-# Choices that a resumed run must share for its trace to be the same.
-LASTING = (
-    "batch_size",
-    "learning_rate",
-    "schedule",
-    "adam_eps",
-    "gradient_clip",
-    "objective",
-    "alpha",
-    "num_particles",
-    "beta",
-    "warmup",
-    "free_bits",
-    "early_stopping",
-    "validation_fraction",
-    "gradient",
-    "binarize",
-    "inference",
-    "e_steps",
-    "e_learning_rate",
-    "seed",
-)
+# Choices that a resumed run may make anew, its trace being the same.
+RESUMABLE = ("epochs", "device", "engine", "matmul_precision")
+OF_THE_DATA = ("dataset", "limit")  # which are given as they are
 
 
 @dataclass
@@ -175,11 +156,17 @@ class State:
 
 
 def list_lasting(config: Config, num_train: int) -> dict[str, Any]:
-    """What a resumed run must share with the one before."""
-    choices = {name: getattr(config, name) for name in LASTING}
+    """What a resumed run must share with the one before, JSON-able."""
+    choices = asdict(config)
+    free = set(RESUMABLE + OF_THE_DATA)
     if config.schedule in NEED_EPOCHS:
-        choices["epochs"] = config.epochs
-    return {**choices, "num_train": num_train}
+        free.remove("epochs")
+    lasting = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in choices.items()
+        if name not in free
+    }
+    return {**lasting, "num_train": num_train}
 
 
 def _prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
