@@ -16,9 +16,9 @@ class Couplings(nn.Module):
     .. math:: y_{1:d} = x_{1:d}, \quad
         y_{d+1:P} = m(x_{1:d}, h) + e^{s(x_{1:d}, h)} x_{d+1:P}
 
-    with d half of P. Between two couplings the order of the dimensions is
-    reversed, so that each is changed by every other one. A context h, the
-    same for all of them, is optional.
+    with d half of P, and s held between Pyro's bounds, -5 and 3. Between two
+    couplings the order of the dimensions is reversed, so that each is changed
+    by every other one. A context h, the same for all of them, is optional.
 
     Args:
         dim: P.

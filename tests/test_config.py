@@ -167,6 +167,10 @@ def test_what_an_objective_cannot_take_is_said(choices, message):
             "--binarize is 'dynamic'; expected none .leave it out.: it goes wi",
         ),
         (
+            {"prior": "vamp", "inference": "local"},
+            "--inference is 'local'; expected another with --prior vamp",
+        ),
+        (
             {"prior": "student-t", "prior_df": 1e4},
             "--prior-df is 10000.0; expected a positive number up to 1000",
         ),

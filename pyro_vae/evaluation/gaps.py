@@ -8,8 +8,9 @@ from torch import Tensor
 
 from pyro_vae.distributions import OneHots
 from pyro_vae.evaluation.elbo import evaluation_mode
+from pyro_vae.evaluation.grid import log_joint
 from pyro_vae.evaluation.marginal import log_marginal_likelihood
-from pyro_vae.evaluation.quadrature import check_quadrature, log_joint
+from pyro_vae.evaluation.quadrature import check_quadrature
 from pyro_vae.inference import EStep, Local
 from pyro_vae.randomness import random_stream
 from pyro_vae.vae import VAE

@@ -2,36 +2,39 @@
 
 The integrals are Gauss-Legendre sums over cells of latent space. All images
 share the grid, so that each point is decoded once and meets its images in one
-matrix product; a cell is split, for the images whose mass it holds, until its
-parts add up to what it held.
+matrix product; a cell is halved, for the images whose mass it holds, until its
+parts add up to what it held. An image whose mass goes on outside the box has a
+larger one.
 """
 
-import copy
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.distributions import center
 from pyro_vae.evaluation.elbo import evaluation_mode
+from pyro_vae.evaluation.grid import (
+    SLACK,
+    Cells,
+    Grid,
+    find_centers,
+    join,
+    log_joint,
+    log_sums,
+)
 from pyro_vae.vae import VAE
 
 CELLS = 64  # along each axis, before any is split
 SIZES = 12  # of the domain, each of twice the sides
-COARSE = 2  # points along each axis of a cell, when mass is looked for
-FINE = 8  # and when it is measured
 MAX_SPLITS = 12
 ROUGH = 6  # splits in the VAE's own precision, the rest in double
-SLACK = 60.0  # nats below an image's best cell, at which one is left out
-NEGLIGIBLE = 20.0  # the same, when the masses are known
+NEGLIGIBLE = 20.0  # nats below an image's mass, at which a half is left alone
 EDGE = 1e-5  # of an image's mass in the outermost cells, for a larger domain
 STEADY = 0.1  # nats, by which a total may move for cells to be left alone
 FALL = 32  # what a split may divide an error by: two sums can agree by luck
-POINTS = 512  # decoded at a time
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,8 @@ class Marginals:
 
     Attributes:
         log_marginal_likelihood: log p(x), `(B,)`, in nats.
-        error: What the last splits of all cells moved, added up without their
-            signs, `(B,)`, in nats.
+        error: What the last splits of all cells moved, or a 32nd of what those
+            before did, added up without signs, `(B,)`, in nats: an estimate.
     """
 
     log_marginal_likelihood: Tensor
@@ -69,7 +72,7 @@ def integrate(vae: VAE, x: Tensor, tolerance: float = 1e-3) -> Marginals:
     with evaluation_mode(vae):
         low, high = _domain(vae, x)
         for _ in range(SIZES):
-            grid = _Grid(vae, x[left], low, (high - low) / CELLS, CELLS)
+            grid = Grid(vae, x[left], low, (high - low) / CELLS, CELLS)
             cells = grid.integrate(*grid.find())
             is_inside = grid.edge_mass(cells) < EDGE
             cells = cells.where(is_inside[cells.image])
@@ -105,198 +108,12 @@ def check_quadrature(vae: VAE) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Cells:
-    """Sparse (cell, image) pairs: what each cell holds of an image's mass.
+def _refine(grid: Grid, cells: Cells, tolerance: float) -> Marginals:
+    """Halves the cells whose parts do not add up to what they held.
 
-    Attributes:
-        cell: Its index in the grid of its level.
-        image: The image's index.
-        log_mass: log of the integral over the cell.
-        log_error: log of what that may be off by; at first, the whole mass.
-        level: How often the grid was halved.
+    Nothing is settled before all of an image is: a share of a total that may
+    still shrink says little.
     """
-
-    cell: Tensor
-    image: Tensor
-    log_mass: Tensor
-    log_error: Tensor
-    level: Tensor
-
-    def total(self, num_images: int) -> Tensor:
-        """The log of each image's mass, `(B,)`."""
-        return _log_sums(self.log_mass, self.image, num_images)
-
-    def where(self, keep: Tensor) -> "_Cells":
-        return _Cells(*[tensor[keep] for tensor in self.tensors()])
-
-    def tensors(self) -> list[Tensor]:
-        return [getattr(self, field.name) for field in fields(self)]
-
-
-def _join(cells: list[_Cells]) -> _Cells:
-    columns = zip(*[one.tensors() for one in cells], strict=True)
-    return _Cells(*map(torch.cat, columns))
-
-
-def _log_sums(values: Tensor, group: Tensor, num_groups: int) -> Tensor:
-    """logsumexp over the values of each group, `(num_groups,)`."""
-    highest = values.new_full((num_groups,), -math.inf)
-    highest = highest.scatter_reduce(0, group, values, "amax")
-    excess = (values - highest[group]).exp()
-    return highest + torch.zeros_like(highest).index_add(0, group, excess).log()
-
-
-def _log_difference(left: Tensor, right: Tensor) -> Tensor:
-    """log |exp(left) - exp(right)|."""
-    high, low = torch.maximum(left, right), torch.minimum(left, right)
-    return high + (-torch.expm1(low - high)).log()
-
-
-class _Grid:
-    """Equal cells over a box of latent space, for some images."""
-
-    def __init__(
-        self, vae: VAE, x: Tensor, low: Tensor, side: Tensor, count: int
-    ):
-        self.vae, self.x, self.low = vae, x, low
-        self.exact_x = x.double()
-        self.side, self.count = side, count
-        self.dim = len(low)
-
-    def double(self) -> "_Grid":
-        """The same grid in double precision, as narrow peaks far out need."""
-        vae, x = copy.deepcopy(self.vae).double(), self.exact_x
-        return _Grid(vae, x, self.low.double(), self.side.double(), self.count)
-
-    def halved(self, times: int) -> "_Grid":
-        """The grid whose cells were halved so often."""
-        finer = copy.copy(self)
-        finer.side, finer.count = self.side / 2**times, self.count * 2**times
-        return finer
-
-    def halves(self, cells: Tensor) -> Tensor:
-        """What cells consist of in the grid halved once: `(C, 2^P)`."""
-        places = 2 * self._coordinates(cells).unsqueeze(1)
-        return self.halved(1)._index(places + self._product(torch.arange(2)))
-
-    def points(self, cells: Tensor, places: Tensor) -> Tensor:
-        """Points at so much of each axis of the cells: `(C, size^P, P)`."""
-        corners = self.low + self._coordinates(cells) * self.side
-        offsets = self._product(places).to(corners) * self.side
-        return corners.unsqueeze(1) + offsets
-
-    def find(self) -> tuple[Tensor, Tensor]:
-        """The cells that may hold mass, with the images that may have it.
-
-        A peak between the points of the first, coarse look is seen by its
-        slopes; the cells around the guide's centre are always looked into.
-        """
-        best = []
-        num_points = COARSE**self.dim
-        places = (torch.arange(COARSE) + 0.5) / COARSE
-        everywhere = torch.arange(self.count**self.dim, device=self.x.device)
-        for cells in everywhere.split(POINTS // num_points):
-            z = self.points(cells, places)
-            joint = log_joint(self.vae, z.flatten(0, 1), self.x)
-            joint = joint.view(len(cells), num_points, -1)
-            best.append(joint.amax(1))
-        best = torch.cat(best)
-        active = best > best.amax(0) - SLACK
-        images = torch.arange(len(self.x), device=self.x.device)
-        for neighbour in self._around_guide():
-            active[neighbour, images] = True
-        cell, image = active.nonzero(as_tuple=True)
-        return cell, image
-
-    def integrate(self, cell: Tensor, image: Tensor) -> _Cells:
-        """The pairs' masses, of which nothing more is known yet."""
-        log_mass = self.log_masses(cell, image)
-        return _Cells(cell, image, log_mass, log_mass, torch.zeros_like(cell))
-
-    def log_masses(self, cell: Tensor, image: Tensor) -> Tensor:
-        """Integrates the joint density over each pair's cell.
-
-        Args:
-            cell: Sorted, `(M,)`.
-            image: `(M,)`.
-
-        Returns:
-            The logs, `(M,)`, in double precision.
-        """
-        nodes, weights = map(
-            torch.tensor, np.polynomial.legendre.leggauss(FINE)
-        )
-        log_weights = self._product((weights / 2).log()).sum(-1, keepdim=True)
-        log_volume = self.side.log().sum()
-        cells, counts = cell.unique_consecutive(return_counts=True)
-        size = POINTS // FINE**self.dim
-        parts, start = [], 0
-        for group, of_each in zip(
-            cells.split(size), counts.split(size), strict=True
-        ):
-            stop = start + int(of_each.sum())
-            images, column = image[start:stop].unique(return_inverse=True)
-            row = torch.arange(len(group), device=cell.device)
-            row = row.repeat_interleave(of_each)
-            z = self.points(group, (nodes + 1) / 2)
-            x = self.exact_x[images]
-            joint = log_joint(self.vae, z.flatten(0, 1), x)
-            joint = joint.view(*z.shape[:2], -1)
-            sums = (joint + log_weights.to(joint)).logsumexp(1)
-            parts.append(sums[row, column] + log_volume)
-            start = stop
-        return torch.cat(parts).double()
-
-    def edge_mass(self, cells: _Cells) -> Tensor:
-        """The fraction of each image's mass that lies in outermost cells."""
-        coordinates = self._coordinates(cells.cell)
-        is_edge = ((coordinates == 0) | (coordinates == self.count - 1)).any(-1)
-        total = cells.total(len(self.x))
-        at_edge = cells.where(is_edge)
-        return (at_edge.total(len(self.x)) - total).exp()
-
-    def _product(self, values: Tensor) -> Tensor:
-        """Every choice of one of n values for each axis: `(n^P, P)`."""
-        values = values.to(self.x.device)
-        product = torch.cartesian_prod(*[values] * self.dim)
-        return product.view(-1, self.dim)
-
-    def _coordinates(self, cells: Tensor) -> Tensor:
-        places = [cells // self.count**i % self.count for i in range(self.dim)]
-        return torch.stack(places, dim=-1)
-
-    def _index(self, coordinates: Tensor) -> Tensor:
-        powers = self.count ** torch.arange(self.dim)
-        return (coordinates * powers.to(coordinates)).sum(-1)
-
-    def _around_guide(self) -> list[Tensor]:
-        center = torch.cat([_center(self.vae, x) for x in self.x.split(1000)])
-        place = ((center - self.low) / self.side).floor().long()
-        return [
-            self._index((place + shift).clamp(0, self.count - 1))
-            for shift in self._product(torch.arange(-1, 2))
-        ]
-
-
-def log_joint(vae: VAE, z: Tensor, x: Tensor) -> Tensor:
-    """Returns log p(x, z) for every pair of `(M, P)` and `(B, D)`: `(M, B)`.
-
-    By the likelihood's `cross_log_prob` if it has one.
-    """
-    log_p = vae.prior().log_prob(z).to(x).unsqueeze(-1)
-    if hasattr(vae.likelihood, "cross_log_prob"):
-        return log_p + vae.likelihood.cross_log_prob(z, x)
-    rows = max(1, 100_000_000 // x.numel())
-    parts = [
-        vae.likelihood(part.unsqueeze(1)).log_prob(x.to(z)).to(x)
-        for part in z.split(rows)
-    ]
-    return log_p + torch.cat(parts)
-
-
-def _refine(grid: _Grid, cells: _Cells, tolerance: float) -> Marginals:
-    """Halves the cells whose parts do not add up to what they held."""
     num_images, exact = len(grid.x), cache(grid.double)
     value = cells.log_mass.new_full((num_images,), -math.inf)
     error, before = torch.zeros_like(value), value
@@ -315,15 +132,15 @@ def _refine(grid: _Grid, cells: _Cells, tolerance: float) -> Marginals:
         is_kept = is_light | (is_small & is_steady[cells.image])
         is_open = ~is_done[cells.image]
         before, old = total, cells.where(is_open & is_kept)
-        cells = _join(
+        cells = join(
             [old, *_halve(grid, exact, cells.where(is_open & ~is_kept))]
         )
     return Marginals(value, error)
 
 
 def _halve(
-    grid: _Grid, exact: Callable[[], _Grid], cells: _Cells
-) -> Iterator[_Cells]:
+    grid: Grid, exact: Callable[[], Grid], cells: Cells
+) -> Iterator[Cells]:
     """Yields the halves of cells, level by level."""
     for level in cells.level.unique().tolist():
         wholes = cells.where(cells.level == level)
@@ -341,12 +158,12 @@ def _halve(
         whole = whole[order]
         image = wholes.image[whole]
         log_mass = finer.log_masses(cell, image)
-        sums = _log_sums(log_mass, whole, len(wholes.cell))
+        sums = log_sums(log_mass, whole, len(wholes.cell))
         moved = _log_difference(sums, wholes.log_mass)
         error = moved.maximum(wholes.log_error - math.log(FALL))
         log_error = log_mass + (error - sums)[whole]  # as the mass is shared
         levels = torch.full_like(cell, level + 1)
-        yield _Cells(cell, image, log_mass, log_error, levels)
+        yield Cells(cell, image, log_mass, log_error, levels)
 
 
 def _smallest(
@@ -364,17 +181,13 @@ def _smallest(
 
 def _domain(vae: VAE, x: Tensor) -> tuple[Tensor, Tensor]:
     """A box that the prior's bulk and the guide's centres fit into."""
-    centers = torch.cat([_center(vae, part) for part in x.split(1000)])
+    centers = find_centers(vae, x)
     with torch.random.fork_rng([x.device] if x.is_cuda else []):
         torch.manual_seed(0)
         inside = torch.cat([centers, vae.prior().sample((10_000,))])
     low, high = inside.amin(0), inside.amax(0)
     margin = 0.15 * (high - low) + 1e-3
     return low - margin, high + margin
-
-
-def _center(vae: VAE, x: Tensor) -> Tensor:
-    return center(vae.infer(x))
 
 
 @torch.no_grad()
@@ -402,3 +215,9 @@ def posterior_density(
     with evaluation_mode(vae):
         joint = log_joint(vae, z.flatten(0, 1), x.double()).view(size, size)
     return z, (joint - joint.logsumexp((0, 1)) - side.log().sum()).exp()
+
+
+def _log_difference(left: Tensor, right: Tensor) -> Tensor:
+    """log |exp(left) - exp(right)|."""
+    high, low = torch.maximum(left, right), torch.minimum(left, right)
+    return high + (-torch.expm1(low - high)).log()
