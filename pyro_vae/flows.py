@@ -18,7 +18,8 @@ class Couplings(nn.Module):
 
     with d half of P, and s held between Pyro's bounds, -5 and 3. Between two
     couplings the order of the dimensions is reversed, so that each is changed
-    by every other one. A context h, the same for all of them, is optional.
+    by every other one. A context h, the same for all of them, is optional. At
+    first m and s are 0, and the flow is the identity.
 
     Args:
         dim: P.
@@ -56,6 +57,9 @@ class Couplings(nn.Module):
             else DenseNN(self.split, *sizes)
             for _ in range(num_couplings)
         )
+        for network in self.networks:  # the flow starts as the identity
+            nn.init.zeros_(network.layers[-1].weight)
+            nn.init.zeros_(network.layers[-1].bias)
         reversal = torch.arange(dim - 1, -1, -1)
         self.register_buffer("reversal", reversal, persistent=False)
 

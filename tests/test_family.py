@@ -18,6 +18,7 @@ from pyro_vae.config import (
 )
 from pyro_vae.distributions import center
 from pyro_vae.objectives import make_objective
+from tests.flows import bend
 from tests.statistics import z_limit
 
 PAIRS = [
@@ -47,7 +48,7 @@ def make(prior="normal", guide="auto", hidden=(8,), **choices):
         learn_prior_scale=prior in SCALED,
         **choices,
     )
-    return build(config, 64)
+    return bend(build(config, 64))
 
 
 def images(vae):

@@ -11,6 +11,7 @@ from pyro_vae import (
     FlowGuide,
     FullNormal,
 )
+from tests.flows import bend
 from tests.statistics import assert_mean
 
 KINDS = [(DiagonalNormal, dist.Normal), (DiagonalLaplace, dist.Laplace)]
@@ -22,7 +23,7 @@ def full(size=3, **choices):
 
 def flow(size=3):
     encoder = MLP(6, 2 * size + 4)
-    return FlowGuide(encoder, size, 4, num_couplings=3, units=8)
+    return bend(FlowGuide(encoder, size, 4, num_couplings=3, units=8))
 
 
 @pytest.mark.parametrize(("kind", "family"), KINDS)
@@ -110,7 +111,8 @@ def test_the_flow_guide_integrates_to_one_and_knows_x():
         q = guide(torch.rand(3, 6))
         density = q.log_prob(points).exp()
     total = density.sum(0) * (line[1] - line[0]) ** 2
-    assert torch.allclose(total, torch.ones(3), atol=1e-6)
+    # The lattice's error, where a network's ReLUs give the density an edge.
+    assert torch.allclose(total, torch.ones(3), atol=1e-4)
     base = guide(torch.zeros(1, 6)).base_dist
     features = guide.encoder(torch.rand(2, 6))
     features[:, :4] = features[0, :4]  # the same base, another context

@@ -34,6 +34,7 @@ from pyro_vae.objectives import (
 from pyro_vae.objectives.analytic import compute_kl
 from pyro_vae.priors import Laplace, StandardNormal
 from pyro_vae.svi import make_svi
+from tests.flows import bend
 from tests.statistics import assert_mean, z_limit
 
 NOISE = 0.7  # of the linear decoder
@@ -237,7 +238,7 @@ def test_dreg_is_unbiased_for_the_importance_bound():
 def test_dreg_is_unbiased_for_a_flow(x):
     """Which remembers its draws: no gradient may bypass z that way."""
     config = Config(guide="flow", hidden=(8,), noise_scale=1.0)
-    vae, means, errors = build(config, 64), [], []
+    vae, means, errors = bend(build(config, 64)), [], []
     name = "guide.distribution.encoder.layers.2.bias"
     for objective in ("dreg", "iwae"):
         estimator, draws = make_objective(vae, objective, 3), []
@@ -535,7 +536,7 @@ def test_the_compiled_engine_in_a_warm_up(choices):
     results = []
     for engine in (make_svi, CompiledSVI):
         torch.manual_seed(0)
-        vae, beta = build(config, 16), torch.tensor(0.0)
+        vae, beta = bend(build(config, 16)), torch.tensor(0.0)
         objective = make_objective(vae, beta=beta, **choices)
         optim = Adam({"lr": 1e-2})
         svi = engine(vae.model, vae.guide, optim, objective, clip_norm=5.0 * N)

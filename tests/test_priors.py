@@ -20,6 +20,7 @@ from pyro_vae import (
     StudentT,
     VampPrior,
 )
+from tests.flows import bend
 from tests.statistics import assert_mean
 
 SCALED = [Laplace, Logistic, StudentT]
@@ -31,7 +32,7 @@ def guide(kind="normal", size=2, data_dim=6):
         return FullNormal(MLP(data_dim, features, (8,)), size)
     if kind == "flow":
         encoder = MLP(data_dim, 2 * size + 3, (8,))
-        return FlowGuide(encoder, size, 3, num_couplings=2, units=8)
+        return bend(FlowGuide(encoder, size, 3, num_couplings=2, units=8))
     return DiagonalNormal(MLP(data_dim, 2 * size, (8,)))
 
 
@@ -145,7 +146,7 @@ def test_a_vamp_prior_is_copied_with_its_guide():
 
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_the_flow_density_is_that_of_autograds_jacobian(size):
-    p = FlowPrior(size, num_couplings=3, units=8)()
+    p = bend(FlowPrior(size, num_couplings=3, units=8))()
 
     def push(noise):
         for transform in p.transforms:
@@ -160,7 +161,7 @@ def test_the_flow_density_is_that_of_autograds_jacobian(size):
 
 
 def test_a_flow_changes_every_dimension_by_another():
-    p = FlowPrior(5, num_couplings=2, units=8)()
+    p = bend(FlowPrior(5, num_couplings=2, units=8))()
 
     def push(noise):
         for transform in p.transforms:
@@ -174,7 +175,7 @@ def test_a_flow_changes_every_dimension_by_another():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: FlowPrior(2, units=8),
+        lambda: bend(FlowPrior(2, units=8)),
         lambda: MixturePrior(3, 2, is_summed=True),
         vamp,
         lambda: vamp("flow"),
@@ -191,7 +192,7 @@ def test_densities_integrate_to_one(make):
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: FlowPrior(2, units=8), vamp, lambda: vamp("flow")],
+    [lambda: bend(FlowPrior(2, units=8)), vamp, lambda: vamp("flow")],
     ids=["flow", "vamp", "vamp of flows"],
 )
 def test_draws_follow_the_density(make):
@@ -205,9 +206,21 @@ def test_draws_follow_the_density(make):
     assert_mean(z.square(), (weight * points.square()).sum(0))
 
 
+def test_a_flow_starts_as_the_identity():
+    """Else some fits get stuck, far below the others."""
+    prior, z = FlowPrior(3, units=8), torch.randn(5, 3)
+    assert torch.allclose(prior().log_prob(z), StandardNormal(3)().log_prob(z))
+    guide = FlowGuide(MLP(6, 10), 3, 4, units=8)
+    q = guide(torch.rand(5, 6))
+    flipped = q.base_dist.log_prob(z.flip(-1))  # by an odd number of turns
+    assert torch.allclose(q.log_prob(z), flipped)
+    prior().log_prob(z).sum().backward()
+    assert prior.couplings.networks[0].layers[-1].weight.grad.any()
+
+
 def test_a_flow_keeps_no_draw_after_it():
     """Else it could not be copied, and would hold on to a graph."""
-    prior = FlowPrior(2, units=8)
+    prior = bend(FlowPrior(2, units=8))
     prior().log_prob(prior().rsample((3,))).sum().backward()
     copy.deepcopy(prior)
 
