@@ -2,10 +2,13 @@
 
 import ast
 import functools
+import math
 import re
+import runpy
 import shlex
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -13,6 +16,7 @@ from pyro_vae.objectives import list_analytic_pairs
 from tests.test_scripts import run
 
 ROOT = Path(__file__).parents[1]
+REFERENCE = ROOT / "results" / "reference"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -40,6 +44,10 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch):
 def test_the_compiled_steps_python_runs():
     losses = run_python(ROOT / "docs" / "compiled.md")["losses"]
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
+
+
+def test_the_familys_python_runs():
+    assert math.isfinite(run_python(ROOT / "docs" / "family.md")["loss"])
 
 
 @functools.cache
@@ -87,6 +95,50 @@ def test_the_table_of_closed_forms():
     for (prior, guide), is_analytic in list_analytic_pairs().items():
         of_prior = said.get(prior, said["any other"])
         assert of_prior.get(guide, "no") == ("yes" if is_analytic else "no")
+
+
+def test_the_side_by_side_tables():
+    """Each cell is the summary's, and each pair of the summary is there."""
+    summary = pd.read_csv(REFERENCE / "family" / "summary.csv")
+    said = [
+        row
+        for words in ("Priors, each with", "Guides, each with")
+        for row in table_after("family.md", words)[1:]
+    ]
+    pairs = [(row["prior"], row["guide"]) for row in summary.to_dict("records")]
+    named = [(prior, "normal") for prior, *_ in said[: len(said) - 3]]
+    named += [("normal", guide) for guide, *_ in said[-3:]]
+    assert set(named) == set(pairs) and len(pairs) == 8
+    rows = summary.set_index(["prior", "guide"])
+    for pair, (_, *cells) in zip(named, said, strict=True):
+        for name, cell in zip(
+            ("test_elbo", "log_marginal_likelihood"), cells, strict=True
+        ):
+            mean, error = rows.loc[pair, [name, f"{name}_standard_error"]]
+            assert cell == f"{mean:.1f} ± {error:.1f}", pair
+
+
+def test_the_numbers_of_the_presets_runs():
+    trace = pd.read_csv(REFERENCE / "pyro-example" / "elbo.csv")
+    for epoch, cell, _ in table_after("family.md", "### Pyro's example")[1:]:
+        elbo = trace.set_index("epoch")["test_elbo"][int(epoch)]
+        assert cell.startswith(f"[{elbo:.2f}]")
+    for k, cell, _, samples in table_after("family.md", "# The importance-w")[
+        1:
+    ]:
+        path = REFERENCE / "iwae-2015" / f"k{k}" / "evaluation.csv"
+        found = pd.read_csv(path).set_index("what").loc["importance"]
+        said = f"[{found['value']:.2f} ± {found['standard_error']:.2f}]"
+        assert cell.startswith(said)
+        assert samples == f"{found['effective_sample_size']:.1f}"
+
+
+def test_the_page_of_combinations_is_its_table(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    page = runpy.run_path(str(ROOT / "scripts" / "combinations.py"))["page"]
+    table = pd.read_csv(REFERENCE / "combinations.csv")
+    text = (ROOT / "docs" / "combinations.md").read_text()
+    assert text == page(table, epochs=4)
 
 
 def test_the_derivations_name_code_and_tests_that_exist():
