@@ -542,7 +542,7 @@ def test_gradient_estimators_side_by_side(tmp_path):
 
 
 def test_evaluate(tmp_path):
-    make_run(tmp_path, "continuous", limit=150)
+    make_run(tmp_path, "continuous", limit=50)
     few = ("--num-samples", 50, "--gap-images", 12)
     result = run(tmp_path, "evaluate.py", "continuous", *few, "--per-image")
     assert result.returncode == 0, result.stderr
@@ -554,7 +554,7 @@ def test_evaluate(tmp_path):
     kl = summary["kl(q, posterior) by quadrature"]
     assert summary["gaps together"] == pytest.approx(kl, abs=0.3)
     exact = table[(table["what"] == "quadrature") & table["image"].notna()]
-    assert len(exact) == 150 and exact["error"].max() <= 1e-3
+    assert len(exact) == 50 and exact["error"].max() <= 1e-3
     assert summary["quadrature"] == pytest.approx(exact["value"].mean())
     drawn = {p.name for p in (tmp_path / "continuous" / "figures").iterdir()}
     assert drawn == {"gaps.png", "posteriors.png", "importance.png"}
@@ -595,7 +595,7 @@ def test_the_amortisation_study(tmp_path):
     result = run(
         tmp_path,
         "amortization.py",
-        *(*few, "--limit", 200, "--test-images", 20, "--engine", "eager"),
+        *(*few, "--limit", 200, "--test-images", 8, "--engine", "eager"),
     )
     assert result.returncode == 0, result.stderr
     folder = tmp_path / "results" / "amortization"
@@ -642,7 +642,7 @@ def test_combinations(tmp_path):
 
 
 def test_the_family(tmp_path):
-    few = ("--dataset", "digits", "--epochs", 1, "--limit", 60)
+    few = ("--dataset", "digits", "--epochs", 1, "--limit", 20)
     few = (*few, "--priors", "normal", "student-t", "--seeds", 3, 5)
     result = run_process(tmp_path, "family.py", *few, "--guides", "full")
     assert result.returncode == 0, result.stderr
@@ -672,7 +672,7 @@ def test_the_family(tmp_path):
     kept = again["test_elbo"] == 7.0
     assert list(kept) == [True, False, True, True, True, True]
     assert again["test_elbo"][1] == pytest.approx(table["test_elbo"][1])
-    assert (again["train_images"] == 60).all()
+    assert (again["train_images"] == 20).all()
     table.drop(columns="seed").to_csv(folder / "family.csv", index=False)
     result = run(tmp_path, "family.py", *few, "--guides", "full")
     assert "family.csv has no column 'seed'; expected a" in error_of(result)
