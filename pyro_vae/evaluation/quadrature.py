@@ -34,7 +34,6 @@ ROUGH = 6  # splits in the VAE's own precision, the rest in double
 NEGLIGIBLE = 20.0  # nats below an image's mass, at which a half is left alone
 EDGE = 1e-5  # of an image's mass in the outermost cells, for a larger domain
 STEADY = 0.1  # nats, by which a total may move for cells to be left alone
-FALL = 32  # what a split may divide an error by: two sums can agree by luck
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,9 @@ class Marginals:
 
     Attributes:
         log_marginal_likelihood: log p(x), `(B,)`, in nats.
-        error: What the last splits of all cells moved, or a 32nd of what those
-            before did, added up without signs, `(B,)`, in nats: an estimate.
+        error: What the last splits of all cells moved, or its geometric mean
+            with the error before if that is more, added up without signs,
+            `(B,)`, in nats: an estimate.
     """
 
     log_marginal_likelihood: Tensor
@@ -160,7 +160,8 @@ def _halve(
         log_mass = finer.log_masses(cell, image)
         sums = log_sums(log_mass, whole, len(wholes.cell))
         moved = _log_difference(sums, wholes.log_mass)
-        error = moved.maximum(wholes.log_error - math.log(FALL))
+        # Two sums can agree by luck: the less likely, the more closely they do.
+        error = moved.maximum((moved + wholes.log_error) / 2)
         log_error = log_mass + (error - sums)[whole]  # as the mass is shared
         levels = torch.full_like(cell, level + 1)
         yield Cells(cell, image, log_mass, log_error, levels)
