@@ -227,10 +227,8 @@ class Config:
             expected = "at least 2 with a flow, of the prior or the guide"
             self._check("latent_dim", expected, lambda size: size > 1)
         if self.prior == "vamp":
-            expected = (
-                "another with --prior vamp, whose components are made by "
-            )
-            expected += "the encoder that local inference does not train"
+            expected = "another with --prior vamp, whose components are made "
+            expected += "by the encoder that local inference does not train"
             self._check("inference", expected, lambda name: name != "local")
         self._check_belonging()
         if (self.prior, self._gradient) == ("categorical", "enumerated"):

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 
 import pandas as pd
 import torch
-from command_line import parse, run
+from command_line import check_at_least_1, parse, run
 from tqdm import tqdm
 
 from pyro_vae import Config, build, fit
@@ -61,10 +61,7 @@ class Flags:
 
 def main() -> int:
     flags = parse(Flags)
-    for name in ("epochs", "limit", "processes"):
-        value = getattr(flags, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name} is {value}; expected at least 1")
+    check_at_least_1(flags, "epochs", "limit", "processes")
     if not flags.priors:
         raise ValueError(
             f"--priors names none; expected some of {', '.join(PRIORS)}"

@@ -3,7 +3,7 @@
 import sys
 import warnings
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
@@ -30,6 +30,15 @@ def parse_some(kind: type[Flags]) -> Flags:
         kind, return_unknown_args=True, add_help=False, config=CONFIG
     )
     return some
+
+
+def check_at_least_1(flags: Any, *names: str) -> None:
+    """Refuses counts below 1; None, where a flag may be left out, is none."""
+    for name in names:
+        value = getattr(flags, name)
+        if value is not None and value < 1:
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(f"{flag} is {value}; expected at least 1")
 
 
 def run(main: Callable[[], int | None]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 import tyro
-from command_line import parse, run
+from command_line import check_at_least_1, parse, run
 from runs import Run, load_run
 from torch import Tensor
 from tqdm import tqdm
@@ -81,11 +81,7 @@ class Flags:
 
 def main() -> None:
     flags = parse(Flags)
-    for name in ("num_samples", "ais_images", "limit"):
-        value = getattr(flags, name)
-        if value is not None and value < 1:
-            flag = "--" + name.replace("_", "-")
-            raise ValueError(f"{flag} is {value}; expected at least 1")
+    check_at_least_1(flags, "num_samples", "ais_images", "limit")
     a_run = load_run(flags.folder, flags.data_dir, flags.best)
     device = resolve_device(flags.device)
     vae, test = a_run.vae.to(device), a_run.data.test[: flags.limit].to(device)

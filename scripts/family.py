@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 from combinations import one_thread
-from command_line import parse, run
+from command_line import check_at_least_1, parse, run
 from tqdm import tqdm
 
 from pyro_vae import Config, build, fit
@@ -60,10 +60,7 @@ class Flags:
 
 def main() -> None:
     flags = parse(Flags)
-    if flags.processes < 1:
-        raise ValueError(
-            f"--processes is {flags.processes}; expected at least 1"
-        )
+    check_at_least_1(flags, "processes")
     if len(set(flags.seeds)) < max(2, len(flags.seeds)):
         raise ValueError(
             f"--seeds is {' '.join(map(str, flags.seeds))}; expected at least "

@@ -11,7 +11,7 @@ import pandas as pd
 import pyro
 import torch
 import tyro
-from command_line import parse, run
+from command_line import check_at_least_1, parse, run
 from runs import Run, load_run
 from torch import Tensor
 from tqdm import trange
@@ -75,10 +75,7 @@ def main() -> None:
         raise ValueError(
             f"--draws is {flags.draws}; expected at least {2 * GROUPS}"
         )
-    if flags.minibatch < 1:
-        raise ValueError(
-            f"--minibatch is {flags.minibatch}; expected at least 1"
-        )
+    check_at_least_1(flags, "minibatch")
     a_run = load_run(flags.folder, flags.data_dir)
     if flags.untrained:
         torch.manual_seed(a_run.config.seed)
