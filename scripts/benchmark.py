@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from command_line import parse, run
+from command_line import check_at_least_1, parse, run
 from rivals import RIVALS, bernoulli_pair, gaussian_pair, make_rival
 
 from pyro_vae import VAE, figures
@@ -70,11 +70,7 @@ class Flags:
 
 def main() -> None:
     flags = parse(Flags)
-    for name in ("rounds", "steps"):
-        if getattr(flags, name) < 1:
-            raise ValueError(
-                f"--{name} is {getattr(flags, name)}; expected at least 1"
-            )
+    check_at_least_1(flags, "rounds", "steps")
     known = {size for _, sizes in PAIRS.values() for size in sizes}
     if not flags.batch_sizes or not known.issuperset(flags.batch_sizes):
         raise ValueError(
