@@ -17,6 +17,7 @@ from pyro.infer import (
     TraceEnum_ELBO,
     TraceGraph_ELBO,
     TraceMeanField_ELBO,
+    autoguide,
 )
 from pyro.infer.autoguide import AutoNormal
 from pyro.optim import SGD, Adam, AdamW, ClippedAdam
@@ -31,6 +32,7 @@ from pyro_vae.svi import (
     compiled,
     graphs,
 )
+from pyro_vae.svi.optimizers import make_update
 
 PAIRS = [(p, g) for p in ("normal", "laplace") for g in ("normal", "laplace")]
 
@@ -225,6 +227,69 @@ OPTIMISERS = {
 def test_optimisers_and_an_autoguide(name):
     x, y = torch.randn(10, 3), torch.randn(10)
     assert_same_run(regression, 30, x, y, optim=OPTIMISERS[name])
+
+
+def hierarchy(y):
+    mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
+    tau = pyro.sample("tau", dist.LogNormal(0.0, 1.0))
+    with pyro.plate("groups", len(y)):
+        theta = pyro.sample("theta", dist.Normal(mu, tau))
+        pyro.sample("y", dist.Normal(theta, 2.0), obs=y)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "AutoMultivariateNormal",
+        "AutoLowRankMultivariateNormal",
+        "AutoStructured",
+        "AutoGaussian",
+    ],
+)
+def test_the_first_step_gives_each_parameter_its_own_gradient(name):
+    """These guides meet their parameters in another order at first."""
+    y = torch.linspace(-3, 9, 4)
+    results = []
+    for engine in (SVI, CompiledSVI):
+        with pyro.get_param_store().scope():
+            torch.manual_seed(0)
+            guide = getattr(autoguide, name)(hierarchy)
+            optim = Adam({"lr": 0.01})
+            svi = engine(hierarchy, guide, optim, Trace_ELBO())
+            run(svi, 1, y)
+            store = pyro.get_param_store()
+            moments = {
+                store.param_name(param): one.state[param]["exp_avg"].clone()
+                for param, one in optim.optim_objs.items()
+            }
+        results.append(moments)
+    expected, moments = results
+    assert set(moments) == set(expected)
+    for param, moment in moments.items():
+        assert_close(moment, expected[param])
+
+
+def test_steps_after_a_first_one_that_made_the_parameters():
+    def make():
+        guide = autoguide.AutoMultivariateNormal(hierarchy)
+        return hierarchy, guide
+
+    assert_same_run(make, 20, torch.linspace(-3, 9, 4))
+
+
+def test_no_kernel_reads_a_gradient_of_another_shape_or_layout():
+    param = nn.Parameter(torch.zeros(3, 4))
+    with pyro.get_param_store().scope():
+        pyro.param("param", param)
+        update = make_update(Adam({"lr": 0.1}), [param])
+        with pytest.raises(ValueError, match=r"shape \(4, 3\).*\(3, 4\)"):
+            update([torch.ones(4, 3)], None)
+        # One number in memory, and columns where the parameter has rows.
+        for grad in (torch.ones(1).expand(3, 4), torch.rand(4, 3).t()):
+            before = param.detach().clone()
+            update([grad], None)
+            moved = param.detach() - before
+            assert ((moved < 0) & (moved > -0.2)).all()
 
 
 def test_a_torch_optimiser_updates_what_it_was_given():

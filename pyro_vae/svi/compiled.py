@@ -27,10 +27,12 @@ from pyro_vae.svi.graphs import (
     compile,
 )
 from pyro_vae.svi.matmul import PRECISIONS
-from pyro_vae.svi.optimizers import check_optimizer, make_update
+from pyro_vae.svi.optimizers import Update, check_optimizer, make_update
 from pyro_vae.svi.watch import ModuleCalls, Watch
 
 MANY = 16  # graphs, from which an argument is likely to change at every step
+Gradients = dict[Tensor, Tensor]  # of each parameter
+
 LOSSES = (Trace_ELBO, TraceMeanField_ELBO, RenyiELBO, TraceEnum_ELBO)
 
 
@@ -138,24 +140,29 @@ class CompiledSVI:
         """
         with torch.no_grad():
             self._look()
-            result = None
+            first = None
             if self._watch is None:
                 Arguments(args, kwargs, [])  # refuses bad ones, first of all
-                result = self._discover(args, kwargs)
-            if result is None:
+                first = self._discover(args, kwargs)
+            if first is None:
                 program, tensors = self._program("step", args, kwargs)
                 loss, *grads = program(*self._params, *tensors)
                 if len(grads) > len(self._params):
                     self.loss.elbo = grads.pop().clone()
+                if self._update is None:
+                    self._update = make_update(self.optim, self._params)
+                update = self._update
             else:
-                loss, grads = result
+                loss, gradients = first
+                grads = list(gradients.values())
+                update = make_update(self.optim, list(gradients))
             if loss.is_cuda:
                 skip = (~loss.isfinite()).to(torch.float32)
             elif math.isfinite(loss.item()):
                 skip = None
             else:
                 return loss
-            self._update(grads, skip)
+            update(grads, skip)
         return loss.clone()  # the next step writes where this one did
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
@@ -204,13 +211,14 @@ class CompiledSVI:
 
     def _discover(
         self, args: tuple, kwargs: dict
-    ) -> tuple[Tensor, list[Tensor]] | None:
+    ) -> tuple[Tensor, Gradients] | None:
         """Runs eagerly, which makes the parameters, and learns of them.
 
         Returns:
             None, and the random numbers are given back, if a second run takes
             as many of them. Else the making of the parameters took some, and
-            the first step has been this one: its loss and gradients.
+            the first step has been this one: its loss and gradients, each
+            with its parameter.
         """
         states = _get_random_states()
         with ModuleCalls(self.model, self.guide) as calls:
@@ -218,23 +226,27 @@ class CompiledSVI:
         buffers = buffer_copies(calls.modules())
         states_after = _get_random_states()
         _set_random_states(states)
-        self._run(args, kwargs)
+        _, later, _ = self._run(args, kwargs)
         result = None
-        if all(map(torch.equal, _get_random_states(), states_after)):
+        if _same_states(_get_random_states(), states_after):
             buffers = calls.buffers
         else:
             result, states = (loss, grads), states_after
         _set_random_states(states)
         for buffer, value in buffers:
             buffer.copy_(value)
-        self._update = make_update(self.optim, self._params)
+        self._params = list(later)
         self._watch = Watch(calls.modules(), names)
         return result
 
     def _run(
         self, args: tuple, kwargs: dict
-    ) -> tuple[Tensor, list[Tensor], list[str]]:
-        """Returns the loss, its gradients, and the parameters' names."""
+    ) -> tuple[Tensor, Gradients, list[str]]:
+        """Returns the loss, each parameter's gradient, and all their names.
+
+        The order is that in which this run met the parameters: another run
+        may meet them in another one.
+        """
         with (
             torch.enable_grad(),
             poutine.trace(param_only=True) as capture,
@@ -245,18 +257,19 @@ class CompiledSVI:
         sites = capture.trace.nodes
         params = [site["value"].unconstrained() for site in sites.values()]
         # By identity: one parameter may be announced under several names.
-        unique = {id(param): param for param in params}.values()
-        self._params = [param for param in unique if param.grad is not None]
-        if not self._params:
+        params = {id(p): p for p in params if p.grad is not None}.values()
+        if not params:
             raise ValueError(
                 "no parameter has a gradient; expected pyro.param or "
                 "pyro.module statements in the model or the guide"
             )
-        clip_gradients(self._params, self.clip_norm)
-        grads = [param.grad for param in self._params]
-        for param in self._params:
+        clip_gradients(params, self.clip_norm)
+        # Tensors hash by identity.
+        grads: Gradients = {param: param.grad for param in params}
+        for param in params:
             param.grad = None
-        return torch.as_tensor(value).to(grads[0]), grads, list(sites)
+        loss = torch.as_tensor(value).to(next(iter(grads.values())))
+        return loss, grads, list(sites)
 
     def _record_step(self, args: tuple, kwargs: dict) -> list[Tensor]:
         """The loss, its gradients, as Pyro's estimator computes them, and
@@ -295,12 +308,17 @@ class CompiledSVI:
         self._programs: dict[tuple, Program] = {}
         self._params: list[Tensor] = []
         self._watch: Watch | None = None
+        self._update: Update | None = None
 
 
 def _get_random_states() -> list[Tensor]:
     if not torch.cuda.is_initialized():
         return [torch.get_rng_state()]
     return [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+
+
+def _same_states(left: list[Tensor], right: list[Tensor]) -> bool:
+    return len(left) == len(right) and all(map(torch.equal, left, right))
 
 
 def _set_random_states(states: list[Tensor]) -> None:

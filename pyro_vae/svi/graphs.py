@@ -65,7 +65,11 @@ def compile(
     """
     graph, constants = _record(function, inputs, modules)
     again, others = _record(function, inputs, modules)
-    if graph.code != again.code or not all(map(_same, constants, others)):
+    if (
+        graph.code != again.code
+        or len(constants) != len(others)
+        or not all(map(_same, constants, others))
+    ):
         raise DynamicPairError(
             "the model or guide did something else when it was run a second "
             "time; expected a static pair, with no Python or NumPy randomness "

@@ -85,6 +85,10 @@ class _FusedUpdate:
     def __call__(self, grads: Sequence[Tensor], skip: Tensor | None) -> None:
         if any(group.has_changed() for _, group in self.groups):
             self._regroup()
+        grads = [
+            laid_out_like(param, grad)
+            for param, grad in zip(self.params, grads, strict=True)
+        ]
         for indices, group in self.groups:
             group.update([grads[index] for index in indices], skip)
 
@@ -134,7 +138,12 @@ class _Group:
             zip(params, self.states, strict=True)
         ):
             for name in names[: 3 if self.amsgrad else 2]:
-                state.setdefault(name, torch.zeros_like(param))
+                moment = state.get(name, None)
+                state[name] = (
+                    torch.zeros_like(param)
+                    if moment is None
+                    else laid_out_like(param, moment)
+                )
             state["step"] = (
                 int(done[index]) if self.clipped_adam else self.counts[index]
             )
@@ -150,6 +159,9 @@ class _Group:
             options[name] != value
             for options in self.options
             for name, value in self.seen.items()
+        ) or any(
+            param.stride() != average.stride()
+            for param, average in zip(self.params, self.averages, strict=True)
         )
 
     def update(self, grads: list[Tensor], skip: Tensor | None) -> None:
@@ -213,6 +225,26 @@ class _Group:
         self.counts.fill_(self.states[0]["step"])
         correction = 1 - beta2 ** self.states[0]["step"]
         return self.options[0]["lr"], eps / math.sqrt(correction)
+
+
+def laid_out_like(param: Tensor, tensor: Tensor) -> Tensor:
+    """Returns a tensor whose memory is laid out as the parameter's.
+
+    The fused kernels walk through memory and check neither shape nor strides:
+    given another shape they would read beyond a buffer.
+
+    Raises:
+        ValueError: If the tensor is of another shape.
+    """
+    if tensor.shape != param.shape:
+        raise ValueError(
+            f"a gradient or moment has shape {tuple(tensor.shape)} for a "
+            f"parameter of shape {tuple(param.shape)}; expected the same: "
+            "the optimizer's state or the parameter was replaced"
+        )
+    if tensor.stride() == param.stride():
+        return tensor
+    return torch.empty_like(param, dtype=tensor.dtype).copy_(tensor)
 
 
 def _adopt(optim: PyroOptim, params: Iterable[Tensor]) -> None:
