@@ -16,7 +16,7 @@ from torch.distributions import (
 )
 
 from pyro_vae import Config, build
-from pyro_vae.estimators import (
+from pyro_vae.by_hand import (
     Layers,
     diagonal_gaussian_kl,
     gaussian_kl,

@@ -9,7 +9,8 @@ from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
 
 from pyro_vae import VAE, CompiledSVI, Config, build
-from pyro_vae.gradients import (
+from pyro_vae.objectives import make_objective
+from pyro_vae.parts.gradient_estimators import (
     BaselineELBO,
     DecayingBaseline,
     Enumerated,
@@ -18,7 +19,6 @@ from pyro_vae.gradients import (
     Pathwise,
     ScoreFunction,
 )
-from pyro_vae.objectives import make_objective
 from tests.statistics import assert_mean, z_limit
 
 ONE = {"prior": "categorical", "num_components": 4}

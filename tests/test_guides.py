@@ -6,19 +6,21 @@ from torch.nn.functional import softplus
 
 from pyro_vae import (
     MLP,
-    DiagonalLaplace,
-    DiagonalNormal,
     FlowGuide,
-    FullNormal,
+    FullNormalGuide,
+    LaplaceGuide,
+    NormalGuide,
 )
 from tests.flows import bend
 from tests.statistics import assert_mean
 
-KINDS = [(DiagonalNormal, dist.Normal), (DiagonalLaplace, dist.Laplace)]
+KINDS = [(NormalGuide, dist.Normal), (LaplaceGuide, dist.Laplace)]
 
 
 def full(size=3, **choices):
-    return FullNormal(MLP(6, FullNormal.num_features(size)), size, **choices)
+    return FullNormalGuide(
+        MLP(6, FullNormalGuide.num_features(size)), size, **choices
+    )
 
 
 def flow(size=3):
@@ -78,7 +80,7 @@ def test_the_covariance_of_the_full_normal():
 
 
 def test_the_diagonal_of_the_full_normal_keeps_its_floor():
-    guide = FullNormal(lambda x: torch.full((len(x), 9), -1e4), 3, 0.03)
+    guide = FullNormalGuide(lambda x: torch.full((len(x), 9), -1e4), 3, 0.03)
     diagonal = guide(torch.rand(5, 6)).scale_tril.diagonal(dim1=-2, dim2=-1)
     assert (diagonal == 0.03).all()
 
@@ -123,8 +125,8 @@ def test_the_flow_guide_integrates_to_one_and_knows_x():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: DiagonalNormal(MLP(6, 3)), "returned 3 features; expected an"),
-        (lambda: FullNormal(MLP(6, 8), 3), r"8 features; expected 6 \+ 3"),
+        (lambda: NormalGuide(MLP(6, 3)), "returned 3 features; expected an"),
+        (lambda: FullNormalGuide(MLP(6, 8), 3), r"8 features; expected 6 \+ 3"),
         (lambda: FlowGuide(MLP(6, 8), 2, 3), r"8 features; expected 4 \+ 3"),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_vae.networks import ACTIVATIONS, MLP, ConvDecoder, ConvEncoder
+from pyro_vae.parts.networks import ACTIVATIONS, MLP, ConvDecoder, ConvEncoder
 from tests.statistics import FAILURE_RATE, assert_mean
 
 

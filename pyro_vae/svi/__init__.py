@@ -6,7 +6,8 @@ from pyro_vae.svi.eager import (
     find_nonfinite_site,
     make_svi,
 )
-from pyro_vae.svi.graphs import CompilationError, DynamicPairError, compile
+from pyro_vae.svi.estimator import ReportingELBO
+from pyro_vae.svi.graphs import CompilationError, DynamicPairError, compile_graph
 from pyro_vae.svi.optimizers import (
     load_optimizer_state,
     optimizer_state,
@@ -19,8 +20,9 @@ __all__ = [
     "CompiledSVI",
     "DynamicPairError",
     "NonFiniteLossError",
+    "ReportingELBO",
     "can_compile",
-    "compile",
+    "compile_graph",
     "find_nonfinite_site",
     "load_optimizer_state",
     "make_svi",

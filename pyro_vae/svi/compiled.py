@@ -20,11 +20,12 @@ from torch import Tensor
 from pyro_vae.svi.arguments import Arguments
 from pyro_vae.svi.clipping import clip_gradients
 from pyro_vae.svi.eager import NonFiniteLossError, find_nonfinite_site
+from pyro_vae.svi.estimator import ReportingELBO
 from pyro_vae.svi.graphs import (
     DynamicPairError,
     Program,
     buffer_copies,
-    compile,
+    compile_graph,
 )
 from pyro_vae.svi.matmul import PRECISIONS
 from pyro_vae.svi.optimizers import Update, check_optimizer, make_update
@@ -38,7 +39,9 @@ LOSSES = (Trace_ELBO, TraceMeanField_ELBO, RenyiELBO, TraceEnum_ELBO)
 
 def can_compile(loss: ELBO) -> bool:
     """Whether a loss is one of `LOSSES`, or says that it can be recorded."""
-    return type(loss) in LOSSES or getattr(loss, "can_be_compiled", False)
+    return type(loss) in LOSSES or (
+        isinstance(loss, ReportingELBO) and loss.can_be_compiled
+    )
 
 
 class CompiledSVI:
@@ -148,7 +151,7 @@ class CompiledSVI:
                 program, tensors = self._program("step", args, kwargs)
                 loss, *grads = program(*self._params, *tensors)
                 if len(grads) > len(self._params):
-                    self.loss.elbo = grads.pop().clone()
+                    self.loss.take_report(grads.pop().clone())
                 if self._update is None:
                     self._update = make_update(self.optim, self._params)
                 update = self._update
@@ -193,7 +196,7 @@ class CompiledSVI:
         key = (kind, call.key, self._watch.modes())
         if key not in self._programs:
             record = self._record_step if kind == "step" else self._record_loss
-            self._programs[key] = compile(
+            self._programs[key] = compile_graph(
                 lambda *tensors: record(*call.rebuild(tensors)),
                 [*self._params, *call.tensors],
                 self.precision,
@@ -292,7 +295,8 @@ class CompiledSVI:
                 "a parameter that had a gradient at the first step has none "
                 "now; expected a static pair: use pyro.infer.SVI"
             )
-        reports = [self.loss.elbo] if hasattr(self.loss, "elbo") else []
+        is_reporting = isinstance(self.loss, ReportingELBO)
+        reports = [self.loss.report()] if is_reporting else []
         return [torch.as_tensor(loss), *grads, *reports]
 
     def _record_loss(self, args: tuple, kwargs: dict) -> list[Tensor]:

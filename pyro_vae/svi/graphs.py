@@ -33,7 +33,7 @@ class CompilationError(OSError):
     """A graph could not be compiled on this machine."""
 
 
-def compile(
+def compile_graph(
     function: Callable[..., list[Tensor]],
     inputs: Sequence[Tensor],
     precision: str = "highest",
