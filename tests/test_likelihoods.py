@@ -80,7 +80,7 @@ def test_bad_arguments_are_named(arguments, message):
 
 
 def test_diagonal_noise_must_know_its_size():
-    with pytest.raises(ValueError, match="as a tensor of shape"):
+    with pytest.raises(ValueError, match="Sigmoid has no out_features"):
         GaussianLikelihood(torch.nn.Sigmoid(), "diagonal", 0.3)
 
 
@@ -98,7 +98,7 @@ def test_bernoulli_is_the_formula():
     assert total.item() == pytest.approx(1)
 
 
-def test_grey_pixels_pass_a_bernoulli_without_normalising():
+def test_gray_pixels_pass_a_bernoulli_without_normalizing():
     likelihood, z = BernoulliLikelihood(lambda z: z), torch.tensor([0.7])
     x = torch.linspace(0, 1, 1001).unsqueeze(-1)
     density = likelihood(z).log_prob(x).exp()

@@ -20,7 +20,7 @@ from pyro_vae import (
     StudentTPrior,
     VampPrior,
 )
-from tests.flows import bend
+from tests.models import bend
 from tests.statistics import assert_mean
 
 SCALED = [LaplacePrior, LogisticPrior, StudentTPrior]
@@ -28,8 +28,8 @@ SCALED = [LaplacePrior, LogisticPrior, StudentTPrior]
 
 def guide(kind="normal", size=2, data_dim=6):
     if kind == "full":
-        features = FullNormalGuide.num_features(size)
-        return FullNormalGuide(MLP(data_dim, features, (8,)), size)
+        outputs = FullNormalGuide.count_parameters(size)
+        return FullNormalGuide(MLP(data_dim, outputs, (8,)), size)
     if kind == "flow":
         encoder = MLP(data_dim, 2 * size + 3, (8,))
         return bend(FlowGuide(encoder, size, 3, num_couplings=2, units=8))

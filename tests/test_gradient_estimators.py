@@ -49,8 +49,8 @@ def brute_force_categorical(vae, x, num_variables, num_components):
     scale = vae.likelihood.scale
     elbo = 0.0
     for image in x:
-        features = vae.guide.distribution.encoder(image).view(shape)
-        q = features.exp() / features.exp().sum(-1, keepdim=True)
+        parameters = vae.guide.encoder(image).view(shape)
+        q = parameters.exp() / parameters.exp().sum(-1, keepdim=True)
         for state in itertools.product(
             range(num_components), repeat=num_variables
         ):
@@ -74,9 +74,9 @@ def brute_force_mixture(vae, x, noise):
     elbo = 0.0
     for k, of_component in enumerate(noise):
         for image, epsilon in zip(x, of_component, strict=True):
-            features = vae.guide.distribution.encoder(image).view(len(noise), 5)
-            q = features[:, 0].softmax(-1)[k]
-            loc, unconstrained = features[k, 1:].view(2, 2)
+            parameters = vae.guide.encoder(image).view(len(noise), 5)
+            q = parameters[:, 0].softmax(-1)[k]
+            loc, unconstrained = parameters[k, 1:].view(2, 2)
             q_scale = 1e-4 + unconstrained.exp().log1p()
             z = loc + q_scale * epsilon
             mean = vae.likelihood.decoder(z)
@@ -169,7 +169,7 @@ def test_the_compiled_step_enumerates_too(choices):
 def sampled_gradients(vae, x, count):
     """Draws of the gradient in the encoder's last layer, and of the loss."""
     elbo = make_objective(vae)
-    parameter = vae.guide.distribution.encoder.layers[-1].bias
+    parameter = vae.guide.encoder.layers[-1].bias
     draws, losses = [], []
     with pyro.validation_enabled(False):
         for _ in range(count):
@@ -183,7 +183,7 @@ def exact_gradient(vae, x):
     vae.zero_grad()
     elbo = vae.compute_elbo(x).sum()
     elbo.backward()
-    parameter = vae.guide.distribution.encoder.layers[-1].bias
+    parameter = vae.guide.encoder.layers[-1].bias
     return parameter.grad.clone(), elbo.detach()
 
 
