@@ -1,34 +1,31 @@
-"""Functions that draw arrays and return a matplotlib Figure.
+"""Figures: arrays in, a matplotlib Figure out. Nothing is shown or saved."""
 
-They neither show nor save it: `figure.savefig("name.png")` does.
-"""
-
-from pyro_vae.figures.history import compare_histories, elbo_curves
+from pyro_vae.figures.amortization import amortization
+from pyro_vae.figures.benchmark import benchmark
+from pyro_vae.figures.gradients import gradients
 from pyro_vae.figures.images import image_grid, manifold
-from pyro_vae.figures.latents import (
-    Plane,
-    latent_plane,
-    latent_scatter,
-    state_usage,
-)
+from pyro_vae.figures.latents import latent_plane, latent_scatter, state_usage
 from pyro_vae.figures.posteriors import (
     Panel,
     bound_curve,
     gap_histogram,
-    posterior_panels,
+    posteriors,
 )
+from pyro_vae.figures.traces import compare_traces, elbo_curves
 
 __all__ = [
     "Panel",
-    "Plane",
+    "amortization",
+    "benchmark",
     "bound_curve",
-    "compare_histories",
+    "compare_traces",
     "elbo_curves",
     "gap_histogram",
+    "gradients",
     "image_grid",
     "latent_plane",
     "latent_scatter",
     "manifold",
-    "posterior_panels",
+    "posteriors",
     "state_usage",
 ]

@@ -1,15 +1,21 @@
-"""What is maximized, by name: the ELBO and its relatives."""
+"""What is maximised, by name: the ELBO and its relatives."""
 
-from pyro_vae.objectives.elbos import PathwiseELBO, WeightedELBO
-from pyro_vae.objectives.kl import compute_kl, is_analytic
-from pyro_vae.objectives.make import OBJECTIVES, Objective, make_objective
+from pyro_vae.objectives.analytic import is_analytic, list_analytic_pairs
+from pyro_vae.objectives.annealed import AnnealedObjective
+from pyro_vae.objectives.choices import (
+    OBJECTIVES,
+    choose_objective,
+    make_objective,
+)
+from pyro_vae.objectives.estimators import PathwiseELBO, WeightedELBO
 
 __all__ = [
     "OBJECTIVES",
-    "Objective",
+    "AnnealedObjective",
     "PathwiseELBO",
     "WeightedELBO",
-    "compute_kl",
+    "choose_objective",
     "is_analytic",
+    "list_analytic_pairs",
     "make_objective",
 ]

@@ -1,8 +1,7 @@
-r"""Bounds on log p(x), as functions of the terms of a minibatch.
+r"""Bounds as functions of a minibatch's terms: `(terms, beta)` to `(B,)` nats.
 
-Each takes the terms and beta, and returns a bound for each image, `(B,)`, in
-nats, which is maximized by the gradient that autograd finds. beta is the weight
-of log q(z | x) - log p(z) in the log-weights:
+Each is to be maximised, and its gradient is autograd's. beta is the weight of
+log q(z | x) - log p(z) in the log-weights:
 
 .. math:: \log w = \log p(x \mid z) + \beta (\log p(z) - \log q(z \mid x))
 """
@@ -10,11 +9,11 @@ of log q(z | x) - log p(z) in the log-weights:
 import math
 from collections.abc import Callable
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
-from pyro_vae.objectives.kl import compute_kl
+from pyro_vae.objectives.analytic import compute_kl
 from pyro_vae.objectives.terms import Latent, Terms
 
 Bound = Callable[[Terms, Tensor | float], Tensor]
@@ -22,7 +21,7 @@ DimensionKL = Callable[[Latent], Tensor]
 
 
 def elbo(terms: Terms, beta: Tensor | float) -> Tensor:
-    r"""Returns the mean of the log-weights.
+    r"""The mean of the log-weights.
 
     .. math:: \frac{1}{S} \sum_s \log w_s
     """
@@ -30,21 +29,18 @@ def elbo(terms: Terms, beta: Tensor | float) -> Tensor:
 
 
 def analytic_elbo(terms: Terms, beta: Tensor | float) -> Tensor:
-    r"""Returns the ELBO with its KL in closed form.
+    r"""The ELBO with its KL in closed form.
 
     .. math:: \frac{1}{S} \sum_s \log p(x \mid z_s) - \beta KL(q, p)
-
-    Raises:
-        ValueError: If the KL has no closed form.
     """
     kl = sum(compute_kl(latent.q, latent.p) for latent in terms.latents)
     return (terms.log_likelihood - beta * kl).mean(0)
 
 
 def stl(terms: Terms, beta: Tensor | float) -> Tensor:
-    """Returns the ELBO, with a gradient in phi that leaves out q's score.
+    """The ELBO, with a gradient in phi that leaves out the score of q.
 
-    That gradient vanishes for every sample where q is the exact posterior.
+    It vanishes sample by sample where q is the exact posterior.
 
     References:
         Sticking the Landing: Simple, Lower-Variance Gradient Estimators for
@@ -54,17 +50,10 @@ def stl(terms: Terms, beta: Tensor | float) -> Tensor:
 
 
 def renyi(terms: Terms, beta: Tensor | float, alpha: float) -> Tensor:
-    r"""Returns the variational Renyi bound.
+    r"""The variational Renyi bound; at alpha = 0 the importance-weighted one.
 
     .. math:: \frac{1}{1 - \alpha}
         \log \frac{1}{S} \sum_s w_s^{1 - \alpha}
-
-    At alpha = 0 it is the importance-weighted bound.
-
-    Args:
-        terms: The terms of a minibatch.
-        beta: The weight of the latents' log-densities in the log-weights.
-        alpha: The order, not 1.
 
     References:
         Importance Weighted Autoencoders, Y. Burda, R. Grosse and
@@ -76,9 +65,9 @@ def renyi(terms: Terms, beta: Tensor | float, alpha: float) -> Tensor:
 
 
 def dreg(terms: Terms, beta: Tensor | float) -> Tensor:
-    r"""Returns the importance-weighted bound, doubly reparameterized.
+    r"""The importance-weighted bound, doubly reparameterised.
 
-    Its gradient in theta is that of the bound, and its gradient in phi is
+    Its gradient in theta is the bound's own, and in phi
 
     .. math:: \sum_s \tilde{w}_s^2 \,
         \frac{\partial \log w_s}{\partial z_s} \nabla_\phi z_s, \quad
@@ -99,20 +88,16 @@ def dreg(terms: Terms, beta: Tensor | float) -> Tensor:
 def free_bits(
     terms: Terms, beta: Tensor | float, nats: float, kl: DimensionKL
 ) -> Tensor:
-    r"""Returns the ELBO with a floor under the KL of each latent dimension.
+    r"""The ELBO with a floor under each dimension's KL.
 
     .. math:: \frac{1}{S} \sum_s \log p(x \mid z_s) - \beta \sum_{p=1}^P
         \max(\lambda, \frac{1}{B} \sum_b KL_{bp})
 
     Args:
-        terms: The terms of a minibatch.
+        terms: The minibatch's.
         beta: The weight of the KL.
-        nats: lambda, the floor for each latent dimension, in nats.
-        kl: `kl(latent)` is the KL of each dimension of a latent site,
-            `(..., B, P)`, in nats.
-
-    Raises:
-        ValueError: If the dimensions of a latent site are not independent.
+        nats: lambda, for each latent dimension.
+        kl: The KL by dimension, `(..., B, P)`, of a latent.
 
     References:
         Improved Variational Inference with Inverse Autoregressive Flow,
@@ -126,49 +111,38 @@ def free_bits(
 
 
 def sampled_dimension_kl(latent: Latent) -> Tensor:
-    """Returns log q - log p of each dimension, `(..., B, P)`, in nats.
-
-    Raises:
-        ValueError: If the dimensions are not independent.
-    """
+    """Returns log q - log p by dimension, `(..., B, P)`."""
     q, p = _factors(latent)
     return q.log_prob(latent.z) - p.log_prob(latent.z)
 
 
 def analytic_dimension_kl(latent: Latent) -> Tensor:
-    """Returns the KL of each dimension in closed form, `(..., B, P)`, in nats.
-
-    Raises:
-        ValueError: If the dimensions are not independent, or if the KL has no
-            closed form.
-    """
+    """Returns the KL by dimension in closed form, `(..., B, P)`."""
     return compute_kl(*_factors(latent))
 
 
-def _factors(latent: Latent) -> list[Distribution]:
-    """Returns guide and prior as distributions of the single dimensions."""
-    factors: list[Distribution] = []
+def _factors(latent: Latent) -> list[dist.Distribution]:
+    """The distributions of the single dimensions, of the guide and prior."""
     for whose, whole in (("guide", latent.q), ("prior", latent.p)):
-        if not (
+        is_factorised = (
             isinstance(whole, torch.distributions.Independent)
             and whole.reinterpreted_batch_ndims == 1
             and not whole.base_dist.event_shape
-        ):
+        )
+        if not is_factorised:
             raise ValueError(
-                f"free_bits was given, but the {whose} is "
+                f"--free-bits was given, but the {whose} is "
                 f"{type(whole).__name__}; expected independent dimensions, "
-                "each with a KL of its own: leave it out"
+                "for each its own KL: leave it out"
             )
-        factors.append(whole.base_dist)
-    return factors
+    return [latent.q.base_dist, latent.p.base_dist]
 
 
 def _log_mean_exp(values: Tensor) -> Tensor:
-    """Returns the logarithm of the mean of exponentials, over dimension 0."""
     return values.logsumexp(0) - math.log(len(values))
 
 
 def _scale_gradient(z: Tensor, weight: Tensor) -> None:
-    """Multiplies the gradient that flows back into z by weights `(S, B)`."""
+    """Multiplies what flows back into z by weights `(S, B)`."""
     weight = weight.view(z.shape[:-1]).unsqueeze(-1)
     z.register_hook(lambda gradient: weight * gradient)

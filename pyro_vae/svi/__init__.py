@@ -1,19 +1,13 @@
-"""One optimization step of any Pyro pair: Pyro's SVI, and its compiled twin."""
+"""One optimisation step: Pyro's SVI, and its compiled twin."""
 
-from pyro_vae.svi.compiled import CompiledSVI
+from pyro_vae.svi.compiled import LOSSES, CompiledSVI, can_compile
 from pyro_vae.svi.eager import (
     NonFiniteLossError,
     find_nonfinite_site,
     make_svi,
 )
-from pyro_vae.svi.estimator import LOSSES, ReportingELBO, can_compile
-from pyro_vae.svi.graphs import (
-    CompilationError,
-    DynamicPairError,
-    compile_graph,
-)
+from pyro_vae.svi.graphs import CompilationError, DynamicPairError, compile
 from pyro_vae.svi.optimizers import (
-    clip_gradients,
     load_optimizer_state,
     optimizer_state,
     set_learning_rate,
@@ -25,10 +19,8 @@ __all__ = [
     "CompiledSVI",
     "DynamicPairError",
     "NonFiniteLossError",
-    "ReportingELBO",
     "can_compile",
-    "clip_gradients",
-    "compile_graph",
+    "compile",
     "find_nonfinite_site",
     "load_optimizer_state",
     "make_svi",

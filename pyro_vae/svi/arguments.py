@@ -1,75 +1,52 @@
-"""The arguments of a step, as a graph sees them: tensors and plain values."""
+"""The arguments of a step, as a graph sees them: tensors, and all else."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from pyro_vae.svi.compat import flatten, unflatten
+from torch.utils import _pytree as pytree
 
 _PLAIN = {bool, int, float, str, type(None), torch.dtype, torch.device}
 
 
 class Arguments:
-    """The arguments of one step, taken apart into tensors and plain values.
-
-    Args:
-        args: The positional arguments.
-        kwargs: The arguments by name.
-        params: The parameters, which come before the arguments' tensors among
-            a graph's inputs. An argument may be one of them.
-
-    Attributes:
-        tensors: The arguments' tensors, without parameters, each one once.
-        key: A value to compare: arguments with the same key have one graph.
-
-    Raises:
-        ValueError: If an argument is neither a tensor nor a plain value.
-    """
+    """The arguments of one step, taken apart: tensors, and all else."""
 
     def __init__(self, args: tuple, kwargs: dict, params: list[Tensor]):
-        leaves, self._spec = flatten((args, kwargs))
+        leaves, self.spec = pytree.tree_flatten((args, kwargs))
         places = {id(param): index for index, param in enumerate(params)}
         self.tensors: list[Tensor] = []
-        self._slots: list[tuple[bool, Any]] = []  # (is a tensor, its place)
+        self.slots: list[tuple[bool, Any]] = []
         signature = []
         for leaf in leaves:
             if not isinstance(leaf, Tensor):
-                self._slots.append((False, leaf))
+                self.slots.append((False, leaf))
                 continue
             if id(leaf) not in places:  # one tensor given twice is one input
                 places[id(leaf)] = len(params) + len(self.tensors)
                 self.tensors.append(leaf.contiguous())
             place = places[id(leaf)]
-            self._slots.append((True, place))
+            self.slots.append((True, place))
             signature.append((leaf.shape, leaf.dtype, leaf.device, place))
         values = tuple(
             (type(slot), slot)
-            for is_tensor, slot in self._slots
+            for is_tensor, slot in self.slots
             if not is_tensor
         )
-        _check_plain(values)
-        order = tuple(is_tensor for is_tensor, _ in self._slots)
-        self.key = (self._spec, tuple(signature), order, values)
+        for kind, value in values:
+            if kind not in _PLAIN:
+                raise ValueError(
+                    f"an argument of the step is {value!r}, a {kind.__name__}; "
+                    "expected tensors, numbers, strings, None, and lists, "
+                    "tuples and dictionaries of them"
+                )
+        order = tuple(is_tensor for is_tensor, _ in self.slots)
+        self.key = (self.spec, tuple(signature), order, values)
 
     def rebuild(self, tensors: tuple[Tensor, ...]) -> tuple[tuple, dict]:
-        """Returns `(args, kwargs)` with a graph's inputs as their tensors.
-
-        Args:
-            tensors: The parameters, and tensors in the order of `tensors`.
-        """
+        """Puts the arguments together again, of a graph's inputs."""
         leaves = [
             tensors[slot] if is_tensor else slot
-            for is_tensor, slot in self._slots
+            for is_tensor, slot in self.slots
         ]
-        return unflatten(leaves, self._spec)
-
-
-def _check_plain(values: tuple[tuple[type, Any], ...]) -> None:
-    for kind, value in values:
-        if kind not in _PLAIN:
-            raise ValueError(
-                f"an argument of the step is {value!r}, a {kind.__name__}; "
-                "expected tensors, numbers, strings, None, and lists, "
-                "tuples and dictionaries of them"
-            )
+        return pytree.tree_unflatten(leaves, self.spec)

@@ -1,8 +1,7 @@
-"""Pyro's own SVI, made to say where a loss stops being finite."""
+"""Pyro's own SVI, and what it says of a loss that is not finite."""
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import pyro
 import torch
@@ -10,8 +9,7 @@ from pyro import poutine
 from pyro.infer import ELBO, SVI
 from pyro.optim import PyroOptim
 
-from pyro_vae.svi.compat import get_unconstrained
-from pyro_vae.svi.optimizers import clip_gradients
+from pyro_vae.svi.clipping import clip_gradients
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -30,24 +28,21 @@ def make_svi(
     Args:
         model: A Pyro model.
         guide: Its guide.
-        optim: A Pyro optimizer.
+        optim: A Pyro optimiser.
         loss: A Pyro ELBO estimator.
         clip_norm: The largest norm of all gradients together; by default they
             are left as they are.
 
     Returns:
-        An SVI, whose `step` raises `NonFiniteLossError`, naming the site,
-        before the optimizer touches a parameter.
+        SVI, whose `step` raises `NonFiniteLossError`, naming the site, before
+        the optimiser touches a parameter.
     """
 
-    estimator: Any = loss  # ELBO does not declare what its subclasses have
-
-    def loss_and_grads(
-        model: Callable, guide: Callable, *args: Any, **kwargs: Any
-    ) -> float:
+    def loss_and_grads(model, guide, *args, **kwargs):
         with poutine.trace(param_only=True) as capture:
-            value = estimator.loss_and_grads(model, guide, *args, **kwargs)
-        params = get_unconstrained(capture.trace)
+            value = loss.loss_and_grads(model, guide, *args, **kwargs)
+        sites = capture.trace.nodes.values()
+        params = [site["value"].unconstrained() for site in sites]
         if not math.isfinite(value):
             for param in params:
                 param.grad = None
@@ -57,21 +52,15 @@ def make_svi(
         return value
 
     return SVI(
-        model,
-        guide,
-        optim,
-        loss=estimator.loss,
-        loss_and_grads=loss_and_grads,
+        model, guide, optim, loss=loss.loss, loss_and_grads=loss_and_grads
     )
 
 
 @torch.no_grad()
 def find_nonfinite_site(
-    model: Callable, guide: Callable, *args: Any, **kwargs: Any
+    model: Callable, guide: Callable, *args, **kwargs
 ) -> str:
     """Runs a pair once more and says where it stops being finite.
-
-    Random states are left as they were.
 
     Returns:
         Words that follow "the loss is not finite".
@@ -80,9 +69,7 @@ def find_nonfinite_site(
         return _find_nonfinite_site(model, guide, *args, **kwargs)
 
 
-def _find_nonfinite_site(
-    model: Callable, guide: Callable, *args: Any, **kwargs: Any
-) -> str:
+def _find_nonfinite_site(model: Callable, guide: Callable, *args, **kwargs):
     guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
     model_trace = poutine.trace(poutine.replay(model, guide_trace)).get_trace(
         *args, **kwargs

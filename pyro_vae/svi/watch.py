@@ -1,36 +1,15 @@
 """What a recorded graph takes for granted, and whether it still holds."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
 
 from pyro import get_param_store
 from torch import Tensor, nn
 
-from pyro_vae.svi.compat import (
-    get_module_tables,
-    register_module_forward_pre_hook,
-)
-
-
-def copy_buffers(modules: Iterable[nn.Module]) -> list[tuple[Tensor, Tensor]]:
-    """Returns the modules' own buffers, each with a copy of its value."""
-    return [
-        (buffer, buffer.clone())
-        for module in modules
-        for buffer in module.buffers(recurse=False)
-    ]
+from pyro_vae.svi.graphs import buffer_copies
 
 
 class ModuleCalls:
-    """Collects the modules that a pair calls within a `with` block.
-
-    Args:
-        parts: The model and the guide: a module, a method of one, or any other
-            callable, whose modules are known by their calls alone.
-
-    Attributes:
-        buffers: Each buffer and a copy of its value before the first call.
-    """
+    """Collects the modules that a pair calls, and their buffers before."""
 
     def __init__(self, *parts: Callable):
         self._found: dict[int, nn.Module] = {}
@@ -42,64 +21,68 @@ class ModuleCalls:
                     self._note(module)
 
     def modules(self) -> list[nn.Module]:
-        """Returns the modules that were called or that the pair belongs to."""
+        """Those called, and those that the pair is or belongs to."""
         return list(self._found.values())
 
     def __enter__(self) -> "ModuleCalls":
-        self._hook = register_module_forward_pre_hook(
-            lambda module, _: self._note(module)
-        )
+        register = nn.modules.module.register_module_forward_pre_hook
+        self._hook = register(lambda module, _: self._note(module))
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_) -> None:
         self._hook.remove()
 
     def _note(self, module: nn.Module) -> None:
         if id(module) not in self._found:
             self._found[id(module)] = module
-            self.buffers += copy_buffers([module])
+            self.buffers += buffer_copies([module])
 
 
 class Watch:
-    """The parameters and modules that a recorded graph takes for granted.
-
-    Args:
-        modules: The modules that the pair calls.
-        names: The names of its parameters in Pyro's store.
-    """
+    """What a recorded graph took for granted of parameters and modules."""
 
     def __init__(self, modules: list[nn.Module], names: list[str]):
         stored = dict(get_param_store().named_parameters())
-        self.modules = modules
-        self._params = [(name, stored[name]) for name in names]
-        self._tables: list[tuple[dict[str, Any], dict[str, Any]]] = [
-            (table, dict(table))
+        self.params = [(name, stored[name]) for name in names]
+        self.modules = [
+            (
+                module,
+                [
+                    (table, dict(table))
+                    for table in (
+                        module._modules,
+                        module._parameters,
+                        module._buffers,
+                    )
+                ],
+            )
             for module in modules
-            for table in get_module_tables(module)
         ]
-        self._trainable = [
+        self.trainable = [
             (param, param.requires_grad)
             for module in modules
-            for param in module.parameters(recurse=False)
+            for param in module._parameters.values()
+            if param is not None
         ]
 
     def modes(self) -> tuple[bool, ...]:
-        """Returns of each module whether it is in training mode."""
-        return tuple([module.training for module in self.modules])
+        """Which modules are in training mode."""
+        return tuple([module.training for module, _ in self.modules])
 
     def holds(self) -> bool:
-        """Returns whether parameters, submodules and buffers are the same."""
+        """Whether parameters, submodules and buffers are still the same."""
         stored = dict(get_param_store().named_parameters())
-        for name, param in self._params:
+        for name, param in self.params:
             if stored.get(name) is not param:
                 return False
-        for param, requires_grad in self._trainable:
+        for param, requires_grad in self.trainable:
             if param.requires_grad is not requires_grad:
                 return False
-        for table, entries in self._tables:
-            if len(table) != len(entries):
-                return False
-            for name, entry in entries.items():
-                if table.get(name) is not entry:
+        for _, tables in self.modules:
+            for table, entries in tables:
+                if len(table) != len(entries):
                     return False
+                for name, entry in entries.items():
+                    if table.get(name) is not entry:
+                        return False
         return True

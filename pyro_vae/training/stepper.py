@@ -1,4 +1,4 @@
-"""Optimization steps, with the engine that a run has."""
+"""Optimisation steps, by the engine that a run has."""
 
 import warnings
 from collections.abc import Iterator
@@ -9,59 +9,61 @@ import torch
 from pyro.infer import SVI
 from torch import Tensor
 
-from pyro_vae.config import FitConfig
+from pyro_vae.config import Config
+from pyro_vae.objectives import AnnealedObjective
 from pyro_vae.svi import (
     CompilationError,
     CompiledSVI,
     DynamicPairError,
     make_svi,
 )
-from pyro_vae.training.objective import AnnealedObjective, Number
 from pyro_vae.vae import VAE
+
+Number = float | Tensor
 
 
 class Stepper:
-    """Takes steps on minibatches, eagerly until `compile_steps` is called.
+    """Takes steps on minibatches, eagerly until `compile` was called.
 
-    The smaller last minibatch of an epoch always steps eagerly: one step in
-    hundreds does not pay for a graph of its own.
+    An epoch's last, smaller minibatch steps eagerly: a step in hundreds does
+    not pay for a graph of its own.
 
     Args:
-        vae: The VAE, on its device.
-        config: How to step.
-        objective: What is maximized.
-        optim: The optimizer.
-        num_data: N, the number of training images.
+        vae: On its device.
+        config: The objective, and how to step.
+        optim: The optimiser.
+        num_data: N, the training images.
+        num_batches: Steps in an epoch.
 
     Attributes:
+        objective: What is maximised.
         engine: `eager` or `compiled`.
     """
 
     def __init__(
         self,
         vae: VAE,
-        config: FitConfig,
-        objective: AnnealedObjective,
+        config: Config,
         optim: pyro.optim.PyroOptim,
         num_data: int,
+        num_batches: int,
     ):
         self.config, self.num_data = config, num_data
-        self.objective = objective
         self._is_cuda = next(vae.parameters()).is_cuda
+        self.objective = AnnealedObjective(config, vae, num_data, num_batches)
         self._clip_norm = None
         if config.gradient_clip is not None:  # the loss is the data set's
             self._clip_norm = config.gradient_clip * num_data
-        self._pair = (vae.model, vae.guide, optim, objective.estimator)
+        self._pair = (vae.model, vae.guide, optim, self.objective.estimator)
         self._eager = make_svi(*self._pair, self._clip_norm)
         self._compiled: CompiledSVI | None = None
 
     @property
     def engine(self) -> str:
-        """The engine that steps are taken with: `eager` or `compiled`."""
         return "eager" if self._compiled is None else "compiled"
 
-    def compile_steps(self) -> None:
-        """Goes on with compiled steps; the first of them compiles."""
+    def compile(self) -> None:
+        """Goes on with compiled steps, whose first one compiles."""
         self._compiled = CompiledSVI(
             *self._pair,
             self.config.matmul_precision,
@@ -72,7 +74,7 @@ class Stepper:
         """Goes on eagerly, unless the compiled engine was asked for.
 
         Raises:
-            Exception: The given error, if it was asked for.
+            Exception: The one given, if it was.
         """
         if self.config.engine == "compiled":
             raise error
@@ -85,13 +87,13 @@ class Stepper:
         """Takes a step.
 
         Args:
-            number: The number of the step, counted from 1.
+            number: Which one, counted from 1.
             x: A minibatch, `(B, D)`.
-            inferred: What model and guide take after the images and N.
+            inferred: What model and guide take beside it and N.
 
         Returns:
-            The minibatch's mean objective and ELBO, in nats. A compiled step
-            on CUDA returns tensors, which the host does not wait for.
+            The minibatch's mean objective and ELBO, in nats: on CUDA, if
+            compiled, as tensors that nobody waits for.
 
         Raises:
             NonFiniteLossError: If the loss is NaN or infinite.
@@ -99,19 +101,20 @@ class Stepper:
         self.objective.set_weight(number)
         is_whole = len(x) == self.config.batch_size
         svi = (self._compiled if is_whole else None) or self._eager
+        arguments = (x, self.num_data, *inferred)
         try:
-            loss = self._take_step(svi, x, *inferred)
+            loss = _take_step(svi, *arguments)
         except (CompilationError, DynamicPairError) as error:
             self.fall_back(error)  # nothing was touched
-            loss = self._take_step(self._eager, x, *inferred)
+            loss = _take_step(self._eager, *arguments)
         return self.objective.read(loss)
 
     @contextmanager
     def matmul_precision(self) -> Iterator[None]:
-        """Sets torch's precision of float32 products for a block.
+        """torch's precision of float32 products, for a block.
 
-        A graph for the CPU has a precision of its own for its large products;
-        the small ones would only lose time to conversions.
+        A graph for the CPU has its own, for its large products; the small ones
+        would only lose time to conversions.
         """
         before = torch.get_float32_matmul_precision()
         if self.engine == "eager" or self._is_cuda:
@@ -121,9 +124,8 @@ class Stepper:
         finally:
             torch.set_float32_matmul_precision(before)
 
-    def _take_step(
-        self, svi: SVI | CompiledSVI, x: Tensor, *inferred: Tensor
-    ) -> Number:
-        if x.is_cuda and isinstance(svi, CompiledSVI):
-            return svi.step_tensor(x, self.num_data, *inferred)
-        return svi.step(x, self.num_data, *inferred)
+
+def _take_step(svi: SVI | CompiledSVI, x: Tensor, *arguments) -> Number:
+    if x.is_cuda and isinstance(svi, CompiledSVI):
+        return svi.step_tensor(x, *arguments)
+    return svi.step(x, *arguments)

@@ -1,1 +1,0 @@
-"""The commands: fit, evaluate, compare."""
