@@ -1,54 +1,118 @@
 """pyro_vae: variational autoencoders as Pyro model/guide pairs."""
 
-from pyro_vae.building import build
-from pyro_vae.config import Config
-from pyro_vae.guides import (
-    DiagonalLaplace,
-    DiagonalNormal,
-    FlowGuide,
-    FullNormal,
+import warnings
+from typing import Any
+
+from pyro_vae.config import (
+    Config,
+    DataConfig,
+    FitConfig,
+    ObjectiveConfig,
+    TrainingConfig,
+    VAEConfig,
+    build,
 )
-from pyro_vae.likelihoods import Bernoulli, ContinuousBernoulli, Gaussian
-from pyro_vae.networks import MLP, ConvDecoder, ConvEncoder
+from pyro_vae.inference import Amortized, EStep, LocalInference, SemiAmortized
 from pyro_vae.objectives import make_objective
-from pyro_vae.priors import (
+from pyro_vae.parts.contracts import AmortizedGuide, Likelihood, Prior
+from pyro_vae.parts.guides import (
+    CategoricalGuide,
+    FlowGuide,
+    FullNormalGuide,
+    LaplaceGuide,
+    MixtureGuide,
+    NormalGuide,
+)
+from pyro_vae.parts.likelihoods import (
+    BernoulliLikelihood,
+    ContinuousBernoulliLikelihood,
+    GaussianLikelihood,
+)
+from pyro_vae.parts.networks import MLP, ConvDecoder, ConvEncoder
+from pyro_vae.parts.priors import (
+    CategoricalPrior,
     FlowPrior,
-    Laplace,
-    Logistic,
+    LaplacePrior,
+    LogisticPrior,
     MixturePrior,
-    StandardNormal,
-    StudentT,
+    NormalPrior,
+    StudentTPrior,
     VampPrior,
 )
+from pyro_vae.runs import load_vae, save_vae
 from pyro_vae.svi import CompiledSVI
 from pyro_vae.training import fit
 from pyro_vae.vae import VAE
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "MLP",
     "VAE",
-    "Bernoulli",
+    "Amortized",
+    "AmortizedGuide",
+    "BernoulliLikelihood",
+    "CategoricalGuide",
+    "CategoricalPrior",
     "CompiledSVI",
     "Config",
-    "ContinuousBernoulli",
+    "ContinuousBernoulliLikelihood",
     "ConvDecoder",
     "ConvEncoder",
-    "DiagonalLaplace",
-    "DiagonalNormal",
+    "DataConfig",
+    "EStep",
+    "FitConfig",
     "FlowGuide",
     "FlowPrior",
-    "FullNormal",
-    "Gaussian",
-    "Laplace",
-    "Logistic",
+    "FullNormalGuide",
+    "GaussianLikelihood",
+    "LaplaceGuide",
+    "LaplacePrior",
+    "Likelihood",
+    "LocalInference",
+    "LogisticPrior",
+    "MixtureGuide",
     "MixturePrior",
-    "StandardNormal",
-    "StudentT",
+    "NormalGuide",
+    "NormalPrior",
+    "ObjectiveConfig",
+    "Prior",
+    "SemiAmortized",
+    "StudentTPrior",
+    "TrainingConfig",
+    "VAEConfig",
     "VampPrior",
     "__version__",
     "build",
     "fit",
+    "load_vae",
     "make_objective",
+    "save_vae",
 ]
+
+_RENAMED = {  # in version 0.2
+    "Bernoulli": "BernoulliLikelihood",
+    "ContinuousBernoulli": "ContinuousBernoulliLikelihood",
+    "DiagonalLaplace": "LaplaceGuide",
+    "DiagonalNormal": "NormalGuide",
+    "FullNormal": "FullNormalGuide",
+    "Gaussian": "GaussianLikelihood",
+    "Laplace": "LaplacePrior",
+    "Logistic": "LogisticPrior",
+    "StandardNormal": "NormalPrior",
+    "StudentT": "StudentTPrior",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Returns what a name of version 0.1 stands for, and warns of it."""
+    if name not in _RENAMED:
+        raise AttributeError(f"module 'pyro_vae' has no attribute {name!r}")
+    new = _RENAMED[name]
+    warnings.warn(
+        f"pyro_vae.{name} is now pyro_vae.{new}; the old name goes with "
+        "version 0.3",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return globals()[new]

@@ -2,14 +2,15 @@
 
 import itertools
 import weakref
-from typing import Any
 
 import pyro
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
-from pyro_vae.distributions import NormalMixture
+from pyro_vae.parts.contracts import AmortizedGuide, check_distribution
+from pyro_vae.parts.distributions import declare_latents
+from pyro_vae.parts.gradient_estimators import GradientEstimator
 
 _count = itertools.count()
 _names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
@@ -44,7 +45,7 @@ def param_names(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _forget(prefix: str) -> None:
-    """Lets go of a dead module's parameters."""
+    """Removes a dead module's parameters from the param store."""
     store = pyro.get_param_store()
     for name in [name for name in store if name.startswith(prefix)]:
         del store[name]
@@ -69,8 +70,8 @@ class Model(nn.Module):
         self,
         x: Tensor,
         num_data: int | None = None,
-        features: Tensor | None = None,
-        ascent: Tensor | None = None,
+        parameters: Tensor | None = None,
+        encoder_gradient: Tensor | None = None,
     ) -> Tensor:
         """Declares p(x, z) for a minibatch and returns z.
 
@@ -79,7 +80,8 @@ class Model(nn.Module):
             num_data: The size N of the data set, if the log-density is to be
                 that of the whole data set, estimated from the minibatch:
                 scaled by N / B.
-            features, ascent: The guide's; not used.
+            parameters: For the guide; the model does not use it.
+            encoder_gradient: For the guide; the model does not use it.
 
         Returns:
             z, `(..., B, P)`.
@@ -89,76 +91,123 @@ class Model(nn.Module):
         """
         announce(self)
         with _data_plate(x, num_data):
-            z = _sample_latents(self.prior(), {})
+            z = declare_latents(self.prior(), {})
             pyro.sample("x", self.likelihood(z), obs=x)
         return z
 
 
 class Guide(nn.Module):
-    r"""The amortised guide as a Pyro callable: sample site `z`.
+    r"""The amortized guide as a Pyro callable: sample site `z`.
 
     .. math:: z \sim q(z \mid x)
 
     Args:
-        distribution: `distribution(x)` is q(z | x).
-        gradient: How its parameters get their gradient, of `gradients`. It
-            marks the site for Pyro; nobody has to remember enumeration.
+        distribution: `distribution(x)` is q(z | x); an `AmortizedGuide`, or a
+            plain module.
+        gradient: How its parameters get their gradient. It marks the site for
+            Pyro, so that nobody has to remember enumeration.
     """
 
-    def __init__(self, distribution: nn.Module, gradient: nn.Module):
+    def __init__(self, distribution: nn.Module, gradient: GradientEstimator):
         super().__init__()
         self.distribution = distribution
         self.gradient = gradient
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The network g(x, phi), `(B, D)` to `(B, F)`.
+
+        Raises:
+            ValueError: If the guide is no `AmortizedGuide`.
+        """
+        return self._amortized().encoder
+
+    @property
+    def num_parameters(self) -> int:
+        """F, the number of unconstrained parameters for each image.
+
+        Raises:
+            ValueError: If the guide is no `AmortizedGuide`, or its encoder
+                does not tell its `out_features`.
+        """
+        return self._amortized().num_parameters
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Returns the unconstrained parameters lambda of images `(B, D)`.
+
+        Returns:
+            `(B, F)`.
+
+        Raises:
+            ValueError: If the guide is no `AmortizedGuide`.
+        """
+        return self._amortized().encoder(x)
+
+    def family(self, parameters: Tensor) -> Distribution:
+        """Returns the member of the guide's family with parameters `(..., F)`.
+
+        Raises:
+            ValueError: If the guide is no `AmortizedGuide`.
+        """
+        return self._amortized().family(parameters)
+
+    def infer(self, x: Tensor) -> Distribution:
+        """Returns q(z | x) by the encoder: batch `(B,)`, event `(P,)`.
+
+        Raises:
+            ValueError: If the module returns no distribution.
+        """
+        return check_distribution(
+            self.distribution(x),
+            f"guide {type(self.distribution).__name__}",
+            "q(z | x)",
+        )
 
     def forward(
         self,
         x: Tensor,
         num_data: int | None = None,
-        features: Tensor | None = None,
-        ascent: Tensor | None = None,
+        parameters: Tensor | None = None,
+        encoder_gradient: Tensor | None = None,
     ) -> Tensor:
-        """Declares q(z | x) for a minibatch.
+        """Declares q(z | x) for a minibatch and returns z.
 
         Args:
             x: Images, `(B, D)`.
-            num_data: N, as in `Model`.
-            features: The images' own parameters of the family, `(B, F)`, in
-                the place of what the encoder makes of them.
-            ascent: With them, the gradient of the ELBO where the encoder
-                stands, `(B, F)`, which the encoder is to follow. Else it is
-                not trained.
+            num_data: The size N of the data set, as in `Model`.
+            parameters: The images' own parameters of the family, `(B, F)`, in
+                place of the encoder's output.
+            encoder_gradient: With `parameters`, the gradient of the ELBO at
+                the encoder's output, `(B, F)`, for the encoder to follow.
+                Without it the encoder is not trained.
 
         Returns:
             z, `(..., B, P)`.
         """
-        if features is None or ascent is not None:
+        if parameters is None or encoder_gradient is not None:
             announce(self)
         with _data_plate(x, num_data):
             weight = (num_data or len(x)) / len(x)
-            if features is None:
-                q = self.distribution(x)
-            else:
-                q = self.distribution.family(features)
-            if ascent is not None:
-                follow = (self.distribution.encoder(x) * ascent).sum(-1)
-                # Of value zero: it adds its gradient to that of the ELBO.
+            q = self.infer(x) if parameters is None else self.family(parameters)
+            if encoder_gradient is not None:
+                follow = (self.encode(x) * encoder_gradient).sum(-1)
+                # Its value is zero: it adds its gradient to the ELBO's.
                 zero = follow.detach() - follow
                 pyro.factor("encoder", zero, has_rsample=True)
-            return _sample_latents(*self.gradient(q, x, weight))
+            return declare_latents(*self.gradient(q, x, weight))
 
-
-def _sample_latents(
-    distribution: dist.Distribution, infer: dict[str, Any]
-) -> Tensor:
-    """Declares the site `z`, after its component, `y`, if it has one."""
-    if isinstance(distribution, NormalMixture):
-        y = pyro.sample("y", distribution.mixture_distribution, infer=infer)
-        return pyro.sample("z", distribution.given(y))
-    return pyro.sample("z", distribution, infer=infer)
+    def _amortized(self) -> AmortizedGuide:
+        if isinstance(self.distribution, AmortizedGuide):
+            return self.distribution
+        raise ValueError(
+            f"the guide is {type(self.distribution).__name__}; expected an "
+            "AmortizedGuide, with an encoder and family(parameters): use one "
+            "of pyro_vae.parts.guides, or derive your own from AmortizedGuide"
+        )
 
 
 def _data_plate(x: Tensor, num_data: int | None) -> pyro.plate:
-    """The plate of the images, the rightmost dimension of every site."""
+    """Returns the plate of the images, the rightmost dimension of all sites."""
     size = len(check_images(x))
     if num_data is not None and num_data < size:
         raise ValueError(
@@ -173,7 +222,7 @@ def check_images(x: Tensor) -> Tensor:
     """Returns images as they are.
 
     Raises:
-        ValueError: If they are not a batch of flattened ones, `(B, D)`.
+        ValueError: If they are not a batch of flattened images, `(B, D)`.
     """
     if x.dim() != 2:
         raise ValueError(

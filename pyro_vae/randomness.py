@@ -1,4 +1,4 @@
-"""Random numbers that depend on a seed alone, and leave others as they were."""
+"""Random streams that depend on a seed and a number alone."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +12,12 @@ from torch import Tensor
 def random_stream(
     seed: int, stream: int, device: torch.device
 ) -> Iterator[None]:
-    """Seeds torch's generators for a block, and puts them back after it.
+    """Seeds torch's generators for a block, and restores their states after it.
 
     Args:
-        seed: A run's seed.
-        stream: Which of its independent streams: 0 for evaluations, e for the
-            training of epoch e.
+        seed: The seed of a run.
+        stream: The number of one of its independent streams: 0 for
+            evaluations, e for the training of epoch e.
         device: The device whose generator is seeded, beside the CPU's.
     """
     number = np.random.SeedSequence((seed, stream)).generate_state(1, np.uint64)
@@ -31,14 +31,19 @@ def random_stream(
 
 
 def get_random_state(device: torch.device) -> Tensor:
-    """Returns the state of a device's generator."""
+    """Returns the state of a device's generator, a tensor of bytes."""
     if device.type == "cuda":
         return torch.cuda.get_rng_state(device)
     return torch.get_rng_state()
 
 
 def set_random_state(state: Tensor, device: torch.device) -> None:
-    """Puts a device's generator into a state that `get_random_state` gave."""
+    """Sets a device's generator to a state.
+
+    Args:
+        state: What `get_random_state` returned for such a device.
+        device: The device.
+    """
     if device.type == "cuda":
         torch.cuda.set_rng_state(state, device)
     else:

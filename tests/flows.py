@@ -4,7 +4,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from pyro_vae.flows import Couplings
+from pyro_vae.parts.flows import Couplings
 
 Module = TypeVar("Module", bound=nn.Module)
 

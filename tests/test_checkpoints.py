@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import save_file
 
 from pyro_vae import checkpoints
-from pyro_vae.checkpoints import (
+from pyro_vae.runs.files import (
     CHECKPOINT,
     PREVIOUS,
     FileError,

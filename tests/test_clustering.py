@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from pyro_vae.clustering import cluster_scores
+from pyro_vae.evaluation.clustering import cluster_scores
 
 
 def test_a_perfect_clustering_under_other_names():

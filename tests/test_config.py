@@ -3,7 +3,7 @@ from dataclasses import FrozenInstanceError, asdict, replace
 import pytest
 import torch
 
-from pyro_vae import Config, DiagonalLaplace, Laplace, build
+from pyro_vae import Config, LaplaceGuide, LaplacePrior, build
 
 
 def test_the_defaults_are_the_assignments():
@@ -29,9 +29,9 @@ def test_every_choice_reaches_the_vae():
         init_std=1e-3,
     )
     vae = build(config, data_dim=64)
-    assert isinstance(vae.prior, Laplace)
+    assert isinstance(vae.prior, LaplacePrior)
     assert vae.prior.scale.tolist() == [0.3] * 3
-    assert isinstance(vae.guide.distribution, DiagonalLaplace)
+    assert isinstance(vae.guide.distribution, LaplaceGuide)
     assert torch.allclose(vae.likelihood.scale, torch.full((64,), 0.2))
     decoder = vae.likelihood.decoder.layers
     assert [layer.out_features for layer in decoder[::2][:3]] == [5, 7, 64]

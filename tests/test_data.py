@@ -83,7 +83,7 @@ def test_mnist_is_held_to_its_checksums(fake_raw):
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "kmnist"])
 def test_no_data_and_no_network(tmp_path, name):
-    with pytest.raises(DataUnavailableError, match=r"--data-dir or PYRO_VAE"):
+    with pytest.raises(DataUnavailableError, match="set PYRO_VAE_DATA to"):
         load(name, tmp_path)
 
 
@@ -190,12 +190,12 @@ def test_minibatches_cover_the_data_once():
     assert torch.equal(seen.sort().values, torch.arange(10))
 
 
-def test_binary_images_are_white_as_often_as_the_grey_ones_are_bright(digits):
-    grey = digits.train[:1].expand(20_000, 64)
-    drawn = draw_binary(grey)
-    assert drawn.dtype == grey.dtype and set(drawn.unique().tolist()) == {0, 1}
-    chosen = (grey[0] > 0) & (grey[0] < 1)
-    assert_mean(drawn[:, chosen], grey[0, chosen])
+def test_binary_images_are_white_as_often_as_the_gray_ones_are_bright(digits):
+    gray = digits.train[:1].expand(20_000, 64)
+    drawn = draw_binary(gray)
+    assert drawn.dtype == gray.dtype and set(drawn.unique().tolist()) == {0, 1}
+    chosen = (gray[0] > 0) & (gray[0] < 1)
+    assert_mean(drawn[:, chosen], gray[0, chosen])
     assert torch.equal(draw_binary(drawn), drawn)
 
 
@@ -216,8 +216,8 @@ def test_what_is_drawn_once_is_drawn_the_same_for_all_runs(digits):
 
 def test_a_static_draw_is_a_fair_one(digits):
     first = digits.binarize("static")
-    for drawn, grey in ((first.train, digits.train), (first.test, digits.test)):
-        chosen = (grey > 0) & (grey < 1)
-        deviation = (drawn - grey)[chosen] / (grey * (1 - grey))[chosen].sqrt()
+    for drawn, gray in ((first.train, digits.train), (first.test, digits.test)):
+        chosen = (gray > 0) & (gray < 1)
+        deviation = (drawn - gray)[chosen] / (gray * (1 - gray))[chosen].sqrt()
         assert_mean(deviation, 0.0)
         assert_mean(deviation.square(), 1.0)

@@ -13,9 +13,9 @@ from torch import nn
 from pyro_vae import (
     VAE,
     Config,
-    DiagonalNormal,
-    Gaussian,
-    StandardNormal,
+    GaussianLikelihood,
+    NormalGuide,
+    NormalPrior,
     build,
 )
 from pyro_vae.evaluation import (
@@ -53,7 +53,7 @@ def linear_vae(latent_dim=2, exact=False):
         decoder.weight.data = axes * torch.arange(1.0, latent_dim + 1)
     encoder = nn.Linear(D, 2 * latent_dim)
     nn.init.normal_(encoder.weight, std=0.1)
-    guide = DiagonalNormal(encoder)
+    guide = NormalGuide(encoder)
     if exact:
         covariance = posterior(decoder.weight, torch.zeros(1, D))[1]
         gain = covariance @ decoder.weight.T / NOISE**2
@@ -62,8 +62,8 @@ def linear_vae(latent_dim=2, exact=False):
         encoder.weight.data[latent_dim:] = 0
         scale = covariance.diagonal().sqrt() - guide.min_scale
         encoder.bias.data[latent_dim:] = scale.expm1().log()
-    likelihood = Gaussian(decoder, "fixed", NOISE)
-    return VAE(StandardNormal(latent_dim), likelihood, guide)
+    likelihood = GaussianLikelihood(decoder, "fixed", NOISE)
+    return VAE(NormalPrior(latent_dim), likelihood, guide)
 
 
 def posterior(weight, residual):
@@ -349,9 +349,9 @@ def test_a_fit_reaches_the_maximum_likelihood_of_probabilistic_pca():
     best = best_log_likelihood(x, 2)
     decoder, encoder = Linear(), nn.Linear(D, 4)
     vae = VAE(
-        StandardNormal(2),
-        Gaussian(decoder, "shared", 1.0),
-        DiagonalNormal(encoder),
+        NormalPrior(2),
+        GaussianLikelihood(decoder, "shared", 1.0),
+        NormalGuide(encoder),
     )
     assert vae.compute_elbo(x, 100).mean() < best - 1
     objective = make_objective(vae, "analytic-kl", num_particles=4)

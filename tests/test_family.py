@@ -16,8 +16,8 @@ from pyro_vae.config import (
     OF_COMPONENTS,
     SCALED,
 )
-from pyro_vae.distributions import center
 from pyro_vae.objectives import make_objective
+from pyro_vae.parts.distributions import center
 from tests.flows import bend
 from tests.statistics import z_limit
 
@@ -74,7 +74,7 @@ def check(vae, folder):
         if torch.equal(parameter, before[name])
     ]
     vae.save(folder)
-    for other in (VAE.load(folder), copy.deepcopy(vae)):
+    for other in (load_vae(folder), copy.deepcopy(vae)):
         elbos = []
         for one in (vae, other):
             torch.manual_seed(1)
@@ -170,5 +170,5 @@ def test_an_older_recipe_without_the_new_choices_loads(tmp_path):
     }
     vae.save(tmp_path)
     x = torch.rand(2, 64)
-    loaded = VAE.load(tmp_path)
+    loaded = load_vae(tmp_path)
     assert torch.equal(loaded.reconstruct(x), vae.reconstruct(x))

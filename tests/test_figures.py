@@ -1,9 +1,16 @@
+import amortization_figure
+import benchmark_figure
+import gradient_estimators_figure
 import numpy as np
+import pandas as pd
 import pytest
 
 from pyro_vae import figures
 
-RNG = np.random.default_rng(0)
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
 
 
 def sheet(figure):
@@ -11,19 +18,45 @@ def sheet(figure):
     return np.asarray(image.get_array())
 
 
-def test_images_stand_in_rows_upright():
-    images = np.zeros((6, 20))
-    images[4, 0] = 1.0  # the upper left pixel of the second row's second image
+def test_images_stand_in_rows_upright(rng):
+    images = rng.random((6, 20))
     figure = figures.image_grid(images, (4, 5), columns=3, title="Six")
     drawn = sheet(figure)
-    assert drawn.shape == (2 * 5, 3 * 6)
-    assert drawn[5, 6] == 1 and drawn[5, 7] == 0
+    gap = 1
+    assert drawn.shape == (2 * (4 + gap) + gap, 3 * (5 + gap) + gap)
+    for index, image in enumerate(images):
+        row, column = divmod(index, 3)
+        top, left = gap + row * (4 + gap), gap + column * (5 + gap)
+        part = drawn[top : top + 4, left : left + 5]
+        assert np.array_equal(part, image.reshape(4, 5))
+    is_white = drawn == 1
+    assert is_white[:: 4 + gap].all() and is_white[:, :: 5 + gap].all()
     assert figure.axes[0].get_title() == "Six"
 
 
-def test_coloured_images():
-    figure = figures.image_grid(RNG.random((4, 48)), (4, 4, 3), 2, "Colour")
-    assert sheet(figure).shape == (10, 10, 3)
+def test_values_beyond_the_unit_interval_are_clipped():
+    images = np.array([[-1.0, 0.25, 0.5, 2.0]])
+    drawn = sheet(figures.image_grid(images, (2, 2), 2, "Clipped"))
+    assert drawn[1:3, 1:3].tolist() == [[0, 0.25], [0.5, 1]]
+
+
+def test_images_in_color(rng):
+    images = rng.random((4, 48))
+    drawn = sheet(figures.image_grid(images, (4, 4, 3), 2, "Color"))
+    assert drawn.shape == (11, 11, 3)
+    assert np.array_equal(drawn[6:10, 1:5], images[2].reshape(4, 4, 3))
+
+
+@pytest.mark.parametrize("channels", [(), (3,)])
+@pytest.mark.parametrize("count", [1, 2, 4, 5])
+def test_a_row_that_is_not_full_is_white(count, channels):
+    shape = (4, 5, *channels)
+    images = np.zeros((count, int(np.prod(shape))))
+    drawn = sheet(figures.image_grid(images, shape, 4, "Few"))
+    rows = -(-count // 4)
+    assert drawn.shape == (rows * 5 + 1, 4 * 6 + 1, *channels)
+    assert (drawn == 0).sum() == images.size
+    assert (drawn[-5:, 1 + 6 * ((count - 1) % 4 + 1) :] == 1).all()
 
 
 def test_the_manifold_grows_to_the_right_and_upwards():
@@ -47,23 +80,43 @@ def test_the_manifold_grows_to_the_right_and_upwards():
     assert axes.get_ylabel() == "$z_2$" and axes.get_xlabel() == "$z_1$"
 
 
-def test_beyond_two_dimensions_the_plane_is_that_of_the_components():
-    along, across = RNG.normal(size=(2, 500, 1))
+@pytest.mark.parametrize("shape", [(8, 8), (28, 28), (6, 9), (28, 28, 3)])
+def test_ticks_of_the_manifold_point_at_the_centers_of_images(shape):
+    z = np.array([[-3.0, -1.0], [2.0, 4.0]])
+
+    def generate(latents):
+        return np.zeros((len(latents), int(np.prod(shape))))
+
+    axes = figures.manifold(generate, z, shape, size=5).axes[0]
+    drawn = np.asarray(axes.get_images()[0].get_array())
+    is_black = (drawn == 0).reshape(*drawn.shape[:2], -1).all(-1)
+    for ticks, black, side in (
+        (axes.get_xticks(), is_black.any(0), shape[1]),
+        (axes.get_yticks(), is_black.any(1), shape[0]),
+    ):
+        pixels = np.flatnonzero(black).reshape(5, side)
+        assert np.allclose(ticks, pixels.mean(1))
+
+
+def test_beyond_two_dimensions_the_plane_is_that_of_the_components(rng):
+    along, across = rng.normal(size=(2, 500, 1))
     directions = np.array([[3.0, 4.0, 0.0], [0.0, 0.0, 1.0]]) / [[5.0], [1.0]]
     center = np.array([1.0, 2.0, 3.0])
     z = center + 5 * along * directions[0] + across * directions[1]
     plane = figures.latent_plane(z)
-    assert np.allclose(np.abs(plane.axes @ directions.T), np.eye(2), atol=0.05)
+    assert np.allclose(
+        np.abs(plane.directions @ directions.T), np.eye(2), atol=0.05
+    )
     assert np.allclose(plane.lift(plane.project(z)), z)
     figure = figures.latent_scatter(z, None)
     assert "principal component" in figure.axes[0].get_title()
     assert figure.axes[0].get_xlabel() == "first principal component"
-    figure = figures.manifold(lambda z: RNG.random((len(z), 4)), z, (2, 2), 3)
+    figure = figures.manifold(lambda z: rng.random((len(z), 4)), z, (2, 2), 3)
     assert "principal component" in figure.axes[0].get_title()
 
 
-def test_one_dimension():
-    z = RNG.normal(size=(50, 1))
+def test_one_dimension(rng):
+    z = rng.normal(size=(50, 1))
     seen = []
     figures.manifold(lambda z: seen.append(z) or z[:, [0] * 4], z, (2, 2), 4)
     assert np.allclose(seen[0][:, 0], np.linspace(z.min(), z.max(), 4))
@@ -71,9 +124,9 @@ def test_one_dimension():
     assert figure.axes[0].get_ylabel() == "label"
 
 
-def test_points_have_the_colour_of_their_label_in_the_legend():
+def test_points_have_the_color_of_their_label_in_the_legend(rng):
     labels = np.array([7, 3, 3, 7, 9])
-    figure = figures.latent_scatter(RNG.normal(size=(5, 2)), labels)
+    figure = figures.latent_scatter(rng.normal(size=(5, 2)), labels)
     axes = figure.axes[0]
     colors = axes.collections[0].get_facecolors()[:, :3]
     legend = axes.get_legend()
@@ -103,14 +156,14 @@ def test_the_elbo_curves_leave_out_the_untrained_model():
     assert len(figures.elbo_curves(records(epochs=1)).axes[0].get_lines()) == 2
 
 
-def trace(offset, epochs=4):
+def history(offset, epochs=4):
     rows = records(offset, epochs)
     return {key: np.array([row[key] for row in rows]) for key in rows[0]}
 
 
 def test_runs_of_a_group_become_a_mean_and_a_band():
-    groups = {"a": [trace(0), trace(2, epochs=6)], "b": [trace(1)]}
-    epochs, seconds = figures.compare_traces(groups).axes
+    groups = {"a": [history(0), history(2, epochs=6)], "b": [history(1)]}
+    epochs, seconds = figures.compare_histories(groups).axes
     first, second = epochs.get_lines()
     assert first.get_ydata().tolist() == [2, 3, 4]  # the common epochs
     assert second.get_ydata().tolist() == [2, 3, 4]
@@ -119,7 +172,135 @@ def test_runs_of_a_group_become_a_mean_and_a_band():
     assert first.get_label() == "a (2)"
 
 
-@pytest.mark.parametrize("count", [25])
-def test_many_labels_get_a_colour_bar(count):
-    figure = figures.latent_scatter(RNG.normal(size=(count, 2)), range(count))
-    assert len(figure.axes) == 2
+@pytest.mark.parametrize(("count", "has_color_bar"), [(20, 0), (21, 1)])
+def test_many_labels_get_a_color_bar(rng, count, has_color_bar):
+    points, labels = rng.normal(size=(count, 2)), np.arange(count)
+    figure = figures.latent_scatter(points, labels)
+    assert len(figure.axes) == 1 + has_color_bar
+    assert (figure.axes[0].get_legend() is None) == has_color_bar
+
+
+def test_a_component_is_an_ellipse_of_two_standard_deviations(rng):
+    components = np.array([[1.0, 2.0]]), np.array([[0.5, 3.0]])
+    figure = figures.latent_scatter(rng.normal(size=(9, 2)), None, components)
+    (drawn,) = figure.axes[0].patches
+    corners = drawn.get_patch_transform().transform(drawn.get_path().vertices)
+    assert np.allclose(corners.min(0), [1 - 2 * 0.5, 2 - 2 * 3.0])
+    assert np.allclose(corners.max(0), [1 + 2 * 0.5, 2 + 2 * 3.0])
+
+
+def test_states_are_stacked_by_label_with_the_fullest_first():
+    states, labels = np.array([2, 0, 2, 2]), np.array([7, 7, 9, 7])
+    axes = figures.state_usage(states, labels, num_states=5).axes[0]
+    heights = [[bar.get_height() for bar in bars] for bars in axes.containers]
+    assert heights == [[2, 1], [1, 0]]  # of label 7, then of label 9
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["2", "0"]
+    assert axes.get_title().startswith("2 of 5 states")
+
+
+def panel(number):
+    line = np.linspace(-3, 3, 61)
+    z = np.stack(np.meshgrid(line, line, indexing="ij"), axis=-1)
+    density = np.exp(-(z**2).sum(-1) / 2)
+    normals = {"guide": (np.zeros(2), np.eye(2))}
+    return figures.Panel(f"{number}", np.zeros((4, 4)), z, density, normals)
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_posteriors_stand_four_to_a_row(count):
+    figure = figures.posterior_panels([panel(i) for i in range(count)])
+    assert len(figure.axes) == -(-count // 4) * 4
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[:count] == [str(i) for i in range(count)]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["guide"]
+    # The contour that holds half of a standard normal's mass.
+    (contours,) = figure.axes[0].collections
+    inner = contours.get_paths()[-1].vertices
+    radius = np.hypot(*inner.T).max()
+    assert abs(radius - np.sqrt(2 * np.log(2))) < 0.1  # the grid's spacing
+
+
+def test_the_last_bar_of_the_gaps_holds_all_beyond():
+    approximation = np.append(np.linspace(0, 1, 99), 50.0)
+    axes = figures.gap_histogram(approximation, np.zeros(100)).axes[0]
+    first, second = axes.containers
+    assert sum(bar.get_height() for bar in first) == 100
+    assert sum(bar.get_height() for bar in second) == 100
+    assert axes.get_xlim()[1] < 2
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels[1] == "amortization, mean 0.00"
+
+
+@pytest.mark.parametrize("exact", [None, -95.0])
+def test_the_bound_curve_shows_the_exact_value_where_it_is_known(exact):
+    bounds, errors = np.array([-100.0, -97.0]), np.ones(2)
+    axes = figures.bound_curve([1, 10], bounds, errors, exact).axes[0]
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    assert ("exact" in lines) == (exact is not None)
+    assert axes.get_xscale() == "log"
+
+
+def test_the_figure_of_the_amortization_study():
+    table = pd.DataFrame(
+        {
+            "inference": ["amortized"] * 2 + ["local, 5"] * 2,
+            "epoch": [1, 2, 1, 2],
+            "train_seconds": [1.0, 2.0, 10.0, 20.0],
+            "test_elbo": [-120.0, -100.0, -110.0, -90.0],
+            "log_marginal_likelihood": [np.nan, -95.0, np.nan, -85.0],
+        }
+    )
+    figure = amortization_figure.draw_amortization(table)
+    drawn = [
+        [(*line.get_xdata(), *line.get_ydata()) for line in axes.get_lines()]
+        for axes in figure.axes
+    ]
+    assert drawn == [
+        [(1, 2, -120, -100), (10, 20, -110, -90)],
+        [(1, 2, -120, -100), (1, 2, -110, -90)],
+        [(2, -95), (20, -85)],
+    ]
+
+
+def test_the_figure_of_the_benchmark():
+    rows = [
+        {"what": what, "batch_size": size, "rival": rival, "ms": ms}
+        for what, sizes in (("normal", (32, 128)), ("mixture", (128,)))
+        for size in sizes
+        for rival, ms in (("pyro_vae", size / 32), ("SVI", size / 8))
+    ]
+    figure = benchmark_figure.draw_benchmark(pd.DataFrame(rows), "SVI")
+    normal, mixture, lines = figure.axes
+    assert normal.get_title() == "normal, batch 128"
+    assert mixture.get_title() == "mixture, batch 128"
+    assert [bar.get_width() for bar in normal.patches] == [4, 16]
+    assert normal.texts[0].get_text() == "4.00 ms, 4.0x"
+    assert [line.get_label() for line in lines.get_lines()] == [
+        "pyro_vae",
+        "SVI",
+    ]
+
+
+def test_the_figure_of_the_gradient_estimators_study():
+    rows = [
+        {
+            "estimator": estimator,
+            "block": block,
+            "bias_along": 0.5,
+            "bias_along_se": 0.1,
+            "variance": variance,
+            "ms": 2.0,
+        }
+        for estimator, variance in (("enumerated", 1e-15), ("pathwise", 4.0))
+        for block in ("encoder", "decoder")
+    ]
+    table = pd.DataFrame(rows)
+    figure = gradient_estimators_figure.draw_gradient_estimators(table)
+    bias, variance, cost = figure.axes
+    names = [tick.get_text() for tick in bias.get_yticklabels()]
+    assert names == ["enumerated", "pathwise"]
+    widths = np.array([bar.get_width() for bar in variance.patches])
+    # Without variance there is no bar: that of rounding errors would mislead.
+    assert np.isnan(widths[[0, 2]]).all() and (widths[[1, 3]] == 4).all()
+    assert [bar.get_width() for bar in cost.patches] == [2, 2]

@@ -6,19 +6,21 @@ from torch.nn.functional import softplus
 
 from pyro_vae import (
     MLP,
-    DiagonalLaplace,
-    DiagonalNormal,
     FlowGuide,
-    FullNormal,
+    FullNormalGuide,
+    LaplaceGuide,
+    NormalGuide,
 )
-from tests.flows import bend
+from tests.models import bend
 from tests.statistics import assert_mean
 
-KINDS = [(DiagonalNormal, dist.Normal), (DiagonalLaplace, dist.Laplace)]
+KINDS = [(NormalGuide, dist.Normal), (LaplaceGuide, dist.Laplace)]
 
 
 def full(size=3, **choices):
-    return FullNormal(MLP(6, FullNormal.num_features(size)), size, **choices)
+    return FullNormalGuide(
+        MLP(6, FullNormalGuide.count_parameters(size)), size, **choices
+    )
 
 
 def flow(size=3):
@@ -54,9 +56,9 @@ def test_any_parameters_give_a_member_of_the_family(make):
     assert q.batch_shape == (5,) and q.event_shape == (3,) and q.has_rsample
     z = q.rsample((4,))
     expected = q.log_prob(z)
-    features = guide.encoder(x)
-    assert torch.allclose(guide.family(features).log_prob(z), expected)
-    stacked = guide.family(features.expand(2, 5, -1))
+    parameters = guide.encoder(x)
+    assert torch.allclose(guide.family(parameters).log_prob(z), expected)
+    stacked = guide.family(parameters.expand(2, 5, -1))
     assert stacked.batch_shape == (2, 5)
     assert torch.allclose(stacked.log_prob(z[0]), expected[0].expand(2, 5))
     assert torch.allclose(q.expand((4, 5)).log_prob(z), expected)
@@ -64,8 +66,8 @@ def test_any_parameters_give_a_member_of_the_family(make):
 
 def test_the_covariance_of_the_full_normal():
     guide, x = full(min_scale=0.03), torch.rand(2, 6)
-    features = guide.encoder(x)
-    loc, diagonal, (a, b, c) = *features[:, :6].chunk(2, -1), features[:, 6:].T
+    parameters = guide.encoder(x)
+    loc, diagonal, (a, b, c) = *parameters[:, :6].chunk(2, -1), parameters[:, 6:].T
     d, e, f = (0.03 + softplus(diagonal)).T
     zero = torch.zeros(2)
     factor = torch.stack([d, zero, zero, a, e, zero, b, c, f], -1).view(2, 3, 3)
@@ -78,7 +80,7 @@ def test_the_covariance_of_the_full_normal():
 
 
 def test_the_diagonal_of_the_full_normal_keeps_its_floor():
-    guide = FullNormal(lambda x: torch.full((len(x), 9), -1e4), 3, 0.03)
+    guide = FullNormalGuide(lambda x: torch.full((len(x), 9), -1e4), 3, 0.03)
     diagonal = guide(torch.rand(5, 6)).scale_tril.diagonal(dim1=-2, dim2=-1)
     assert (diagonal == 0.03).all()
 
@@ -114,20 +116,20 @@ def test_the_flow_guide_integrates_to_one_and_knows_x():
     # The lattice's error, where a network's ReLUs give the density an edge.
     assert torch.allclose(total, torch.ones(3), atol=1e-4)
     base = guide(torch.zeros(1, 6)).base_dist
-    features = guide.encoder(torch.rand(2, 6))
-    features[:, :4] = features[0, :4]  # the same base, another context
-    one, other = guide.family(features).log_prob(torch.randn(9, 1, 2)).T
+    parameters = guide.encoder(torch.rand(2, 6))
+    parameters[:, :4] = parameters[0, :4]  # the same base, another context
+    one, other = guide.family(parameters).log_prob(torch.randn(9, 1, 2)).T
     assert base.event_shape == (2,) and not torch.allclose(one, other)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: DiagonalNormal(MLP(6, 3)), "returned 3 features; expected an"),
-        (lambda: FullNormal(MLP(6, 8), 3), r"8 features; expected 6 \+ 3"),
-        (lambda: FlowGuide(MLP(6, 8), 2, 3), r"8 features; expected 4 \+ 3"),
+        (lambda: NormalGuide(MLP(6, 3)), "returned 3 parameters; expected an"),
+        (lambda: FullNormalGuide(MLP(6, 8), 3), r"8 parameters; expected 6 \+ 3"),
+        (lambda: FlowGuide(MLP(6, 8), 2, 3), r"8 parameters; expected 4 \+ 3"),
     ],
 )
-def test_a_wrong_number_of_features_is_refused(make, message):
+def test_a_wrong_number_of_parameters_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()(torch.rand(5, 6))

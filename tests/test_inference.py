@@ -19,7 +19,7 @@ from pyro_vae.inference import (
     make_inference,
 )
 from pyro_vae.objectives import make_objective
-from pyro_vae.traces import TRACE, read_trace
+from pyro_vae.runs.history import HISTORY, read_history
 from tests.test_evaluation import images, linear_vae, posterior
 from tests.test_training import fit_until, without_timing
 
@@ -140,7 +140,7 @@ def test_a_fit_learns_and_resumes_exactly(digits, tmp_path, name):
     fit_until(20, make(config), digits, config, tmp_path / "part")
     other = make(config)
     list(fit(other, digits, config, tmp_path / "part", resume=True))
-    assert without_timing(read_trace(tmp_path / "part" / TRACE)) == whole
+    assert without_timing(read_history(tmp_path / "part" / HISTORY)) == whole
     for left, right in zip(vae.parameters(), other.parameters(), strict=True):
         assert torch.equal(left, right)
 

@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_vae import MLP, Bernoulli, ContinuousBernoulli, Gaussian
-from pyro_vae.likelihoods import ExactContinuousBernoulli, log_normalizer
+from pyro_vae import (
+    MLP,
+    BernoulliLikelihood,
+    ContinuousBernoulliLikelihood,
+    GaussianLikelihood,
+)
+from pyro_vae.parts.likelihoods import ExactContinuousBernoulli, log_normalizer
 
 
 def decoder():
@@ -20,14 +25,14 @@ def logits_decoder():
     ("noise", "learned"), [("shared", 1), ("fixed", 0), ("diagonal", 6)]
 )
 def test_sigma_is_learned_unless_fixed(noise, learned):
-    likelihood = Gaussian(decoder(), noise, noise_scale=0.3)
+    likelihood = GaussianLikelihood(decoder(), noise, noise_scale=0.3)
     assert torch.allclose(likelihood.scale, torch.tensor(0.3))
     count = dict(likelihood.named_parameters()).get("log_scale")
     assert (0 if count is None else count.numel()) == learned
 
 
 def test_the_density_is_the_formula():
-    likelihood = Gaussian(decoder(), noise_scale=0.3)
+    likelihood = GaussianLikelihood(decoder(), noise_scale=0.3)
     z, x = torch.randn(4, 5, 2), torch.rand(5, 6)
     p = likelihood(z)
     assert p.batch_shape == (4, 5) and p.event_shape == (6,)
@@ -39,7 +44,7 @@ def test_the_density_is_the_formula():
 
 
 def test_a_pixel_that_is_always_black_stops_at_the_lower_bound():
-    likelihood = Gaussian(
+    likelihood = GaussianLikelihood(
         lambda z: torch.zeros(len(z), 1), "diagonal", torch.tensor([0.5]), 0.05
     )
     optim = torch.optim.Adam(likelihood.parameters(), lr=0.1)
@@ -54,7 +59,9 @@ def test_a_pixel_that_is_always_black_stops_at_the_lower_bound():
 def test_a_vector_of_scales():
     scale = torch.linspace(0.1, 0.6, 6)
     for noise in ("fixed", "diagonal"):
-        assert torch.allclose(Gaussian(decoder(), noise, scale).scale, scale)
+        assert torch.allclose(
+            GaussianLikelihood(decoder(), noise, scale).scale, scale
+        )
 
 
 @pytest.mark.parametrize(
@@ -69,16 +76,16 @@ def test_a_vector_of_scales():
 )
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        Gaussian(decoder(), *arguments)
+        GaussianLikelihood(decoder(), *arguments)
 
 
 def test_diagonal_noise_must_know_its_size():
-    with pytest.raises(ValueError, match="as a tensor of shape"):
-        Gaussian(torch.nn.Sigmoid(), "diagonal", 0.3)
+    with pytest.raises(ValueError, match="Sigmoid has no out_features"):
+        GaussianLikelihood(torch.nn.Sigmoid(), "diagonal", 0.3)
 
 
 def test_bernoulli_is_the_formula():
-    likelihood = Bernoulli(logits_decoder())
+    likelihood = BernoulliLikelihood(logits_decoder())
     z, x = torch.randn(4, 5, 2), torch.rand(5, 6).round()
     p = likelihood(z)
     assert p.batch_shape == (4, 5) and p.event_shape == (6,)
@@ -91,8 +98,8 @@ def test_bernoulli_is_the_formula():
     assert total.item() == pytest.approx(1)
 
 
-def test_grey_pixels_pass_a_bernoulli_without_normalising():
-    likelihood, z = Bernoulli(lambda z: z), torch.tensor([0.7])
+def test_gray_pixels_pass_a_bernoulli_without_normalizing():
+    likelihood, z = BernoulliLikelihood(lambda z: z), torch.tensor([0.7])
     x = torch.linspace(0, 1, 1001).unsqueeze(-1)
     density = likelihood(z).log_prob(x).exp()
     assert torch.trapezoid(density, x.squeeze(-1)) < 0.6
@@ -140,7 +147,7 @@ def test_the_continuous_bernoullis_gradient_has_no_seam():
 
 
 def test_the_continuous_bernoulli_likelihood():
-    likelihood = ContinuousBernoulli(logits_decoder())
+    likelihood = ContinuousBernoulliLikelihood(logits_decoder())
     z, x = torch.randn(4, 5, 2), torch.rand(5, 6)
     p = likelihood(z)
     assert p.batch_shape == (4, 5) and p.event_shape == (6,)
@@ -156,12 +163,16 @@ def test_the_continuous_bernoulli_likelihood():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Gaussian(decoder(), "shared", 0.3),
-        lambda: Gaussian(decoder(), "fixed", 0.3),
-        lambda: Gaussian(decoder(), "fixed", torch.linspace(0.1, 0.6, 6)),
-        lambda: Gaussian(decoder(), "diagonal", torch.linspace(0.1, 0.6, 6)),
-        lambda: Bernoulli(logits_decoder()),
-        lambda: ContinuousBernoulli(logits_decoder()),
+        lambda: GaussianLikelihood(decoder(), "shared", 0.3),
+        lambda: GaussianLikelihood(decoder(), "fixed", 0.3),
+        lambda: GaussianLikelihood(
+            decoder(), "fixed", torch.linspace(0.1, 0.6, 6)
+        ),
+        lambda: GaussianLikelihood(
+            decoder(), "diagonal", torch.linspace(0.1, 0.6, 6)
+        ),
+        lambda: BernoulliLikelihood(logits_decoder()),
+        lambda: ContinuousBernoulliLikelihood(logits_decoder()),
     ],
     ids=[
         "shared",

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_vae.networks import ACTIVATIONS, MLP, ConvDecoder, ConvEncoder
+from pyro_vae.parts.networks import ACTIVATIONS, MLP, ConvDecoder, ConvEncoder
 from tests.statistics import FAILURE_RATE, assert_mean
 
 
@@ -96,7 +96,7 @@ def test_the_initial_weights_of_the_convolutions():
     ("make", "message"),
     [
         (lambda: ConvEncoder((10, 10), 4), "multiples of 4, halved by each"),
-        (lambda: ConvDecoder(2, (8, 8, 3)), r"\(8, 8, 3\); expected grey ones"),
+        (lambda: ConvDecoder(2, (8, 8, 3)), r"\(8, 8, 3\); expected gray ones"),
         (lambda: ConvEncoder((8, 8), 4, ()), r"are \(\); expected some, each"),
         (lambda: ConvEncoder((8, 8), 4, (0,)), r"\(0,\); expected some, each"),
     ],

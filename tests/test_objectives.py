@@ -20,9 +20,6 @@ from pyro.optim import Adam
 from torch import nn
 
 from pyro_vae import VAE, CompiledSVI, Config, build
-from pyro_vae.gradients import ScoreFunction
-from pyro_vae.guides import DiagonalLaplace, DiagonalNormal
-from pyro_vae.likelihoods import Gaussian
 from pyro_vae.objectives import (
     OBJECTIVES,
     PathwiseELBO,
@@ -31,8 +28,11 @@ from pyro_vae.objectives import (
     list_analytic_pairs,
     make_objective,
 )
-from pyro_vae.objectives.analytic import compute_kl
-from pyro_vae.priors import Laplace, StandardNormal
+from pyro_vae.objectives.kl import compute_kl
+from pyro_vae.parts.gradient_estimators import ScoreFunction
+from pyro_vae.parts.guides import LaplaceGuide, NormalGuide
+from pyro_vae.parts.likelihoods import GaussianLikelihood
+from pyro_vae.parts.priors import LaplacePrior, NormalPrior
 from pyro_vae.svi import make_svi
 from tests.flows import bend
 from tests.statistics import assert_mean, z_limit
@@ -59,9 +59,9 @@ def linear_vae(size=2, data_dim=4, offset=0.0):
         encoder.bias[size:] = scale.expm1().log()
         encoder.bias += offset
     return VAE(
-        StandardNormal(size),
-        Gaussian(decoder, "fixed", NOISE),
-        DiagonalNormal(encoder),
+        NormalPrior(size),
+        GaussianLikelihood(decoder, "fixed", NOISE),
+        NormalGuide(encoder),
     )
 
 
@@ -266,10 +266,12 @@ def test_dreg_leaves_the_models_gradient_as_it_is(small_vae, x):
 def pair(prior, guide):
     """A VAE of modules, which knows no configuration."""
     decoder, encoder = nn.Linear(2, 64), nn.Linear(64, 4)
-    return VAE(prior(2), Gaussian(decoder, "fixed", 0.5), guide(encoder))
+    return VAE(
+        prior(2), GaussianLikelihood(decoder, "fixed", 0.5), guide(encoder)
+    )
 
 
-class StudentT(nn.Module):
+class StudentTPrior(nn.Module):
     """A prior that is not the package's."""
 
     def __init__(self, size):
@@ -280,7 +282,7 @@ class StudentT(nn.Module):
         return dist.StudentT(4.0, torch.zeros(self.size), 1.0).to_event(1)
 
 
-class Gamma(StudentT):
+class Gamma(StudentTPrior):
     """Of another support: torch has a number for its KL all the same."""
 
     def forward(self):
@@ -288,8 +290,8 @@ class Gamma(StudentT):
 
 
 @pytest.mark.parametrize("num_particles", [1, 3])
-@pytest.mark.parametrize("guide", [DiagonalNormal, DiagonalLaplace])
-@pytest.mark.parametrize("prior", [StandardNormal, Laplace])
+@pytest.mark.parametrize("guide", [NormalGuide, LaplaceGuide])
+@pytest.mark.parametrize("prior", [NormalPrior, LaplacePrior])
 def test_analytic_kl_is_pyros_mean_field_elbo(x, prior, guide, num_particles):
     vae = pair(prior, guide)
     pyros = TraceMeanField_ELBO(
@@ -303,8 +305,8 @@ def test_analytic_kl_is_pyros_mean_field_elbo(x, prior, guide, num_particles):
     assert ours.elbo.item() == pytest.approx(-result[0], rel=1e-12)
 
 
-@pytest.mark.parametrize("prior", [StandardNormal, Laplace])
-@pytest.mark.parametrize("guide", [DiagonalNormal, DiagonalLaplace])
+@pytest.mark.parametrize("prior", [NormalPrior, LaplacePrior])
+@pytest.mark.parametrize("guide", [NormalGuide, LaplaceGuide])
 def test_the_closed_forms_are_the_means_of_the_samples(prior, guide):
     vae, x = pair(prior, guide), torch.rand(1, 64)
     q, p = vae.infer(x), vae.prior()
@@ -322,8 +324,8 @@ def test_a_full_normal_has_a_closed_form_from_a_diagonal_prior():
 
 
 def test_pairs_without_a_closed_form_are_refused_by_name(x):
-    for prior, name in ((StudentT, "StudentT"), (Gamma, "Gamma")):
-        vae = pair(prior, DiagonalNormal)
+    for prior, name in ((StudentTPrior, "StudentT"), (Gamma, "Gamma")):
+        vae = pair(prior, NormalGuide)
         objective = make_objective(vae, "analytic-kl")
         message = f"guide is Normal and the prior {name}, whose KL has no"
         with pyro.validation_enabled(False):
@@ -341,7 +343,7 @@ def test_the_table_of_closed_forms():
     assert not pairs["mixture", "mixture"]
     q = dist.Normal(torch.zeros(2), 1.0).to_event(1)
     p = dist.MultivariateNormal(torch.zeros(2), torch.eye(2))
-    assert is_analytic(q, p) and not is_analytic(q, StudentT(2)())
+    assert is_analytic(q, p) and not is_analytic(q, StudentTPrior(2)())
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

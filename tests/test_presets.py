@@ -1,8 +1,8 @@
 import pytest
 
 from pyro_vae import Config, build
+from pyro_vae.config.presets import PRESETS, make_preset
 from pyro_vae.objectives import choose_objective
-from pyro_vae.presets import PRESETS, make_preset
 
 
 @pytest.mark.parametrize("name", PRESETS)

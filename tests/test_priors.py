@@ -9,31 +9,31 @@ from torch.autograd.functional import jacobian
 
 from pyro_vae import (
     MLP,
-    DiagonalNormal,
     FlowGuide,
     FlowPrior,
-    FullNormal,
-    Laplace,
-    Logistic,
+    FullNormalGuide,
+    LaplacePrior,
+    LogisticPrior,
     MixturePrior,
-    StandardNormal,
-    StudentT,
+    NormalGuide,
+    NormalPrior,
+    StudentTPrior,
     VampPrior,
 )
-from tests.flows import bend
+from tests.models import bend
 from tests.statistics import assert_mean
 
-SCALED = [Laplace, Logistic, StudentT]
+SCALED = [LaplacePrior, LogisticPrior, StudentTPrior]
 
 
 def guide(kind="normal", size=2, data_dim=6):
     if kind == "full":
-        features = FullNormal.num_features(size)
-        return FullNormal(MLP(data_dim, features, (8,)), size)
+        outputs = FullNormalGuide.count_parameters(size)
+        return FullNormalGuide(MLP(data_dim, outputs, (8,)), size)
     if kind == "flow":
         encoder = MLP(data_dim, 2 * size + 3, (8,))
         return bend(FlowGuide(encoder, size, 3, num_couplings=2, units=8))
-    return DiagonalNormal(MLP(data_dim, 2 * size, (8,)))
+    return NormalGuide(MLP(data_dim, 2 * size, (8,)))
 
 
 def vamp(kind="normal", **choices):
@@ -48,7 +48,7 @@ def plane(limit, points):
 
 @pytest.mark.parametrize(
     "prior",
-    [StandardNormal(3), *(kind(3, scale=0.5) for kind in SCALED)],
+    [NormalPrior(3), *(kind(3, scale=0.5) for kind in SCALED)],
     ids=lambda prior: type(prior).__name__,
 )
 def test_shapes_and_no_state(prior):
@@ -60,16 +60,16 @@ def test_shapes_and_no_state(prior):
 def test_densities_are_the_formulas():
     z = torch.randn(5, 3)
     normal = -0.5 * (z.square() + torch.tensor(2 * torch.pi).log()).sum(-1)
-    assert torch.allclose(StandardNormal(3)().log_prob(z), normal)
+    assert torch.allclose(NormalPrior(3)().log_prob(z), normal)
     laplace = (-z.abs() / 0.5 - torch.tensor(1.0).log()).sum(-1)
-    assert torch.allclose(Laplace(3, 0.5)().log_prob(z), laplace)
+    assert torch.allclose(LaplacePrior(3, 0.5)().log_prob(z), laplace)
 
 
 @pytest.mark.parametrize("learn_scale", [False, True])
 @pytest.mark.parametrize("df", [0.5, 1.0, 4.0, 30.0])
 def test_the_student_t_density_is_scipys(df, learn_scale):
     z = 5 * torch.randn(50, 3)
-    ours = StudentT(3, df, 0.7, learn_scale)().log_prob(z)
+    ours = StudentTPrior(3, df, 0.7, learn_scale)().log_prob(z)
     theirs = stats.t(df, scale=0.7).logpdf(z.numpy()).sum(-1)
     assert torch.allclose(ours, torch.as_tensor(theirs), rtol=1e-12)
 
@@ -77,13 +77,13 @@ def test_the_student_t_density_is_scipys(df, learn_scale):
 @pytest.mark.parametrize("learn_scale", [False, True])
 def test_the_logistic_density_is_scipys(learn_scale):
     z = 5 * torch.randn(50, 3)
-    ours = Logistic(3, 0.7, learn_scale)().log_prob(z)
+    ours = LogisticPrior(3, 0.7, learn_scale)().log_prob(z)
     theirs = stats.logistic(scale=0.7).logpdf(z.numpy()).sum(-1)
     assert torch.allclose(ours, torch.as_tensor(theirs), rtol=1e-12)
 
 
 def test_the_laplace_scale_is_the_mean_absolute_value():
-    z = Laplace(2, 0.7)().sample((20_000,))
+    z = LaplacePrior(2, 0.7)().sample((20_000,))
     assert_mean(z.abs(), 0.7)
     assert_mean(z, 0.0)
 
@@ -209,7 +209,7 @@ def test_draws_follow_the_density(make):
 def test_a_flow_starts_as_the_identity():
     """Else some fits get stuck, far below the others."""
     prior, z = FlowPrior(3, units=8), torch.randn(5, 3)
-    assert torch.allclose(prior().log_prob(z), StandardNormal(3)().log_prob(z))
+    assert torch.allclose(prior().log_prob(z), NormalPrior(3)().log_prob(z))
     guide = FlowGuide(MLP(6, 10), 3, 4, units=8)
     q = guide(torch.rand(5, 6))
     flipped = q.base_dist.log_prob(z.flip(-1))  # by an odd number of turns
@@ -228,11 +228,14 @@ def test_a_flow_keeps_no_draw_after_it():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: StandardNormal(0), "latent_dim is 0; expected at least 1"),
-        (lambda: Laplace(2, -1.0), "scale is -1.0; expected a positive"),
-        (lambda: Laplace(2, float("nan")), "scale is nan; expected a positive"),
-        (lambda: Logistic(2, 1e-5, True), "positive number above 0.0001"),
-        (lambda: StudentT(2, df=0.0), "df is 0.0; expected a positive"),
+        (lambda: NormalPrior(0), "latent_dim is 0; expected at least 1"),
+        (lambda: LaplacePrior(2, -1.0), "scale is -1.0; expected a positive"),
+        (
+            lambda: LaplacePrior(2, float("nan")),
+            "scale is nan; expected a positive",
+        ),
+        (lambda: LogisticPrior(2, 1e-5, True), "positive number above 0.0001"),
+        (lambda: StudentTPrior(2, df=0.0), "df is 0.0; expected a positive"),
         (lambda: FlowPrior(1), "latent_dim is 1; expected at least 2 for a"),
         (lambda: FlowPrior(2, 0), "num_couplings is 0 .* at least 1"),
         (lambda: vamp(weights="even"), "'even'; expected one of uniform"),

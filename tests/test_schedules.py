@@ -1,6 +1,11 @@
 import pytest
 
-from pyro_vae.schedules import SCHEDULES, best_epoch, has_stalled, kl_weight
+from pyro_vae.training.schedules import (
+    SCHEDULES,
+    best_epoch,
+    has_stalled,
+    kl_weight,
+)
 
 
 def test_the_schedule_of_burda_et_al():

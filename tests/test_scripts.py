@@ -23,8 +23,8 @@ import torch
 from pyro_vae import VAE, Config, build
 from pyro_vae import fit as library_fit
 from pyro_vae.data import load
-from pyro_vae.traces import TRACE, read_trace
-from pyro_vae.vae import BEST
+from pyro_vae.runs.history import HISTORY, read_history
+from pyro_vae.runs.models import BEST
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 FIGURES = {
@@ -106,7 +106,7 @@ def fit(folder, *arguments, output="run"):
 def trace(folder):
     return [
         {key: value for key, value in record.items() if key not in TIMING}
-        for record in read_trace(folder / TRACE)
+        for record in read_history(folder / HISTORY)
     ]
 
 
@@ -148,16 +148,16 @@ def test_what_a_fit_writes(fitted):
         "figures",
     }
     assert {p.name for p in (output / "figures").iterdir()} == FIGURES
-    header = (output / TRACE).read_text().splitlines()[0]
+    header = (output / HISTORY).read_text().splitlines()[0]
     assert header == (
         "epoch,step,train_elbo,test_elbo,test_expected_log_likelihood,"
         "test_kl,noise_scale,seconds,images_per_second"
     )
-    records = read_trace(output / TRACE)
+    records = read_history(output / HISTORY)
     assert [record["epoch"] for record in records] == [0, 1, 2, 3]
     about = json.loads((output / "config.json").read_text())
     assert about["versions"]["torch"] and about["config"]["seed"] == 0
-    vae = VAE.load(output)
+    vae = load_vae(output)
     assert vae.sample(2).shape == (2, 64)
     # Line by line, and no bar, when the output is no terminal.
     assert len(re.findall(r"^epoch ", result.stdout, re.M)) == 4
@@ -172,13 +172,13 @@ def test_a_named_data_set_is_never_substituted(tmp_path):
 
 def test_an_existing_folder_is_refused_and_overwritten_on_request(tmp_path):
     fit(tmp_path, *SMALL, "--epochs", 2, "--no-figures")
-    before = (tmp_path / "run" / TRACE).read_bytes()
+    before = (tmp_path / "run" / HISTORY).read_bytes()
     again = ["--output", "run", *SMALL, "--epochs", 1, "--no-figures"]
     message = error_of(run(tmp_path, "fit.py", *again))
     assert "run exists; expected a new folder: go on with --resume" in message
-    assert (tmp_path / "run" / TRACE).read_bytes() == before
+    assert (tmp_path / "run" / HISTORY).read_bytes() == before
     fit(tmp_path, *SMALL, "--epochs", 1, "--no-figures", "--overwrite")
-    assert len(read_trace(tmp_path / "run" / TRACE)) == 2
+    assert len(read_history(tmp_path / "run" / HISTORY)) == 2
     assert not (tmp_path / "run" / "figures").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
@@ -272,7 +272,7 @@ def test_every_flag_is_reached_and_kept(tmp_path, name):
         assert flags[flag] != default, flag
     figures = {p.name for p in (tmp_path / "run" / "figures").iterdir()}
     assert figures >= {"data.png", "samples.png", "elbo.png"}
-    record = read_trace(tmp_path / "run" / TRACE)[1]
+    record = read_history(tmp_path / "run" / HISTORY)[1]
     if name != "continuous":
         return
     assert figures == FIGURES
@@ -285,7 +285,7 @@ def test_every_flag_is_reached_and_kept(tmp_path, name):
         "image_shape": [4, 6],
     }
     assert record["step"] == 2 and record["beta"] == 0.5
-    assert VAE.load(tmp_path / "run", best=True).sample(1).shape == (1, 24)
+    assert load_vae(tmp_path / "run", best=True).sample(1).shape == (1, 24)
 
 
 def test_a_preset_is_shown_and_overridden_and_resumed(tmp_path):
@@ -316,7 +316,7 @@ def test_a_preset_is_shown_and_overridden_and_resumed(tmp_path):
 def test_early_stopping_says_which_epoch_was_the_best(tmp_path):
     arguments = [*SMALL, "--early-stopping", 1, "--epochs", 60]
     result = fit(tmp_path, *arguments, "--learning-rate", 0.1)
-    records = read_trace(tmp_path / "run" / TRACE)
+    records = read_history(tmp_path / "run" / HISTORY)
     assert 2 < len(records) < 61
     best = records[-2]
     assert (
@@ -379,7 +379,7 @@ def test_a_fit_that_explodes_ends_in_a_sentence(tmp_path):
     arguments = [*SMALL, "--learning-rate", 1e18, "--output", "run"]
     message = error_of(run(tmp_path, "fit.py", *arguments))
     assert "the loss is nan at site 'z' of the guide" in message
-    assert read_trace(tmp_path / "run" / TRACE)[0]["epoch"] == 0
+    assert read_history(tmp_path / "run" / HISTORY)[0]["epoch"] == 0
 
 
 def test_resuming_checks_the_choices(tmp_path):
@@ -421,7 +421,7 @@ def test_killed_at_random_moments_and_resumed_it_is_the_same_run(tmp_path):
         process.kill()
         process.wait()
         process.stdout.close()
-        read_trace(tmp_path / "run" / TRACE)  # readable at any moment
+        read_history(tmp_path / "run" / HISTORY)  # readable at any moment
         process = start(tmp_path, "--resume", "--no-figures")
     output, _ = process.communicate()
     assert process.returncode == 0, output
@@ -438,7 +438,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     assert process.returncode == 130
     assert "To go on: python scripts/fit.py --resume --output run" in output
     assert "Traceback" not in output
-    reached = int(read_trace(tmp_path / "run" / TRACE)[-1]["epoch"])
+    reached = int(read_history(tmp_path / "run" / HISTORY)[-1]["epoch"])
     result = run(
         tmp_path,
         "fit.py",
@@ -473,9 +473,9 @@ def test_a_discrete_fit_is_drawn_and_resumed(tmp_path, arguments, expected):
         tmp_path, "fit.py", "--resume", "--output", "run", "--epochs", "2"
     )
     assert result.returncode == 0, result.stderr
-    records = read_trace(tmp_path / "run" / TRACE)
+    records = read_history(tmp_path / "run" / HISTORY)
     assert len(records) == 3 and 1 <= records[-1]["components_used"] <= 100
-    assert VAE.load(tmp_path / "run").assign(load("digits").test).max() > 0
+    assert load_vae(tmp_path / "run").assign(load("digits").test).max() > 0
 
 
 GREY = "grey pixels under a Bernoulli are not a likelihood"
@@ -500,8 +500,8 @@ def test_a_bernoulli_fit_is_labelled_for_what_it_is(
         tmp_path, "fit.py", "--resume", "--output", "run", "--epochs", "2"
     )
     assert result.returncode == 0, result.stderr
-    assert len(read_trace(tmp_path / "run" / TRACE)) == 3
-    assert VAE.load(tmp_path / "run").sample(2).shape == (2, 64)
+    assert len(read_history(tmp_path / "run" / HISTORY)) == 3
+    assert load_vae(tmp_path / "run").sample(2).shape == (2, 64)
 
 
 def test_gradient_estimators_side_by_side(tmp_path):
@@ -574,7 +574,7 @@ def test_evaluate(tmp_path):
 def test_the_best_weights_are_evaluated_with_the_runs_caveat(tmp_path):
     arguments = ["--likelihood", "bernoulli", "--early-stopping", 1]
     fit(tmp_path, *SMALL, *arguments, "--epochs", 2, "--no-figures")
-    white = VAE.load(tmp_path / "run", best=True)
+    white = load_vae(tmp_path / "run", best=True)
     torch.nn.init.constant_(white.likelihood.decoder.layers[-1].bias, 9.0)
     white.save_weights(tmp_path / "run" / BEST)
     few = ("--methods", "elbo", "--gap-images", 0, "--no-figures")
@@ -738,7 +738,7 @@ def test_compare(tmp_path):
     assert rows[1].startswith("prior normal,2,2,")
     assert rows[2].startswith("prior laplace,1,2,")
     final = [
-        read_trace(tmp_path / f"normal-{seed}" / TRACE)[-1]["test_elbo"]
+        read_history(tmp_path / f"normal-{seed}" / HISTORY)[-1]["test_elbo"]
         for seed in (0, 1)
     ]
     mean = float(rows[1].split(",")[3])

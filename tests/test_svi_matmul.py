@@ -1,8 +1,10 @@
+"""The kernels of large products, for processors at hand or not."""
+
 import pytest
 import torch
-from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae.svi import graphs, matmul
+from pyro_vae.svi import compile_graph, matmul
+from pyro_vae.svi.compat import make_fx
 
 
 @pytest.fixture
@@ -21,10 +23,9 @@ def products(x, weight, bias):
     return [y, y @ weight, y.t() @ x, x[:2] @ weight.t()]
 
 
-def rewritten(monkeypatch, processor, precision, tensors):
-    monkeypatch.setattr(matmul, "_processor", lambda: processor)
+def rewritten(processor, precision, tensors):
     graph = make_fx(products)(*tensors)
-    matmul.choose_matmuls(graph, precision)
+    matmul.choose_matmuls(graph, precision, processor)
     return graph, [str(node.target) for node in graph.graph.nodes]
 
 
@@ -33,10 +34,8 @@ INTEL = {"cpu_name": "Intel(R) Xeon(R)", "amx_bf16": True}
 
 
 @pytest.mark.parametrize("precision", ["highest", "high"])
-def test_amd_gets_onednn_for_large_products_in_full_precision(
-    monkeypatch, layer, precision
-):
-    graph, targets = rewritten(monkeypatch, AMD, precision, layer)
+def test_amd_gets_onednn_for_large_products_in_full_precision(layer, precision):
+    graph, targets = rewritten(AMD, precision, layer)
     assert targets.count("pyro_vae.onednn_mm.default") == 3
     assert targets.count("aten.mm.default") == 1  # the small one
     exact = products(*[tensor.double() for tensor in layer])
@@ -46,15 +45,15 @@ def test_amd_gets_onednn_for_large_products_in_full_precision(
 
 
 @pytest.mark.parametrize("precision", ["highest", "high"])
-def test_elsewhere_torchs_own_products_stay(monkeypatch, layer, precision):
+def test_elsewhere_torchs_own_products_stay(layer, precision):
     for processor in (INTEL, {}):
-        _, targets = rewritten(monkeypatch, processor, precision, layer)
+        _, targets = rewritten(processor, precision, layer)
         assert not any("pyro_vae" in target for target in targets)
 
 
 @pytest.mark.parametrize("processor", [AMD, INTEL])
-def test_medium_rounds_each_tensor_once(monkeypatch, layer, processor):
-    graph, _ = rewritten(monkeypatch, processor, "medium", layer)
+def test_medium_rounds_each_tensor_once(layer, processor):
+    graph, _ = rewritten(processor, "medium", layer)
     casts = [
         node.args
         for node in graph.graph.nodes
@@ -69,38 +68,35 @@ def test_medium_rounds_each_tensor_once(monkeypatch, layer, processor):
     assert graph(*layer)[0].ne(products(*layer)[0]).any()
 
 
-def test_medium_without_bfloat16_is_full_precision(monkeypatch, layer):
-    _, targets = rewritten(monkeypatch, {}, "medium", layer)
+def test_medium_without_bfloat16_is_full_precision(layer):
+    _, targets = rewritten({}, "medium", layer)
     assert not any("convert_element" in target for target in targets)
 
 
-def test_double_precision_is_left_alone(monkeypatch, layer):
+def test_double_precision_is_left_alone(layer):
     tensors = [tensor.double() for tensor in layer]
-    _, targets = rewritten(monkeypatch, AMD, "medium", tensors)
+    _, targets = rewritten(AMD, "medium", tensors)
     assert not any("convert" in target for target in targets)
     assert not any("pyro_vae" in target for target in targets)
 
 
 @pytest.mark.parametrize("precision", matmul.PRECISIONS)
 def test_compiled(layer, precision):
-    compiled = graphs.compile(products, layer, precision)
+    compiled = compile_graph(products, layer, precision)
     limit = 0.02 if precision == "medium" else 1e-5
     for left, right in zip(compiled(*layer), products(*layer), strict=True):
         assert (left - right).abs().max() / right.abs().max() < limit
 
 
 @pytest.mark.parametrize("precision", matmul.PRECISIONS)
-def test_a_tensor_that_is_overwritten_is_read_anew(
-    monkeypatch, layer, precision
-):
+def test_a_tensor_that_is_overwritten_is_read_anew(layer, precision):
     def overwritten(x, weight, bias):
         y = x @ weight.t()
         first = y @ weight
         y[:, :50] = 0
         return [first, y @ weight]
 
-    monkeypatch.setattr(matmul, "_processor", lambda: AMD)
     graph = make_fx(overwritten)(*layer)
-    matmul.choose_matmuls(graph, precision)
+    matmul.choose_matmuls(graph, precision, AMD)
     for left, right in zip(graph(*layer), overwritten(*layer), strict=True):
         assert (left - right).abs().max() / right.abs().max() < 0.02

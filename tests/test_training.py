@@ -8,11 +8,11 @@ import torch
 from pyro.infer import Trace_ELBO
 
 from pyro_vae import VAE, CompiledSVI, Config, build, evaluation, fit, training
-from pyro_vae.checkpoints import CHECKPOINT, FileError
 from pyro_vae.evaluation import compile_sums, evaluate
+from pyro_vae.runs.files import CHECKPOINT, FileError
+from pyro_vae.runs.history import HISTORY, read_history, write_history
 from pyro_vae.svi import CompilationError, NonFiniteLossError, compile
 from pyro_vae.svi.clipping import clip_gradients
-from pyro_vae.traces import TRACE, read_trace, write_trace
 from pyro_vae.training import resolve_device, resolve_engine
 
 CONFIG = Config(
@@ -98,12 +98,12 @@ def test_stopped_and_resumed_anywhere_it_is_the_same_run(
     whole = without_timing(fit(make(), digits, CONFIG, tmp_path / "whole"))
     part = tmp_path / "part"
     fit_until(steps, make(), digits, CONFIG, part)
-    seen = read_trace(part / TRACE)
+    seen = read_history(part / HISTORY)
     assert len(seen) == 1 + steps // 15
     torch.manual_seed(99)
     vae = build(CONFIG, 64)  # other weights, to be replaced
     list(fit(vae, digits, CONFIG, part, resume=True))
-    assert without_timing(read_trace(part / TRACE)) == whole
+    assert without_timing(read_history(part / HISTORY)) == whole
     reference = make()
     list(fit(reference, digits, CONFIG))
     for left, right in zip(
@@ -132,9 +132,9 @@ def test_discrete_runs_resume_exactly(digits, tmp_path, choices):
     assert {"components_used", "purity"} <= set(whole[0])
     fit_until(22, make(config), digits, config, tmp_path / "b")
     list(fit(make(config), digits, config, tmp_path / "b", resume=True))
-    again = without_timing(read_trace(tmp_path / "b" / TRACE))
+    again = without_timing(read_history(tmp_path / "b" / HISTORY))
     assert repr(again) == repr(
-        without_timing(read_trace(tmp_path / "a" / TRACE))
+        without_timing(read_history(tmp_path / "a" / HISTORY))
     )
 
 
@@ -209,7 +209,7 @@ def test_a_run_on_binary_images_resumes_exactly(digits, tmp_path, steps):
     fit_until(steps, make(BINARY), digits, BINARY, tmp_path / "b")
     list(fit(make(BINARY), digits, BINARY, tmp_path / "b", resume=True))
     whole, again = (
-        without_timing(read_trace(tmp_path / name / TRACE)) for name in "ab"
+        without_timing(read_history(tmp_path / name / HISTORY)) for name in "ab"
     )
     assert repr(again) == repr(whole) and len(whole) == 4
     static = replace(BINARY, binarize="static")
@@ -225,7 +225,7 @@ def test_runs_with_learned_priors_resume_exactly(digits, tmp_path, choices):
     whole = without_timing(fit(make(config), digits, config))
     fit_until(22, make(config), digits, config, tmp_path)
     list(fit(make(config), digits, config, tmp_path, resume=True))
-    assert without_timing(read_trace(tmp_path / TRACE)) == whole
+    assert without_timing(read_history(tmp_path / HISTORY)) == whole
 
 
 def test_a_discrete_fit_learns_and_clusters(digits):
@@ -248,7 +248,7 @@ def test_a_finished_run_goes_on_for_more_epochs(digits, tmp_path):
     list(fit(make(), digits, CONFIG, tmp_path))
     more = list(fit(make(), digits, longer, tmp_path, resume=True))
     assert [record["epoch"] for record in more] == [4, 5]
-    assert without_timing(read_trace(tmp_path / TRACE)) == whole
+    assert without_timing(read_history(tmp_path / HISTORY)) == whole
     assert not list(fit(make(), digits, longer, tmp_path, resume=True))
 
 
@@ -259,7 +259,7 @@ def test_a_damaged_checkpoint_costs_an_epoch_and_no_more(digits, tmp_path):
     with pytest.warns(UserWarning, match="is damaged"):
         again = list(fit(make(), digits, CONFIG, tmp_path, resume=True))
     assert [record["epoch"] for record in again] == [3]
-    assert without_timing(read_trace(tmp_path / TRACE)) == whole
+    assert without_timing(read_history(tmp_path / HISTORY)) == whole
 
 
 def test_the_checkpoint_of_another_vae_is_refused(digits, tmp_path):
@@ -300,12 +300,12 @@ def test_an_evaluation_that_is_not_finite_stops_too(digits):
 
 def test_a_trace_round_trips_exactly(tmp_path):
     records = [{"epoch": 0, "test_elbo": 1 / 3}, {"epoch": 1, "test_elbo": 2.0}]
-    write_trace(tmp_path / TRACE, records)
-    assert read_trace(tmp_path / TRACE) == records
+    write_history(tmp_path / HISTORY, records)
+    assert read_history(tmp_path / HISTORY) == records
     for text in ("", "a,b\n1,2\n", "epoch,test_elbo\n1,x\n"):
-        (tmp_path / TRACE).write_text(text)
+        (tmp_path / HISTORY).write_text(text)
         with pytest.raises(FileError, match=r"trace"):
-            read_trace(tmp_path / TRACE)
+            read_history(tmp_path / HISTORY)
 
 
 def test_devices():
@@ -351,7 +351,7 @@ def test_the_engines_give_one_trace_and_one_can_resume_the_other(
     ):
         fit_until(20, make(), digits, first, tmp_path / name)
         list(fit(make(), digits, then, tmp_path / name, resume=True))
-        trace = without_timing(read_trace(tmp_path / name / TRACE))
+        trace = without_timing(read_history(tmp_path / name / HISTORY))
         assert close(trace, whole)
 
 
@@ -362,7 +362,7 @@ def test_the_compiled_engine_resumes_to_its_own_trace_bit_for_bit(
     whole = without_timing(fit(make(), digits, config))
     fit_until(20, make(), digits, config, tmp_path)
     list(fit(make(), digits, config, tmp_path, resume=True))
-    assert without_timing(read_trace(tmp_path / TRACE)) == whole
+    assert without_timing(read_history(tmp_path / HISTORY)) == whole
 
 
 def test_which_engine_is_chosen(digits, monkeypatch):
@@ -503,10 +503,10 @@ def test_it_resumes_exactly_within_a_warm_up(digits, tmp_path, engine):
     whole = without_timing(fit(make(), digits, config, tmp_path / "a"))
     fit_until(17, make(), digits, config, tmp_path / "b")
     list(fit(make(), digits, config, tmp_path / "b", resume=True))
-    assert without_timing(read_trace(tmp_path / "b" / TRACE)) == whole
+    assert without_timing(read_history(tmp_path / "b" / HISTORY)) == whole
     assert [record["beta"] for record in whole] == [0, 0.25, 0.5, 0.5]
     left, right = (
-        VAE.load(tmp_path / name, best=True).state_dict() for name in "ab"
+        load_vae(tmp_path / name, best=True).state_dict() for name in "ab"
     )
     assert all(torch.equal(left[name], right[name]) for name in left)
 
@@ -562,7 +562,7 @@ def test_early_stopping_stops_and_keeps_the_best_weights(digits, tmp_path):
     assert len(records) == best + 3 < 40
     _, validation = digits.hold_out(config.validation_fraction)
     for is_best, value in ((True, values[best]), (False, values[-1])):
-        loaded = VAE.load(tmp_path, best=is_best)
+        loaded = load_vae(tmp_path, best=is_best)
         terms = evaluate(loaded, validation, config.seed)
         assert terms[0] - terms[1] == value
     assert not list(fit(make(), digits, config, tmp_path, resume=True))

@@ -14,14 +14,12 @@ from pyro_vae import (
     MLP,
     VAE,
     Config,
-    DiagonalLaplace,
-    DiagonalNormal,
-    Gaussian,
-    Laplace,
-    StandardNormal,
+    GaussianLikelihood,
+    NormalGuide,
+    NormalPrior,
     build,
 )
-from pyro_vae.checkpoints import FileError
+from pyro_vae.runs.files import FileError
 from tests.statistics import assert_mean
 
 PAIRS = [
@@ -198,7 +196,7 @@ def test_parts_of_ones_own():
             return pyro.distributions.Normal(torch.ones(2), 1.0).to_event(1)
 
     decoder = MLP(2, 9, output_activation="sigmoid")
-    vae = VAE(Shifted(), Gaussian(decoder), DiagonalNormal(MLP(9, 4)))
+    vae = VAE(Shifted(), GaussianLikelihood(decoder), NormalGuide(MLP(9, 4)))
     svi = SVI(vae.model, vae.guide, Adam({"lr": 1e-3}), Trace_ELBO())
     assert math.isfinite(svi.step(torch.rand(5, 9)))
     with pytest.raises(ValueError, match="one made by build"):
@@ -211,10 +209,10 @@ def test_save_and_load(tmp_path, prior, guide, noise):
     scale = {"prior_scale": 0.7} if prior == "laplace" else {}
     vae = make(prior, guide, noise=noise, noise_scale=0.3, **scale)
     vae.save(tmp_path, about={"data": {"name": "digits"}})
-    loaded = VAE.load(tmp_path)
-    kinds = {"normal": StandardNormal, "laplace": Laplace}
+    loaded = load_vae(tmp_path)
+    kinds = {"normal": NormalPrior, "laplace": LaplacePrior}
     assert isinstance(loaded.prior, kinds[prior])
-    kinds = {"normal": DiagonalNormal, "laplace": DiagonalLaplace}
+    kinds = {"normal": NormalGuide, "laplace": LaplaceGuide}
     assert isinstance(loaded.guide.distribution, kinds[guide])
     x = torch.rand(8, 64)
     elbos = []
@@ -226,15 +224,15 @@ def test_save_and_load(tmp_path, prior, guide, noise):
 
 def test_files_that_are_not_ours_are_refused(tmp_path):
     with pytest.raises(FileError, match="there is no file"):
-        VAE.load(tmp_path)
+        load_vae(tmp_path)
     torch.save(make().state_dict(), tmp_path / "model.safetensors")
     with pytest.raises(FileError, match="no safetensors file"):
-        VAE.load(tmp_path)
+        load_vae(tmp_path)
     vae = make()
     vae.recipe["config"]["prior"] = "cauchy"
     vae.save(tmp_path)
     with pytest.raises(FileError, match="'cauchy'; expected one of normal"):
-        VAE.load(tmp_path)
+        load_vae(tmp_path)
 
 
 def test_a_dead_vae_leaves_the_param_store():

@@ -1,14 +1,18 @@
 """Images in memory, split into a training and a test set."""
 
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from pyro_vae.data.draws import draw_once
 
-SPLIT_SEED = 0  # of the 80/20 split where a data set has no test set
-# Of the images drawn once and for all.
+Binarization = Literal["none", "dynamic", "static"]
+
+# Seed of the split where a data set has no test set, and of the hold-out.
+SPLIT_SEED = 0
+# Seeds of the binary images that are drawn once for all runs.
 TRAIN_SEED, TEST_SEED, VALIDATION_SEED = 1, 2, 3
 
 
@@ -24,8 +28,9 @@ class Dataset:
         name: The data set's name, or its file's.
         train: Training images, `(N, D)`, floats in [0, 1].
         test: Test images, `(M, D)`.
-        train_labels: `(N,)`, integers; None where there are none.
-        test_labels: `(M,)`.
+        train_labels: Labels of the training images, `(N,)` integers; None for
+            data without labels.
+        test_labels: Labels of the test images, `(M,)` integers, or None.
         image_shape: `(height, width)` or `(height, width, channels)`; its
             product is D.
     """
@@ -39,17 +44,24 @@ class Dataset:
 
     @property
     def data_dim(self) -> int:
-        """D, the number of pixels of an image."""
+        """The data dimension D: the values of an image, all channels."""
         return self.train.shape[1]
 
     def to(self, device: torch.device | str) -> "Dataset":
-        """Returns the data set with its images on a device."""
+        """Returns the data set with its images on a device.
+
+        Labels stay where they are.
+        """
         return replace(
             self, train=self.train.to(device), test=self.test.to(device)
         )
 
     def first(self, limit: int | None) -> "Dataset":
-        """Returns the first `limit` images of either set, or all if None."""
+        """Returns the data set cut to the first images of either set.
+
+        Args:
+            limit: The number of images kept in each set; None keeps all.
+        """
         return replace(
             self,
             train=self.train[:limit],
@@ -59,17 +71,19 @@ class Dataset:
         )
 
     def hold_out(self, fraction: float) -> tuple["Dataset", Tensor]:
-        """Splits validation images off the training set, by a fixed seed.
+        """Holds some training images out for validation, by a fixed seed.
 
         Args:
-            fraction: The part of the training images, between 0 and 1, of
-                which at least one image is held out and one is kept.
+            fraction: The part of the training images that is held out, between
+                0 and 1. At least one image is held out, and at least one is
+                kept.
 
         Returns:
-            The data set without them, and the validation images.
+            The data set with the `K` kept training images, in their order, and
+            the validation images, `(N - K, D)`.
 
         Raises:
-            DataError: If there is one training image only.
+            DataError: If there are fewer than two training images.
         """
         size = len(self.train)
         if size < 2:
@@ -89,16 +103,17 @@ class Dataset:
         )
         return rest, self.train[order[:count]]
 
-    def binarize(self, how: str) -> "Dataset":
-        """Returns the data set with binary images, drawn from the grey ones.
+    def binarize(self, how: Binarization) -> "Dataset":
+        """Returns the data set with binary images, drawn from the gray ones.
 
-        Each draw has a fixed seed of its own, so that every run is trained
-        and tested on the same images. Binary images stay what they are.
+        Each set is drawn from a fixed seed, so that every run is trained and
+        tested on the same images. Images that are binary already do not
+        change.
 
         Args:
-            how: `none`, nothing is drawn; `static`, either set once; `dynamic`,
-                the test set once: the training set is for `draw_binary` to
-                draw anew in each epoch.
+            how: What is drawn here: with `none`, nothing; with `static`, both
+                sets; with `dynamic`, the test set alone, because training
+                draws its images anew in each epoch, by `draw_binary`.
         """
         if how == "none":
             return self
@@ -112,8 +127,12 @@ class Dataset:
         """Whether every pixel of the test set is 0 or 1."""
         return bool(((self.test == 0) | (self.test == 1)).all())
 
-    def describe(self) -> dict:
-        """Returns what a run's files say of the data, JSON-able."""
+    def describe(self) -> dict[str, Any]:
+        """Returns what a run's files record of the data, ready for JSON.
+
+        Two data sets that differ in it are not the same: it holds the name,
+        the sizes, the mean pixel of each set and the shape of an image.
+        """
         return {
             "name": self.name,
             "num_train": len(self.train),
@@ -130,7 +149,14 @@ def split(
     labels: Tensor | None,
     image_shape: tuple[int, ...],
 ) -> Dataset:
-    """Splits images 80/20 into a training and a test set, by a fixed seed."""
+    """Splits images 80/20 into a training and a test set, by a fixed seed.
+
+    Args:
+        name: The data set's name.
+        images: Floats in [0, 1], `(N, D)`.
+        labels: `(N,)` integers, or None.
+        image_shape: `(height, width)` or `(height, width, channels)`.
+    """
     generator = torch.Generator().manual_seed(SPLIT_SEED)
     order = torch.randperm(len(images), generator=generator)
     train, test = order.split([len(order) - len(order) // 5, len(order) // 5])
@@ -145,7 +171,7 @@ def split(
 
 
 def to_unit_interval(images: Tensor) -> Tensor:
-    """Turns bytes `(N, ...)` into floats `(N, D)`, 255 into 1."""
+    """Returns bytes `(N, ...)` as floats in [0, 1], `(N, D)`."""
     return images.flatten(1).to(torch.get_default_dtype()).div_(255)
 
 

@@ -1,4 +1,4 @@
-"""Data sets that torchvision downloads, checked."""
+"""Data sets that torchvision downloads, with checks of their files."""
 
 import contextlib
 import hashlib
@@ -10,18 +10,20 @@ from pathlib import Path
 
 from pyro_vae.data.dataset import DataError, Dataset, to_unit_interval
 
-TORCHVISION = {
+TORCHVISION = {  # the class in torchvision.datasets, by our name
     "mnist": "MNIST",
     "fashion-mnist": "FashionMNIST",
     "kmnist": "KMNIST",
 }
-IDX_FILES = {
+IDX_FILES = {  # the shape of each file's array
     "train-images-idx3-ubyte": (60_000, 28, 28),
     "train-labels-idx1-ubyte": (60_000,),
     "t10k-images-idx3-ubyte": (10_000, 28, 28),
     "t10k-labels-idx1-ubyte": (10_000,),
 }
-MNIST_MD5 = {  # of the unpacked files; torchvision checks the packed ones
+# Checksums of the unpacked files: torchvision checks the packed ones alone, and
+# only while it downloads them.
+MNIST_MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
@@ -30,11 +32,15 @@ MNIST_MD5 = {  # of the unpacked files; torchvision checks the packed ones
 
 
 class DataUnavailableError(DataError):
-    """A data set is neither on disk nor to be downloaded."""
+    """A data set is not on disk, and it could not be downloaded."""
 
 
 def default_data_dir() -> Path:
-    """`PYRO_VAE_DATA` if it is set, else a cache folder in the user's home."""
+    """Returns the folder that data sets are kept in.
+
+    It is the environment variable `PYRO_VAE_DATA` if that is set, else
+    `pyro_vae` in `XDG_CACHE_HOME` or in `.cache` in the user's home.
+    """
     if folder := os.environ.get("PYRO_VAE_DATA"):
         return Path(folder)
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -42,21 +48,27 @@ def default_data_dir() -> Path:
 
 
 def load_torchvision(name: str, root: Path) -> Dataset:
-    """Loads one of `TORCHVISION` from a folder, or downloads it there.
+    """Loads one of torchvision's data sets, after downloading it if need be.
+
+    Args:
+        name: A key of `TORCHVISION`.
+        root: The folder that holds, or will hold, a folder of each data set.
 
     Raises:
         DataUnavailableError: If it is not there and cannot be downloaded.
         DataError: If a file is damaged.
     """
+    # Loading torchvision takes as long as loading torch, and digits need none.
     from torchvision import datasets
 
-    kind = getattr(datasets, TORCHVISION[name])
+    dataset_class = getattr(datasets, TORCHVISION[name])
     folder = root / TORCHVISION[name] / "raw"
     if not all((folder / file).is_file() for file in IDX_FILES):
-        _download(kind, name, root)
+        _download(dataset_class, name, root)
     for file in IDX_FILES:
         _check_idx(folder / file, name)
-    train, test = (kind(root, train=is_train) for is_train in (True, False))
+    train = dataset_class(root, train=True)
+    test = dataset_class(root, train=False)
     return Dataset(
         name,
         to_unit_interval(train.data),
@@ -67,20 +79,22 @@ def load_torchvision(name: str, root: Path) -> Dataset:
     )
 
 
-def _download(kind: type, name: str, root: Path) -> None:
+def _download(dataset_class: type, name: str, root: Path) -> None:
     try:
+        # torchvision prints its progress.
         with contextlib.redirect_stdout(io.StringIO()):
-            kind(root, train=True, download=True)
+            dataset_class(root, train=True, download=True)
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0].rstrip(":")
         raise DataUnavailableError(
             f"{name} is not in {root} and cannot be downloaded ({reason}): "
-            "name the folder that holds it with --data-dir or PYRO_VAE_DATA"
+            "set PYRO_VAE_DATA to the folder that holds it, or give that "
+            "folder as data_dir"
         ) from None
 
 
 def _check_idx(path: Path, name: str) -> None:
-    """Refuses a file that is not the whole of the data set's part."""
+    """Raises a DataError unless a file is whole and holds what it should."""
     shape = IDX_FILES[path.name]
     header = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
     content = path.read_bytes()

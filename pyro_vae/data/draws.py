@@ -1,4 +1,4 @@
-"""What is drawn of images: binary ones, and minibatches."""
+"""Random draws: binary images from gray ones, and minibatches."""
 
 from collections.abc import Iterator
 
@@ -7,14 +7,17 @@ from torch import Tensor
 
 
 def draw_binary(images: Tensor) -> Tensor:
-    r"""Draws binary images, each pixel white as often as it is bright.
+    r"""Returns binary images, with each pixel's brightness its chance of a 1.
 
     .. math:: x_d \sim \operatorname{Bernoulli}(\text{images}_d)
 
     The draws come from torch's global generator of the images' device.
 
     Args:
-        images: Floats in [0, 1].
+        images: Floats in [0, 1], of any shape.
+
+    Returns:
+        Zeros and ones, of the images' shape and dtype.
 
     References:
         On the quantitative analysis of deep belief networks, R. Salakhutdinov
@@ -24,13 +27,17 @@ def draw_binary(images: Tensor) -> Tensor:
 
 
 def draw_once(images: Tensor, seed: int) -> Tensor:
-    """Draws binary images, the same on every device and in every dtype.
+    """Returns binary images that are the same on every device.
 
-    Binary images stay what they are.
+    They are the same in every dtype, too. Images that are binary already do
+    not change.
 
     Args:
-        images: Floats in [0, 1].
-        seed: Of the draw.
+        images: Floats in [0, 1], of any shape.
+        seed: The seed of the draw.
+
+    Returns:
+        Zeros and ones, of the images' shape, dtype and device.
     """
     generator = torch.Generator().manual_seed(seed)
     uniform = torch.rand(images.shape, generator=generator, dtype=torch.float32)
@@ -38,14 +45,21 @@ def draw_once(images: Tensor, seed: int) -> Tensor:
 
 
 def minibatches(num_data: int, batch_size: int) -> Iterator[Tensor]:
-    """Yields the places of every image once, `(B,)`, in random order.
+    """Yields minibatches as indices of images, `(B,)`, each image once.
 
-    The last minibatch may be smaller. The order is drawn at the first one,
-    from torch's global generator of the CPU, so that it is the same on every
-    device.
+    The last minibatch may be smaller. The order is drawn when the first
+    minibatch is asked for, from torch's global generator of the CPU, so that
+    it is the same on every device.
 
     Args:
-        num_data: N, the number of images.
-        batch_size: B.
+        num_data: The number of images, N.
+        batch_size: The number of images in a minibatch, B.
     """
+    # Indices rather than a DataLoader, because the images are one tensor on
+    # the device that trains, and a minibatch is one indexing operation there.
+    # A DataLoader fetches B images one by one in Python, stacks them and copies
+    # them to the device; on a CPU alone that takes three times as long. The
+    # indices also find each image's own parameters, where inference keeps
+    # some, and a resumed epoch skips its first minibatches without reading
+    # them.
     yield from torch.randperm(num_data).split(batch_size)

@@ -1,4 +1,4 @@
-"""Images of the user's own: NumPy files, checked."""
+"""The user's own images, from NumPy files that are checked."""
 
 import math
 from pathlib import Path
@@ -15,28 +15,15 @@ def load_file(path: Path) -> Dataset:
 
     Args:
         path: An `.npy` file of an array `(N, ...)`, or an `.npz` file with
-            that array as `images` (or as its only one) and, if it likes,
+            that array as `images` (or as its only array) and optionally
             `labels`, `(N,)` integers. Images are floats in [0, 1], or uint8,
-            which are divided by 255.
+            which is divided by 255.
 
     Raises:
         DataError: If the file is missing or unreadable, or an array has the
-            wrong shape or range, or holds NaN.
+            wrong shape, type or range, or holds NaN.
     """
-    if not path.is_file():
-        raise DataError(f"there is no file {path}")
-    try:
-        with open(path, "rb") as file:
-            content = np.load(file, allow_pickle=False)
-            arrays = (
-                {"images": content}
-                if isinstance(content, np.ndarray)
-                else {key: content[key] for key in content.files}
-            )
-    except Exception as error:  # NumPy raises a dozen kinds for bad files
-        raise DataError(
-            f"{path} cannot be read as a NumPy file: {error}"
-        ) from None
+    arrays = _read_arrays(path)
     if len(arrays) == 1:
         arrays = {"images": next(iter(arrays.values()))}
     if "images" not in arrays:
@@ -50,7 +37,24 @@ def load_file(path: Path) -> Dataset:
     return split(path.name, images, labels, image_shape)
 
 
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of a NumPy file by name."""
+    if not path.is_file():
+        raise DataError(f"there is no file {path}")
+    try:
+        with open(path, "rb") as file:
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                return {"images": content}
+            return {key: content[key] for key in content.files}
+    except Exception as error:  # NumPy raises a dozen kinds for bad files
+        raise DataError(
+            f"{path} cannot be read as a NumPy file: {error}"
+        ) from None
+
+
 def _check_images(path: Path, array: np.ndarray) -> Tensor:
+    """Returns the images as floats in [0, 1], `(N, D)`."""
     if array.ndim < 2 or len(array) < 5 or math.prod(array.shape[1:]) < 1:
         raise DataError(
             f"images in {path} have shape {array.shape}; expected (N, ...) "
@@ -91,7 +95,11 @@ def _check_labels(
 
 
 def _image_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape to draw an image in, of the shape it was stored in."""
+    """Returns the shape to draw an image in, given its stored shape.
+
+    A shape that is no picture's, such as a vector, becomes a square of the
+    same size, or a row where the size is no square number.
+    """
     if len(shape) == 3 and shape[2] == 1:
         return shape[:2]
     if len(shape) == 2 or (len(shape) == 3 and shape[2] == 3):

@@ -17,17 +17,18 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
     """Loads a data set by name, downloading it if need be and possible.
 
     Args:
-        name: `mnist`, `fashion-mnist`, `kmnist`, `digits`, or the path of an
-            `.npy` or `.npz` file (see `load_file`).
-        data_dir: Where torchvision keeps its files; by default
-            `default_data_dir()`.
+        name: `mnist`, `fashion-mnist`, `kmnist`, `digits` (the 8 x 8 ones
+            that scikit-learn ships), or the path of an `.npy` or `.npz` file
+            (see `load_file`).
+        data_dir: The folder of the data sets that torchvision downloads; by
+            default `default_data_dir()`.
 
     Returns:
         The data set, on the CPU, in torch's default dtype.
 
     Raises:
         DataUnavailableError: If it is not on disk and cannot be downloaded.
-        DataError: If a file is damaged or there is no such data set.
+        DataError: If a file is damaged, or there is no data set of that name.
     """
     if name in TORCHVISION:
         return load_torchvision(name, Path(data_dir or default_data_dir()))
@@ -42,7 +43,7 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
 
 
 def _load_digits() -> Dataset:
-    from sklearn.datasets import load_digits
+    from sklearn.datasets import load_digits  # takes a second
 
     digits = load_digits()
     images = torch.as_tensor(digits.data / 16, dtype=torch.get_default_dtype())

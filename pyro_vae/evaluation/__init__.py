@@ -23,7 +23,7 @@ from pyro_vae.evaluation.importance import (
     importance_bound,
     log_weights,
 )
-from pyro_vae.evaluation.marginal import (
+from pyro_vae.evaluation.log_marginal import (
     METHODS,
     SMALL,
     Marginal,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.randomness import random_stream
-from pyro_vae.svi import NonFiniteLossError, compile
+from pyro_vae.svi import NonFiniteLossError, compile_graph
 from pyro_vae.vae import VAE
 
 EVALUATION_BATCH = 1000  # images
@@ -101,5 +101,5 @@ def compile_sums(vae: VAE, images: Tensor) -> Sums:
     if len(images) < size:
         return eager
     with evaluation_mode(vae):
-        compiled = compile(eager, [images[:size]], modules=list(vae.modules()))
+        compiled = compile_graph(eager, [images[:size]], modules=list(vae.modules()))
     return lambda x: (compiled if len(x) == size else eager)(x)

@@ -6,12 +6,12 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_vae.distributions import OneHots
 from pyro_vae.evaluation.elbo import evaluation_mode
 from pyro_vae.evaluation.grid import log_joint
-from pyro_vae.evaluation.marginal import log_marginal_likelihood
+from pyro_vae.evaluation.log_marginal import log_marginal_likelihood
 from pyro_vae.evaluation.quadrature import check_quadrature
-from pyro_vae.inference import EStep, Local
+from pyro_vae.inference import EStep, ImageParameters
+from pyro_vae.parts.distributions import OneHots
 from pyro_vae.randomness import random_stream
 from pyro_vae.vae import VAE
 
@@ -93,16 +93,16 @@ def gaps(
     ):
         elbo = estimate_elbo(vae, x, vae.infer(x), num_samples)
         with torch.no_grad():
-            start = vae.guide.distribution.encoder(x)
+            start = vae.guide.encode(x)
         candidates = []
         for features in (start, torch.zeros_like(start)):
-            local = Local.start(features)
+            local = ImageParameters.start(features)
             for rate in RATES:
-                step = EStep(vae, num_particles, rate)
-                local, _ = step.run(x, local, num_steps // len(RATES))
-                local = Local.start(local.features)
-            candidates.append(local.features)
-        family = vae.guide.distribution.family
+                step = EStep(num_particles, rate)
+                local, _ = step.run(vae, x, local, num_steps // len(RATES))
+                local = ImageParameters.start(local.parameters)
+            candidates.append(local.parameters)
+        family = vae.guide.family
         candidates = torch.stack([*candidates, start])
         values = torch.stack(
             [

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.distributions import center
+from pyro_vae.parts.distributions import center
 from pyro_vae.vae import VAE
 
 COARSE = 2  # points along each axis of a cell, when mass is looked for

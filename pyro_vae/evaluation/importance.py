@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_vae.evaluation.elbo import evaluation_mode
 from pyro_vae.randomness import random_stream
-from pyro_vae.svi import CompilationError, DynamicPairError, compile
+from pyro_vae.svi import CompilationError, DynamicPairError, compile_graph
 from pyro_vae.vae import VAE
 
 ROWS = 2000  # latents decoded at a time: the decoder's output stays in cache
@@ -47,7 +47,7 @@ def log_weights(
         `(S, B)`, in nats.
     """
     known = features is not None and features.numel()
-    q = vae.guide.distribution.family(features) if known else vae.infer(x)
+    q = vae.guide.family(features) if known else vae.infer(x)
     z = (q.rsample if q.has_rsample else q.sample)((num_samples,))
     log_p = vae.prior().log_prob(z) + vae.likelihood(z).log_prob(x)
     return log_p - q.log_prob(z)
@@ -83,7 +83,7 @@ def importance_bound(
         evaluation_mode(vae),
     ):
         # E-steps are taken once, not for every chunk of samples.
-        features = x[:, :0] if vae.inference is None else vae.inference(x)
+        features = x[:, :0] if vae.inference.is_amortized else vae.inference.infer(vae, x)
         compute = _chunk(vae, x, features, images, size, num_samples)
         sums = [
             _accumulate(vae, *parts, num_samples, size, images, compute)
@@ -118,7 +118,7 @@ def _chunk(vae, x, features, images, size, num_samples):
         return compute
     try:
         inputs = [x[:images], features[:images]]
-        return compile(compute, inputs, modules=list(vae.modules()))
+        return compile_graph(compute, inputs, modules=list(vae.modules()))
     except (CompilationError, DynamicPairError):
         return compute
 

@@ -1,31 +1,34 @@
-"""Figures: arrays in, a matplotlib Figure out. Nothing is shown or saved."""
+"""Functions that draw arrays and return a matplotlib Figure.
 
-from pyro_vae.figures.amortization import amortization
-from pyro_vae.figures.benchmark import benchmark
-from pyro_vae.figures.gradients import gradients
+They neither show nor save it: `figure.savefig("name.png")` does.
+"""
+
+from pyro_vae.figures.history import compare_histories, elbo_curves
 from pyro_vae.figures.images import image_grid, manifold
-from pyro_vae.figures.latents import latent_plane, latent_scatter, state_usage
+from pyro_vae.figures.latents import (
+    Plane,
+    latent_plane,
+    latent_scatter,
+    state_usage,
+)
 from pyro_vae.figures.posteriors import (
     Panel,
     bound_curve,
     gap_histogram,
-    posteriors,
+    posterior_panels,
 )
-from pyro_vae.figures.traces import compare_traces, elbo_curves
 
 __all__ = [
     "Panel",
-    "amortization",
-    "benchmark",
+    "Plane",
     "bound_curve",
-    "compare_traces",
+    "compare_histories",
     "elbo_curves",
     "gap_histogram",
-    "gradients",
     "image_grid",
     "latent_plane",
     "latent_scatter",
     "manifold",
-    "posteriors",
+    "posterior_panels",
     "state_usage",
 ]

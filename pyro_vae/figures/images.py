@@ -1,15 +1,17 @@
-"""Sheets of images."""
+"""Sheets of images, and the decoder's images over latent space."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pyro_vae.figures.latents import latent_plane, where
+from pyro_vae.figures.latents import latent_plane
 from pyro_vae.figures.style import DPI, Array
 
-GAP = 0.1  # between images, in units of an image's side
+GAP = 0.1  # around each image, as a part of its shorter side
+TICKS = 5
 
 
 def image_grid(
@@ -18,14 +20,12 @@ def image_grid(
     """Draws images in rows.
 
     Args:
-        images: `(N, D)` in [0, 1].
+        images: The images, `(N, D)`; values are clipped to [0, 1].
         image_shape: `(height, width)` or `(height, width, 3)`.
-        columns: Images in a row.
-        title: Above them.
+        columns: The number of images in a row.
+        title: The figure's title.
     """
-    sheet = _tile(images, image_shape, columns)
-    figure, axes = _sheet_figure(sheet, title)
-    axes.imshow(sheet, cmap="gray", vmin=0, vmax=1)
+    figure, axes = _draw_sheet(_tile(images, image_shape, columns), title)
     axes.set_axis_off()
     return figure
 
@@ -38,16 +38,16 @@ def manifold(
 ) -> Figure:
     """Draws the mean images on a grid over the range of some latents.
 
-    The first latent grows to the right, the second upwards. Beyond two
+    The first latent grows to the right, the second upward. Beyond two
     dimensions the grid lies in the plane of the latents' first two principal
-    components; for one, it is a row.
+    components; for one dimension it is a row.
 
     Args:
-        generate: Maps latents `(N, P)` to mean images `(N, D)`.
+        generate: A function from latents `(N, P)` to mean images `(N, D)`.
         z: The latents whose smallest and largest values bound the grid,
             `(M, P)`.
         image_shape: `(height, width)` or `(height, width, 3)`.
-        size: Images along each axis.
+        size: The number of images along each axis.
     """
     plane = latent_plane(z)
     coordinates = plane.project(z)
@@ -59,38 +59,62 @@ def manifold(
         second, first = np.meshgrid(steps[::-1, 1], steps[:, 0], indexing="ij")
         grid = np.stack([first.ravel(), second.ravel()], axis=1)
     sheet = _tile(generate(plane.lift(grid)), image_shape, size)
-    title = f"Mean images over the test set's range{where(plane)}"
-    figure, axes = _sheet_figure(sheet, title)
-    axes.imshow(sheet, cmap="gray", vmin=0, vmax=1)
-    ticks = np.linspace(0, size - 1, 5)
-    pitch = sheet.shape[1] / size
-    axes.set_xticks((ticks + 0.5) * pitch - 0.5, _values(low, high, 0))
+    title = f"Mean images over the test set's range{plane.note}"
+    figure, axes = _draw_sheet(sheet, title)
+    values = np.linspace(low, high, TICKS)
+    places = _tick_places(sheet.shape[1], image_shape[1], image_shape)
+    axes.set_xticks(places, _format(values[:, 0]))
     axes.set_xlabel(plane.labels[0])
     axes.set_yticks([])
     if len(plane.labels) == 2:
-        pitch = sheet.shape[0] / size
-        axes.set_yticks(
-            (ticks + 0.5) * pitch - 0.5, _values(low, high, 1)[::-1]
-        )
+        places = _tick_places(sheet.shape[0], image_shape[0], image_shape)
+        axes.set_yticks(places, _format(values[::-1, 1]))
         axes.set_ylabel(plane.labels[1])
     return figure
 
 
 def _tile(images: Array, image_shape: Sequence[int], columns: int) -> Array:
-    """Puts images on one white sheet, with a gap around each."""
+    """Returns one white sheet with the images on it, a gap around each.
+
+    The sheet is `(rows, columns)` of pixels, or `(rows, columns, 3)`.
+    """
+    # Loading torchvision takes as long as loading torch; a command that draws
+    # nothing need not wait for it.
+    from torchvision.utils import make_grid
+
     height, width, *channels = image_shape
-    gap = max(1, round(GAP * min(height, width)))
-    images = np.clip(images, 0, 1).reshape(-1, *image_shape)
-    rows = -(-len(images) // columns)
-    sheet = np.ones((rows * (height + gap), columns * (width + gap), *channels))
-    for index, image in enumerate(images):
-        top = index // columns * (height + gap) + gap // 2
-        left = index % columns * (width + gap) + gap // 2
-        sheet[top : top + height, left : left + width] = image
-    return sheet
+    x = torch.from_numpy(np.clip(images, 0, 1))
+    x = x.reshape(-1, height, width, *channels or (1,)).permute(0, 3, 1, 2)
+    # make_grid puts fewer images than a row on a narrower sheet, where they
+    # would be drawn larger: white images fill the row.
+    missing = max(0, columns - len(x))
+    x = torch.cat([x, x.new_ones(missing, *x.shape[1:])])
+    gap = _gap(image_shape)
+    sheet = make_grid(x, nrow=columns, padding=gap, pad_value=1.0)
+    # It repeats gray images in three channels.
+    return (sheet.permute(1, 2, 0) if channels else sheet[0]).numpy()
 
 
-def _sheet_figure(sheet: Array, title: str) -> tuple[Figure, Axes]:
+def _gap(image_shape: Sequence[int]) -> int:
+    """Returns the pixels between two images."""
+    return max(1, round(GAP * min(image_shape[:2])))
+
+
+def _tick_places(
+    length: int, side: int, image_shape: Sequence[int]
+) -> list[float]:
+    """Returns places from the first image's center to the last one's.
+
+    Args:
+        length: The pixels of the sheet along this axis.
+        side: The pixels of an image along this axis.
+        image_shape: The images' shape.
+    """
+    first = _gap(image_shape) + (side - 1) / 2
+    return np.linspace(first, length - 1 - first, TICKS).tolist()
+
+
+def _draw_sheet(sheet: Array, title: str) -> tuple[Figure, Axes]:
     height, width = sheet.shape[:2]
     figure = Figure(
         figsize=(7, max(1.5, 7 * height / width + 0.6)),
@@ -99,8 +123,9 @@ def _sheet_figure(sheet: Array, title: str) -> tuple[Figure, Axes]:
     )
     axes = figure.subplots()
     axes.set_title(title)
+    axes.imshow(sheet, cmap="gray", vmin=0, vmax=1)
     return figure, axes
 
 
-def _values(low: Array, high: Array, axis: int) -> list[str]:
-    return [f"{value:.1f}" for value in np.linspace(low[axis], high[axis], 5)]
+def _format(values: Array) -> list[str]:
+    return [f"{value:.1f}" for value in values]

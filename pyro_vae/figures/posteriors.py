@@ -1,9 +1,10 @@
-"""How good the bound and the posterior are, in pictures."""
+"""Pictures of how good the bound and the approximate posterior are."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -16,15 +17,16 @@ COLORS = ("C1", "C0", "C2")
 
 @dataclass(frozen=True)
 class Panel:
-    """One image's exact posterior, and approximations of it.
+    """One image's exact posterior in two dimensions, and approximations of it.
 
     Attributes:
-        title: Above it.
-        image: `(height, width)` or `(height, width, 3)`, in the corner.
+        title: The panel's title.
+        image: The image in the panel's corner, `(height, width)` or
+            `(height, width, 3)`.
         z: Grid points, `(size, size, 2)`.
-        density: p(z | x) at them.
+        density: The posterior p(z given x) at the grid points, `(size, size)`.
         normals: The mean `(2,)` and covariance `(2, 2)` of each
-            approximation, by name.
+            approximation, by name; at most three.
     """
 
     title: str
@@ -34,11 +36,15 @@ class Panel:
     normals: Mapping[str, tuple[Array, Array]]
 
 
-def posteriors(panels: Sequence[Panel]) -> Figure:
+def posterior_panels(panels: Sequence[Panel]) -> Figure:
     """Draws contours of exact posteriors with their approximations.
 
-    The contours hold half, 90 and 99 in a hundred of the posterior's mass; the
-    ellipses are two standard deviations.
+    The contours hold 50, 90 and 99 percent of the posterior's mass; the
+    ellipses are two standard deviations of the approximations.
+
+    Args:
+        panels: The panels, at least one, drawn four to a row. The names of the
+            first one's approximations are the legend.
     """
     rows = -(-len(panels) // COLUMNS)
     figure = Figure(
@@ -48,19 +54,7 @@ def posteriors(panels: Sequence[Panel]) -> Figure:
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     for axes, panel in zip(grid, panels, strict=False):
-        axes.contourf(
-            *np.moveaxis(panel.z, -1, 0),
-            panel.density,
-            levels=[*_mass_levels(panel.density), panel.density.max() * 1.01],
-            colors=["0.85", "0.7", "0.5"],
-        )
-        for color, normal in zip(COLORS, panel.normals.values(), strict=False):
-            axes.add_patch(ellipse(*normal, color=color))
-        inset = axes.inset_axes((0.02, 0.72, 0.26, 0.26))
-        inset.imshow(panel.image, cmap="gray", vmin=0, vmax=1)
-        inset.set_axis_off()
-        axes.set_title(panel.title, fontsize="small")
-        axes.tick_params(labelsize="x-small")
+        _draw_panel(axes, panel)
     handles = [
         Line2D([], [], color=color, label=name)
         for color, name in zip(COLORS, panels[0].normals, strict=False)
@@ -70,18 +64,19 @@ def posteriors(panels: Sequence[Panel]) -> Figure:
 
 
 def gap_histogram(approximation: Array, amortization: Array) -> Figure:
-    """Draws how the two gaps are distributed over images.
+    """Draws how the approximation gap and the amortization gap are distributed.
 
     Args:
-        approximation: `(B,)`, in nats.
-        amortization: `(B,)`, in nats.
+        approximation: The approximation gap of each image, `(B,)`, in nats.
+        amortization: The amortization gap of each image, `(B,)`, in nats.
     """
     figure = Figure(figsize=(7, 4.5), dpi=DPI, layout="constrained")
     axes = figure.subplots()
-    both = {"approximation": approximation, "amortisation": amortization}
+    both = {"approximation": approximation, "amortization": amortization}
     # A few hard images must not squeeze the others into one bar.
-    top = max(np.quantile(values, 0.98) for values in both.values())
-    bins = np.linspace(min(0, *map(np.min, both.values())), top, 50)
+    top = max(float(np.quantile(values, 0.98)) for values in both.values())
+    low = min(0.0, *(float(values.min()) for values in both.values()))
+    bins = np.linspace(low, top, 50).tolist()
     for name, values in both.items():
         axes.hist(
             np.clip(values, None, top),
@@ -104,10 +99,12 @@ def bound_curve(
     """Draws the importance-weighted bound against its number of samples.
 
     Args:
-        num_samples: Of each bound.
-        bounds: Means over images, in nats.
-        errors: How far sampling may have moved them: standard errors.
-        exact: The mean of the exact log p(x), if it is known.
+        num_samples: The samples of z for each image that each of C bounds
+            takes.
+        bounds: The bounds' means over images, `(C,)`, in nats.
+        errors: The bounds' standard errors by sampling, `(C,)`, in nats.
+        exact: The mean of log p(x) over the same images, in nats; None if it
+            is not known.
     """
     figure = Figure(figsize=(7, 4.5), dpi=DPI, layout="constrained")
     axes = figure.subplots()
@@ -124,10 +121,29 @@ def bound_curve(
     return figure
 
 
+def _draw_panel(axes: Axes, panel: Panel) -> None:
+    z1, z2 = np.moveaxis(panel.z, -1, 0)
+    axes.contourf(
+        z1,
+        z2,
+        panel.density,
+        levels=[*_mass_levels(panel.density), panel.density.max() * 1.01],
+        colors=["0.85", "0.7", "0.5"],
+    )
+    for color, normal in zip(COLORS, panel.normals.values(), strict=False):
+        axes.add_patch(ellipse(*normal, color=color))
+    inset = axes.inset_axes((0.02, 0.72, 0.26, 0.26))
+    inset.imshow(panel.image, cmap="gray", vmin=0, vmax=1)
+    inset.set_axis_off()
+    axes.set_title(panel.title, fontsize="small")
+    axes.tick_params(labelsize="x-small")
+
+
 def _mass_levels(density: Array) -> list[float]:
-    """The densities whose contours hold 99, 90 and 50 % of the mass."""
+    """Returns the densities whose contours hold 99, 90 and 50 % of the mass."""
     values = np.sort(density.ravel())[::-1]
     mass = values.cumsum() / values.sum()
     levels = [values[np.searchsorted(mass, part)] for part in (0.99, 0.9, 0.5)]
-    rising = np.array([0, 1e-12, 2e-12])  # where the grid is too coarse
+    # On a coarse grid levels may coincide, but matplotlib wants growing ones.
+    rising = np.array([0, 1e-12, 2e-12])
     return list(np.maximum.accumulate(np.array(levels)) * (1 + rising))

@@ -1,21 +1,15 @@
-"""What is maximised, by name: the ELBO and its relatives."""
+"""What is maximized, by name: the ELBO and its relatives."""
 
-from pyro_vae.objectives.analytic import is_analytic, list_analytic_pairs
-from pyro_vae.objectives.annealed import AnnealedObjective
-from pyro_vae.objectives.choices import (
-    OBJECTIVES,
-    choose_objective,
-    make_objective,
-)
-from pyro_vae.objectives.estimators import PathwiseELBO, WeightedELBO
+from pyro_vae.objectives.elbos import PathwiseELBO, WeightedELBO
+from pyro_vae.objectives.kl import compute_kl, is_analytic
+from pyro_vae.objectives.make import OBJECTIVES, Objective, make_objective
 
 __all__ = [
     "OBJECTIVES",
-    "AnnealedObjective",
+    "Objective",
     "PathwiseELBO",
     "WeightedELBO",
-    "choose_objective",
+    "compute_kl",
     "is_analytic",
-    "list_analytic_pairs",
     "make_objective",
 ]

@@ -1,7 +1,8 @@
-r"""Bounds as functions of a minibatch's terms: `(terms, beta)` to `(B,)` nats.
+r"""Bounds on log p(x), as functions of the terms of a minibatch.
 
-Each is to be maximised, and its gradient is autograd's. beta is the weight of
-log q(z | x) - log p(z) in the log-weights:
+Each takes the terms and beta, and returns a bound for each image, `(B,)`, in
+nats, which is maximized by the gradient that autograd finds. beta is the weight
+of log q(z | x) - log p(z) in the log-weights:
 
 .. math:: \log w = \log p(x \mid z) + \beta (\log p(z) - \log q(z \mid x))
 """
@@ -9,11 +10,11 @@ log q(z | x) - log p(z) in the log-weights:
 import math
 from collections.abc import Callable
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
-from pyro_vae.objectives.analytic import compute_kl
+from pyro_vae.objectives.kl import compute_kl
 from pyro_vae.objectives.terms import Latent, Terms
 
 Bound = Callable[[Terms, Tensor | float], Tensor]
@@ -21,7 +22,7 @@ DimensionKL = Callable[[Latent], Tensor]
 
 
 def elbo(terms: Terms, beta: Tensor | float) -> Tensor:
-    r"""The mean of the log-weights.
+    r"""Returns the mean of the log-weights.
 
     .. math:: \frac{1}{S} \sum_s \log w_s
     """
@@ -29,18 +30,21 @@ def elbo(terms: Terms, beta: Tensor | float) -> Tensor:
 
 
 def analytic_elbo(terms: Terms, beta: Tensor | float) -> Tensor:
-    r"""The ELBO with its KL in closed form.
+    r"""Returns the ELBO with its KL in closed form.
 
     .. math:: \frac{1}{S} \sum_s \log p(x \mid z_s) - \beta KL(q, p)
+
+    Raises:
+        ValueError: If the KL has no closed form.
     """
     kl = sum(compute_kl(latent.q, latent.p) for latent in terms.latents)
     return (terms.log_likelihood - beta * kl).mean(0)
 
 
 def stl(terms: Terms, beta: Tensor | float) -> Tensor:
-    """The ELBO, with a gradient in phi that leaves out the score of q.
+    """Returns the ELBO, with a gradient in phi that leaves out q's score.
 
-    It vanishes sample by sample where q is the exact posterior.
+    That gradient vanishes for every sample where q is the exact posterior.
 
     References:
         Sticking the Landing: Simple, Lower-Variance Gradient Estimators for
@@ -50,10 +54,17 @@ def stl(terms: Terms, beta: Tensor | float) -> Tensor:
 
 
 def renyi(terms: Terms, beta: Tensor | float, alpha: float) -> Tensor:
-    r"""The variational Renyi bound; at alpha = 0 the importance-weighted one.
+    r"""Returns the variational Renyi bound.
 
     .. math:: \frac{1}{1 - \alpha}
         \log \frac{1}{S} \sum_s w_s^{1 - \alpha}
+
+    At alpha = 0 it is the importance-weighted bound.
+
+    Args:
+        terms: The terms of a minibatch.
+        beta: The weight of the latents' log-densities in the log-weights.
+        alpha: The order, not 1.
 
     References:
         Importance Weighted Autoencoders, Y. Burda, R. Grosse and
@@ -65,9 +76,9 @@ def renyi(terms: Terms, beta: Tensor | float, alpha: float) -> Tensor:
 
 
 def dreg(terms: Terms, beta: Tensor | float) -> Tensor:
-    r"""The importance-weighted bound, doubly reparameterised.
+    r"""Returns the importance-weighted bound, doubly reparameterized.
 
-    Its gradient in theta is the bound's own, and in phi
+    Its gradient in theta is that of the bound, and its gradient in phi is
 
     .. math:: \sum_s \tilde{w}_s^2 \,
         \frac{\partial \log w_s}{\partial z_s} \nabla_\phi z_s, \quad
@@ -88,16 +99,20 @@ def dreg(terms: Terms, beta: Tensor | float) -> Tensor:
 def free_bits(
     terms: Terms, beta: Tensor | float, nats: float, kl: DimensionKL
 ) -> Tensor:
-    r"""The ELBO with a floor under each dimension's KL.
+    r"""Returns the ELBO with a floor under the KL of each latent dimension.
 
     .. math:: \frac{1}{S} \sum_s \log p(x \mid z_s) - \beta \sum_{p=1}^P
         \max(\lambda, \frac{1}{B} \sum_b KL_{bp})
 
     Args:
-        terms: The minibatch's.
+        terms: The terms of a minibatch.
         beta: The weight of the KL.
-        nats: lambda, for each latent dimension.
-        kl: The KL by dimension, `(..., B, P)`, of a latent.
+        nats: lambda, the floor for each latent dimension, in nats.
+        kl: `kl(latent)` is the KL of each dimension of a latent site,
+            `(..., B, P)`, in nats.
+
+    Raises:
+        ValueError: If the dimensions of a latent site are not independent.
 
     References:
         Improved Variational Inference with Inverse Autoregressive Flow,
@@ -111,38 +126,49 @@ def free_bits(
 
 
 def sampled_dimension_kl(latent: Latent) -> Tensor:
-    """Returns log q - log p by dimension, `(..., B, P)`."""
+    """Returns log q - log p of each dimension, `(..., B, P)`, in nats.
+
+    Raises:
+        ValueError: If the dimensions are not independent.
+    """
     q, p = _factors(latent)
     return q.log_prob(latent.z) - p.log_prob(latent.z)
 
 
 def analytic_dimension_kl(latent: Latent) -> Tensor:
-    """Returns the KL by dimension in closed form, `(..., B, P)`."""
+    """Returns the KL of each dimension in closed form, `(..., B, P)`, in nats.
+
+    Raises:
+        ValueError: If the dimensions are not independent, or if the KL has no
+            closed form.
+    """
     return compute_kl(*_factors(latent))
 
 
-def _factors(latent: Latent) -> list[dist.Distribution]:
-    """The distributions of the single dimensions, of the guide and prior."""
+def _factors(latent: Latent) -> list[Distribution]:
+    """Returns guide and prior as distributions of the single dimensions."""
+    factors: list[Distribution] = []
     for whose, whole in (("guide", latent.q), ("prior", latent.p)):
-        is_factorised = (
+        if not (
             isinstance(whole, torch.distributions.Independent)
             and whole.reinterpreted_batch_ndims == 1
             and not whole.base_dist.event_shape
-        )
-        if not is_factorised:
+        ):
             raise ValueError(
-                f"--free-bits was given, but the {whose} is "
+                f"free_bits was given, but the {whose} is "
                 f"{type(whole).__name__}; expected independent dimensions, "
-                "for each its own KL: leave it out"
+                "each with a KL of its own: leave it out"
             )
-    return [latent.q.base_dist, latent.p.base_dist]
+        factors.append(whole.base_dist)
+    return factors
 
 
 def _log_mean_exp(values: Tensor) -> Tensor:
+    """Returns the logarithm of the mean of exponentials, over dimension 0."""
     return values.logsumexp(0) - math.log(len(values))
 
 
 def _scale_gradient(z: Tensor, weight: Tensor) -> None:
-    """Multiplies what flows back into z by weights `(S, B)`."""
+    """Multiplies the gradient that flows back into z by weights `(S, B)`."""
     weight = weight.view(z.shape[:-1]).unsqueeze(-1)
     z.register_hook(lambda gradient: weight * gradient)

@@ -1,38 +1,46 @@
-"""The log-densities of a minibatch, read off the traces of a Pyro pair."""
+"""The log-densities of a minibatch, read from the traces of a Pyro pair."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-import pyro.distributions as dist
 import torch
 from pyro.poutine import Trace
 from torch import Tensor
+from torch.distributions import Distribution
+
+Site = Mapping[str, Any]  # what a trace notes of a sample statement
 
 
 @dataclass(frozen=True)
 class Latent:
-    """A latent site.
+    """A latent sample site, as the guide has drawn it.
 
     Attributes:
-        q: The guide's distribution.
-        p: The model's.
-        z: The draws, `(S, B, P)`, or `(B, P)` if there is one each.
-        log_q: Their log-densities under q, `(S, B)`, in nats.
-        log_p: Those under p.
+        q: The guide's distribution, q(z | x).
+        p: The model's distribution, p(z).
+        z: The draws, `(S, B, P)`, or `(B, P)` if S is 1.
+        log_q: The log-densities of the draws under q, `(S, B)`, in nats.
+        log_p: The log-densities of the draws under p, `(S, B)`, in nats.
     """
 
-    q: dist.Distribution
-    p: dist.Distribution
+    q: Distribution
+    p: Distribution
     z: Tensor
     log_q: Tensor
     log_p: Tensor
 
     def path_log_q(self) -> Tensor:
-        r"""Returns log q whose gradient in phi goes through z alone.
+        """Returns log q(z | x) with a gradient in phi through z alone.
 
-        The gradient of log q(z; phi) at a fixed z, the score, has mean zero;
-        it is taken off, and the value stays.
+        The value is that of `log_q`. The gradient of log q(z; phi) at a fixed
+        z, the score, has mean zero and is left out.
+
+        Returns:
+            `(S, B)`, in nats.
         """
-        # Of a copy: what a flow remembers of its own draws would bypass z.
+        # A flow remembers the noise of its own draws, and the gradient would
+        # go through that noise in place of z. It does not recognize a copy.
         log_q = torch.atleast_2d(self.q.log_prob(self.z.clone()))
         score = torch.atleast_2d(self.q.log_prob(self.z.detach()))
         return log_q - (score - score.detach())
@@ -40,7 +48,7 @@ class Latent:
 
 @dataclass(frozen=True)
 class Terms:
-    """What a bound is made of.
+    """The log-densities of a minibatch, of which a bound is made.
 
     Attributes:
         log_likelihood: log p(x | z), `(S, B)`, in nats.
@@ -53,49 +61,62 @@ class Terms:
     scale: Tensor | float
 
     def log_ratio(self) -> Tensor:
-        """Returns log q(z | x) - log p(z), `(S, B)`: a sample of the KL."""
-        return sum(latent.log_q - latent.log_p for latent in self.latents)
+        """Returns log q(z | x) - log p(z), `(S, B)`, in nats.
+
+        Its mean over the draws estimates the KL.
+        """
+        return _sum(latent.log_q - latent.log_p for latent in self.latents)
 
     def path_log_ratio(self) -> Tensor:
-        """Returns the same, without the score of q in its gradient."""
-        return sum(
+        """Returns `log_ratio` without the score of q in its gradient."""
+        return _sum(
             latent.path_log_q() - latent.log_p for latent in self.latents
         )
 
 
 def read_terms(model_trace: Trace, guide_trace: Trace) -> Terms:
-    """Reads the terms off traces whose log-densities were computed.
+    """Returns the terms of two traces with their log-densities.
+
+    Args:
+        model_trace: The trace of the model, replayed with the guide's draws.
+        guide_trace: The trace of the guide.
 
     Raises:
-        ValueError: If the guide draws what it cannot differentiate, or the
-            sites are not all in one plate, alike.
+        ValueError: If a draw of the guide carries no gradient, or if the sites
+            are not all in one plate, with one scale and without a mask.
     """
-    log_likelihood, latents, sites = 0.0, [], _sample_sites(model_trace)
+    log_likelihoods, latents = [], []
+    sites = _sample_sites(model_trace)
     _check_alike(sites)
     for name, site in sites:
         # The plate's scale stays outside: within a log-mean-exp it would not
         # be a bound on anything.
         log_p = torch.atleast_2d(site["unscaled_log_prob"])
         if site["is_observed"]:
-            log_likelihood = log_likelihood + log_p
+            log_likelihoods.append(log_p)
         else:
             latents.append(_latent(name, guide_trace.nodes[name], site, log_p))
     for name, _ in _sample_sites(guide_trace):
         if name not in model_trace:
             raise ValueError(
                 f"site {name!r} of the guide is not in the model; expected "
-                "one for each of its latents alone: use --objective elbo"
+                "one for each of its latents alone: use objective=elbo"
             )
-    return Terms(log_likelihood, latents, sites[0][1]["scale"])
+    return Terms(_sum(log_likelihoods), latents, sites[0][1]["scale"])
 
 
-def _sample_sites(trace: Trace) -> list[tuple[str, dict]]:
+def _sum(parts: Iterable[Tensor]) -> Tensor:
+    """Returns the sum of tensors, which is 0 where there are none."""
+    return torch.as_tensor(sum(parts))
+
+
+def _sample_sites(trace: Trace) -> list[tuple[str, Site]]:
     nodes = trace.nodes.items()
     return [(name, site) for name, site in nodes if site["type"] == "sample"]
 
 
-def _check_alike(sites: list[tuple[str, dict]]) -> None:
-    """Refuses what would be counted otherwise than image by image."""
+def _check_alike(sites: list[tuple[str, Site]]) -> None:
+    """Refuses sites that do not have one log-density for each image."""
     _, first = sites[0]
     for name, site in sites:
         if site["mask"] is not None:
@@ -112,16 +133,16 @@ def _check_alike(sites: list[tuple[str, dict]]) -> None:
         )
 
 
-def _plates(site: dict) -> set[str]:
+def _plates(site: Site) -> set[str]:
     return {plate.name for plate in site["cond_indep_stack"]}
 
 
-def _latent(name: str, guide: dict, model: dict, log_p: Tensor) -> Latent:
+def _latent(name: str, guide: Site, model: Site, log_p: Tensor) -> Latent:
     if not guide["fn"].has_rsample:
         raise ValueError(
             f"site {name!r} of the guide is {type(guide['fn']).__name__}, "
-            "whose draws carry no gradient; expected a reparameterised "
-            "distribution: use --objective elbo"
+            "whose draws carry no gradient; expected a reparameterized "
+            "distribution: use objective=elbo"
         )
     log_q = torch.atleast_2d(guide["unscaled_log_prob"])
     return Latent(guide["fn"], model["fn"], guide["value"], log_q, log_p)

@@ -1,13 +1,19 @@
-"""One optimisation step: Pyro's SVI, and its compiled twin."""
+"""One optimization step of any Pyro pair: Pyro's SVI, and its compiled twin."""
 
-from pyro_vae.svi.compiled import LOSSES, CompiledSVI, can_compile
+from pyro_vae.svi.compiled import CompiledSVI
 from pyro_vae.svi.eager import (
     NonFiniteLossError,
     find_nonfinite_site,
     make_svi,
 )
-from pyro_vae.svi.graphs import CompilationError, DynamicPairError, compile
+from pyro_vae.svi.estimator import LOSSES, ReportingELBO, can_compile
+from pyro_vae.svi.graphs import (
+    CompilationError,
+    DynamicPairError,
+    compile_graph,
+)
 from pyro_vae.svi.optimizers import (
+    clip_gradients,
     load_optimizer_state,
     optimizer_state,
     set_learning_rate,
@@ -19,8 +25,10 @@ __all__ = [
     "CompiledSVI",
     "DynamicPairError",
     "NonFiniteLossError",
+    "ReportingELBO",
     "can_compile",
-    "compile",
+    "clip_gradients",
+    "compile_graph",
     "find_nonfinite_site",
     "load_optimizer_state",
     "make_svi",

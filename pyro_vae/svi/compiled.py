@@ -3,42 +3,47 @@
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
-from pyro.infer import (
-    ELBO,
-    RenyiELBO,
-    Trace_ELBO,
-    TraceEnum_ELBO,
-    TraceMeanField_ELBO,
-)
+from pyro.infer import ELBO, Trace_ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 
 from pyro_vae.svi.arguments import Arguments
-from pyro_vae.svi.clipping import clip_gradients
+from pyro_vae.svi.compat import get_unconstrained
 from pyro_vae.svi.eager import NonFiniteLossError, find_nonfinite_site
-from pyro_vae.svi.graphs import (
-    DynamicPairError,
-    Program,
-    buffer_copies,
-    compile,
+from pyro_vae.svi.estimator import ReportingELBO, check_estimator
+from pyro_vae.svi.graphs import DynamicPairError, Program, compile_graph
+from pyro_vae.svi.matmul import check_precision
+from pyro_vae.svi.optimizers import clip_gradients
+from pyro_vae.svi.random_states import (
+    are_same_states,
+    get_random_states,
+    set_random_states,
 )
-from pyro_vae.svi.matmul import PRECISIONS
-from pyro_vae.svi.optimizers import Update, check_optimizer, make_update
-from pyro_vae.svi.watch import ModuleCalls, Watch
+from pyro_vae.svi.updates import Update, check_optimizer, make_update
+from pyro_vae.svi.watch import ModuleCalls, Watch, copy_buffers
 
 MANY = 16  # graphs, from which an argument is likely to change at every step
-Gradients = dict[Tensor, Tensor]  # of each parameter
-
-LOSSES = (Trace_ELBO, TraceMeanField_ELBO, RenyiELBO, TraceEnum_ELBO)
 
 
-def can_compile(loss: ELBO) -> bool:
-    """Whether a loss is one of `LOSSES`, or says that it can be recorded."""
-    return type(loss) in LOSSES or getattr(loss, "can_be_compiled", False)
+class _Run(NamedTuple):
+    """What one eager run of a pair told.
+
+    Attributes:
+        loss: The loss, `()`.
+        gradients: The gradient of each parameter. The order is that in which
+            this run met the parameters; another one may meet them in another.
+        names: The names of all parameters in Pyro's store.
+        report: What the estimator reported, if it does.
+    """
+
+    loss: Tensor
+    gradients: dict[Tensor, Tensor]
+    names: list[str]
+    report: Tensor | None
 
 
 class CompiledSVI:
@@ -50,7 +55,7 @@ class CompiledSVI:
     With the same seed the losses and parameters are those of `pyro.infer.SVI`,
     up to rounding; unlike there, a loss that is not finite raises, and the
     parameters stay as they were. Parameters stay where they are (in modules
-    and in Pyro's param store), the optimiser's state in the optimiser.
+    and in Pyro's param store), the optimizer's state in the optimizer.
 
     The pair must be static: the same sites, shapes and operations at every
     step. A structure that depends on a tensor's value is detected. Python and
@@ -67,22 +72,21 @@ class CompiledSVI:
         model: A Pyro model: any callable.
         guide: Its guide.
         optim: `pyro.optim.Adam`, `AdamW` or `ClippedAdam`, or a torch
-            optimiser over given parameters.
+            optimizer over given parameters.
         loss: `Trace_ELBO` (by default), `TraceMeanField_ELBO`, `RenyiELBO`,
-            `TraceEnum_ELBO` with parallel enumeration, or an estimator whose
-            `can_be_compiled` is true. If it has an `elbo`, a tensor that each
-            `loss_and_grads` sets, that is kept up to date.
-        precision: Of large float32 matrix products: `highest`, `high` or
-            `medium` (on the CPU: bfloat16 products where the processor has
-            them).
+            `TraceEnum_ELBO` with parallel enumeration, or a `ReportingELBO`
+            whose `can_be_compiled` is true, which gets its reports.
+        precision: The precision of large float32 matrix products: `highest`,
+            `high` or `medium` (on the CPU: bfloat16 products where the
+            processor has them).
         clip_norm: The largest norm of all gradients together; by default they
             are left as they are.
 
     Attributes:
-        num_compilations: How many graphs have been compiled.
+        num_compilations: The number of graphs that have been compiled.
 
     Raises:
-        ValueError: For an optimiser, a loss or a precision that it cannot take.
+        ValueError: For an optimizer, a loss or a precision that it cannot take.
     """
 
     def __init__(
@@ -96,29 +100,25 @@ class CompiledSVI:
     ):
         check_optimizer(optim)
         self.model, self.guide, self.optim = model, guide, optim
-        self.loss = Trace_ELBO() if loss is None else loss
-        if not can_compile(self.loss):
-            names = ", ".join(kind.__name__ for kind in LOSSES)
-            inner = getattr(self.loss, "estimator", self.loss)
-            raise ValueError(
-                f"the loss is {type(inner).__name__}; expected one of "
-                f"{names}: use pyro.infer.SVI for another one"
-            )
-        if precision not in PRECISIONS:
-            raise ValueError(
-                f"precision is {precision!r}; expected one of "
-                f"{', '.join(PRECISIONS)}"
-            )
+        # ELBO does not declare what its subclasses have.
+        self.loss: Any = Trace_ELBO() if loss is None else loss
+        check_estimator(self.loss)
+        self._reporter = loss if isinstance(loss, ReportingELBO) else None
+        check_precision(precision)
         self.precision, self.clip_norm = precision, clip_norm
         self.num_compilations = 0
-        self._forget()
+        self._programs: dict[tuple, Program] = {}
+        self._params: list[Tensor] = []  # none before the first step
+        self._watch = Watch([], [])
+        self._update: Update | None = None
 
     def step(self, *args: Any, **kwargs: Any) -> float:
         """Takes a gradient step on the loss and returns its estimate.
 
         Args:
-            args, kwargs: Go to the model and the guide: tensors, Python
-                values, and lists, tuples and dictionaries of them.
+            args: Arguments of the model and the guide: tensors, Python values,
+                and lists, tuples and dictionaries of them.
+            kwargs: The same, by name.
 
         Raises:
             NonFiniteLossError: If the loss is NaN or infinite; it names the
@@ -129,47 +129,40 @@ class CompiledSVI:
         loss = self.step_tensor(*args, **kwargs)
         value = loss.item()
         if not math.isfinite(value):
-            self._raise(value, args, kwargs)
+            site = find_nonfinite_site(self.model, self.guide, *args, **kwargs)
+            raise NonFiniteLossError(f"the loss is {value} {site}")
         return value
 
     def step_tensor(self, *args: Any, **kwargs: Any) -> Tensor:
         """Takes a step and returns the loss as a tensor, `()`.
 
-        On CUDA nothing waits for the device, unless a torch optimiser was
+        On CUDA nothing waits for the device, unless a torch optimizer was
         given. A loss that is not finite updates nothing and is returned.
         """
         with torch.no_grad():
             self._look()
-            first = None
-            if self._watch is None:
+            if not self._params:
                 Arguments(args, kwargs, [])  # refuses bad ones, first of all
                 first = self._discover(args, kwargs)
-            if first is None:
-                program, tensors = self._program("step", args, kwargs)
-                loss, *grads = program(*self._params, *tensors)
-                if len(grads) > len(self._params):
-                    self.loss.elbo = grads.pop().clone()
-                if self._update is None:
-                    self._update = make_update(self.optim, self._params)
-                update = self._update
-            else:
-                loss, gradients = first
-                grads = list(gradients.values())
-                update = make_update(self.optim, list(gradients))
-            if loss.is_cuda:
-                skip = (~loss.isfinite()).to(torch.float32)
-            elif math.isfinite(loss.item()):
-                skip = None
-            else:
-                return loss
-            update(grads, skip)
-        return loss.clone()  # the next step writes where this one did
+                if first is not None:
+                    update = make_update(self.optim, list(first.gradients))
+                    grads = list(first.gradients.values())
+                    return _apply(update, first.loss, grads)
+            program, tensors = self._program("step", args, kwargs)
+            loss, *results = program(*self._params, *tensors)
+            count = len(self._params)
+            grads, reports = results[:count], results[count:]
+            if self._reporter is not None:
+                self._reporter.take_report(reports[0].clone())
+            if self._update is None:
+                self._update = make_update(self.optim, self._params)
+            return _apply(self._update, loss, grads)
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
         """Returns an estimate of the loss; arguments as in `step`."""
         with torch.no_grad():
             self._look()
-            if self._watch is None:
+            if not self._params:
                 loss = self.loss.loss(self.model, self.guide, *args, **kwargs)
                 return float(loss)
             program, tensors = self._program("loss", args, kwargs)
@@ -182,8 +175,9 @@ class CompiledSVI:
                 "the step runs inside a Pyro handler; expected it outside: "
                 "put the handler around the model or the guide instead"
             )
-        if self._watch is not None and not self._watch.holds():
-            self._forget()
+        if not self._watch.holds():
+            self._programs, self._params = {}, []
+            self._watch, self._update = Watch([], []), None
 
     def _program(
         self, kind: str, args: tuple, kwargs: dict
@@ -193,11 +187,11 @@ class CompiledSVI:
         key = (kind, call.key, self._watch.modes())
         if key not in self._programs:
             record = self._record_step if kind == "step" else self._record_loss
-            self._programs[key] = compile(
+            self._programs[key] = compile_graph(
                 lambda *tensors: record(*call.rebuild(tensors)),
                 [*self._params, *call.tensors],
                 self.precision,
-                [module for module, *_ in self._watch.modules],
+                self._watch.modules,
             )
             self.num_compilations += 1
             if self.num_compilations == MANY:
@@ -209,44 +203,37 @@ class CompiledSVI:
                 )
         return self._programs[key], call.tensors
 
-    def _discover(
-        self, args: tuple, kwargs: dict
-    ) -> tuple[Tensor, Gradients] | None:
+    def _discover(self, args: tuple, kwargs: dict) -> _Run | None:
         """Runs eagerly, which makes the parameters, and learns of them.
 
         Returns:
             None, and the random numbers are given back, if a second run takes
             as many of them. Else the making of the parameters took some, and
-            the first step has been this one: its loss and gradients, each
-            with its parameter.
+            the first step has been this run.
         """
-        states = _get_random_states()
+        states = get_random_states()
         with ModuleCalls(self.model, self.guide) as calls:
-            loss, grads, names = self._run(args, kwargs)
-        buffers = buffer_copies(calls.modules())
-        states_after = _get_random_states()
-        _set_random_states(states)
-        _, later, _ = self._run(args, kwargs)
-        result = None
-        if _same_states(_get_random_states(), states_after):
+            first = self._run(args, kwargs)
+        buffers = copy_buffers(calls.modules())
+        states_after = get_random_states()
+        set_random_states(states)
+        second = self._run(args, kwargs)
+        is_repeated = are_same_states(get_random_states(), states_after)
+        if is_repeated:
             buffers = calls.buffers
         else:
-            result, states = (loss, grads), states_after
-        _set_random_states(states)
+            states = states_after
+            if self._reporter is not None and first.report is not None:
+                self._reporter.take_report(first.report)
+        set_random_states(states)
         for buffer, value in buffers:
             buffer.copy_(value)
-        self._params = list(later)
-        self._watch = Watch(calls.modules(), names)
-        return result
+        self._watch = Watch(calls.modules(), first.names)
+        self._params = list(second.gradients)
+        return None if is_repeated else first
 
-    def _run(
-        self, args: tuple, kwargs: dict
-    ) -> tuple[Tensor, Gradients, list[str]]:
-        """Returns the loss, each parameter's gradient, and all their names.
-
-        The order is that in which this run met the parameters: another run
-        may meet them in another one.
-        """
+    def _run(self, args: tuple, kwargs: dict) -> _Run:
+        """Runs the pair once, eagerly, and leaves no gradient behind."""
         with (
             torch.enable_grad(),
             poutine.trace(param_only=True) as capture,
@@ -254,26 +241,25 @@ class CompiledSVI:
             value = self.loss.loss_and_grads(
                 self.model, self.guide, *args, **kwargs
             )
-        sites = capture.trace.nodes
-        params = [site["value"].unconstrained() for site in sites.values()]
         # By identity: one parameter may be announced under several names.
-        params = {id(p): p for p in params if p.grad is not None}.values()
-        if not params:
+        announced = dict.fromkeys(get_unconstrained(capture.trace))
+        grads = {p: p.grad for p in announced if p.grad is not None}
+        if not grads:
             raise ValueError(
                 "no parameter has a gradient; expected pyro.param or "
                 "pyro.module statements in the model or the guide"
             )
-        clip_gradients(params, self.clip_norm)
-        # Tensors hash by identity.
-        grads: Gradients = {param: param.grad for param in params}
-        for param in params:
+        clip_gradients(grads, self.clip_norm)
+        for param in grads:
             param.grad = None
         loss = torch.as_tensor(value).to(next(iter(grads.values())))
-        return loss, grads, list(sites)
+        report = None if self._reporter is None else self._reporter.report()
+        return _Run(loss, grads, list(capture.trace.nodes), report)
 
     def _record_step(self, args: tuple, kwargs: dict) -> list[Tensor]:
-        """The loss, its gradients, as Pyro's estimator computes them, and
-        the ELBO where the estimator reports it.
+        """Returns the loss, each parameter's gradient, and the report, if any.
+
+        Loss and gradients are as Pyro's estimator computes them.
         """
         for param in self._params:
             param.grad = None
@@ -283,16 +269,17 @@ class CompiledSVI:
                     self.model, self.guide, *args, **kwargs
                 )
                 clip_gradients(self._params, self.clip_norm)
-            grads = [param.grad for param in self._params]
+            grads = [p.grad for p in self._params if p.grad is not None]
         finally:
             for param in self._params:
                 param.grad = None
-        if any(grad is None for grad in grads):
+        if len(grads) < len(self._params):
             raise DynamicPairError(
                 "a parameter that had a gradient at the first step has none "
                 "now; expected a static pair: use pyro.infer.SVI"
             )
-        reports = [self.loss.elbo] if hasattr(self.loss, "elbo") else []
+        reporter = self._reporter
+        reports = [] if reporter is None else [reporter.report()]
         return [torch.as_tensor(loss), *grads, *reports]
 
     def _record_loss(self, args: tuple, kwargs: dict) -> list[Tensor]:
@@ -300,28 +287,11 @@ class CompiledSVI:
             loss = self.loss.loss(self.model, self.guide, *args, **kwargs)
         return [torch.as_tensor(loss)]
 
-    def _raise(self, value: float, args: tuple, kwargs: dict) -> None:
-        site = find_nonfinite_site(self.model, self.guide, *args, **kwargs)
-        raise NonFiniteLossError(f"the loss is {value} {site}")
 
-    def _forget(self) -> None:
-        self._programs: dict[tuple, Program] = {}
-        self._params: list[Tensor] = []
-        self._watch: Watch | None = None
-        self._update: Update | None = None
-
-
-def _get_random_states() -> list[Tensor]:
-    if not torch.cuda.is_initialized():
-        return [torch.get_rng_state()]
-    return [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
-
-
-def _same_states(left: list[Tensor], right: list[Tensor]) -> bool:
-    return len(left) == len(right) and all(map(torch.equal, left, right))
-
-
-def _set_random_states(states: list[Tensor]) -> None:
-    torch.set_rng_state(states[0])
-    if len(states) > 1:
-        torch.cuda.set_rng_state_all(states[1:])
+def _apply(update: Update, loss: Tensor, grads: list[Tensor]) -> Tensor:
+    """Updates the parameters, unless the loss is not finite; returns it."""
+    if loss.is_cuda:
+        update(grads, (~loss.isfinite()).to(torch.float32))
+    elif math.isfinite(loss.item()):
+        update(grads, None)
+    return loss.clone()  # the next step writes where this one did

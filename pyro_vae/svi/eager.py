@@ -1,7 +1,8 @@
-"""Pyro's own SVI, and what it says of a loss that is not finite."""
+"""Pyro's own SVI, made to say where a loss stops being finite."""
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pyro
 import torch
@@ -9,7 +10,8 @@ from pyro import poutine
 from pyro.infer import ELBO, SVI
 from pyro.optim import PyroOptim
 
-from pyro_vae.svi.clipping import clip_gradients
+from pyro_vae.svi.compat import get_unconstrained
+from pyro_vae.svi.optimizers import clip_gradients
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -28,21 +30,24 @@ def make_svi(
     Args:
         model: A Pyro model.
         guide: Its guide.
-        optim: A Pyro optimiser.
+        optim: A Pyro optimizer.
         loss: A Pyro ELBO estimator.
         clip_norm: The largest norm of all gradients together; by default they
             are left as they are.
 
     Returns:
-        SVI, whose `step` raises `NonFiniteLossError`, naming the site, before
-        the optimiser touches a parameter.
+        An SVI, whose `step` raises `NonFiniteLossError`, naming the site,
+        before the optimizer touches a parameter.
     """
 
-    def loss_and_grads(model, guide, *args, **kwargs):
+    estimator: Any = loss  # ELBO does not declare what its subclasses have
+
+    def loss_and_grads(
+        model: Callable, guide: Callable, *args: Any, **kwargs: Any
+    ) -> float:
         with poutine.trace(param_only=True) as capture:
-            value = loss.loss_and_grads(model, guide, *args, **kwargs)
-        sites = capture.trace.nodes.values()
-        params = [site["value"].unconstrained() for site in sites]
+            value = estimator.loss_and_grads(model, guide, *args, **kwargs)
+        params = get_unconstrained(capture.trace)
         if not math.isfinite(value):
             for param in params:
                 param.grad = None
@@ -52,15 +57,21 @@ def make_svi(
         return value
 
     return SVI(
-        model, guide, optim, loss=loss.loss, loss_and_grads=loss_and_grads
+        model,
+        guide,
+        optim,
+        loss=estimator.loss,
+        loss_and_grads=loss_and_grads,
     )
 
 
 @torch.no_grad()
 def find_nonfinite_site(
-    model: Callable, guide: Callable, *args, **kwargs
+    model: Callable, guide: Callable, *args: Any, **kwargs: Any
 ) -> str:
     """Runs a pair once more and says where it stops being finite.
+
+    Random states are left as they were.
 
     Returns:
         Words that follow "the loss is not finite".
@@ -69,7 +80,9 @@ def find_nonfinite_site(
         return _find_nonfinite_site(model, guide, *args, **kwargs)
 
 
-def _find_nonfinite_site(model: Callable, guide: Callable, *args, **kwargs):
+def _find_nonfinite_site(
+    model: Callable, guide: Callable, *args: Any, **kwargs: Any
+) -> str:
     guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
     model_trace = poutine.trace(poutine.replay(model, guide_trace)).get_trace(
         *args, **kwargs

@@ -5,22 +5,23 @@ ATen: through Pyro's handlers, the distributions and autograd's backward pass,
 so that there is no second set of formulas. Inductor compiles the record.
 """
 
-import random
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from unittest import mock
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
-import numpy as np
-import pyro
 import torch
-from pyro.infer.util import Dice
 from torch import Tensor, fx, nn
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
+from pyro_vae.svi.compat import (
+    compile_by_inductor,
+    make_fx,
+    unchecked_values,
+    within_expectations,
+)
 from pyro_vae.svi.matmul import choose_matmuls
 from pyro_vae.svi.noise import keep_draws
+from pyro_vae.svi.random_states import keep_random_states
+from pyro_vae.svi.watch import copy_buffers
 
 Program = Callable[..., Sequence[Tensor]]
 
@@ -33,8 +34,8 @@ class CompilationError(OSError):
     """A graph could not be compiled on this machine."""
 
 
-def compile(
-    function: Callable[..., list[Tensor]],
+def compile_graph(
+    function: Callable[..., Sequence[Tensor]],
     inputs: Sequence[Tensor],
     precision: str = "highest",
     modules: Sequence[nn.Module] = (),
@@ -49,14 +50,16 @@ def compile(
     Args:
         function: Takes tensors and returns a list of tensors. It may call
             `backward`; what it writes to `.grad` must be in its result.
-        inputs: Example inputs. A parameter among them is recognised wherever
+        inputs: Example inputs. A parameter among them is recognized wherever
             the function reads it.
-        precision: Of float32 matrix products, see `choose_matmuls`.
+        precision: The precision of float32 matrix products: `highest`, `high`
+            or `medium`, as `CompiledSVI` has it.
         modules: Those whose buffers the function may change in place (running
             statistics, say); the recording puts them back.
 
     Returns:
-        A callable that takes tensors like `inputs`.
+        A callable that takes tensors like `inputs`. Its next call overwrites
+        the tensors that it returned.
 
     Raises:
         DynamicPairError: If the function branches on a tensor's value, or two
@@ -73,7 +76,7 @@ def compile(
         raise DynamicPairError(
             "the model or guide did something else when it was run a second "
             "time; expected a static pair, with no Python or NumPy randomness "
-            "and no changing state: use pyro.infer.SVI (--engine eager)"
+            "and no changing state: use pyro.infer.SVI"
         )
     keep_draws(graph)
     choose_matmuls(graph, precision)
@@ -82,20 +85,24 @@ def compile(
 
 
 def _record(
-    function: Callable[..., list[Tensor]],
+    function: Callable[..., Sequence[Tensor]],
     inputs: Sequence[Tensor],
     modules: Sequence[nn.Module],
 ) -> tuple[fx.GraphModule, list[Tensor]]:
     """Records a function; tensors it finds elsewhere become last inputs."""
-    buffers = buffer_copies(modules)
+    buffers = copy_buffers(modules)
     try:
-        with _static_pyro(), _random_states_kept(inputs), _Recording():
+        with (
+            unchecked_values(),
+            within_expectations(_MaskedSums),
+            keep_random_states(inputs),
+            _Recording(),
+        ):
             graph = make_fx(function)(*inputs)
     except RuntimeError as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DynamicPairError(
-            f"the model or guide cannot be recorded ({reason}); expected a "
-            "static pair: use pyro.infer.SVI (--engine eager)"
+            f"the model or guide cannot be recorded ({_first_line(error)}); "
+            "expected a static pair: use pyro.infer.SVI"
         ) from error
     finally:
         for buffer, value in buffers:
@@ -121,7 +128,13 @@ class _Recording(TorchFunctionMode):
     it, cut off from autograd as a number would be.
     """
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(
+        self,
+        function: Callable,
+        types: Iterable[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
         if function is Tensor.item:
             return args[0].detach()
         if function in _FREEZING:
@@ -129,19 +142,9 @@ class _Recording(TorchFunctionMode):
                 f"the model or guide asks for a tensor's value in Python "
                 f"(Tensor.{function.__name__}), so that its structure may "
                 "depend on it; expected a static pair: use torch.where and "
-                "the like, or pyro.infer.SVI (--engine eager)"
+                "the like, or pyro.infer.SVI"
             )
         return function(*args, **(kwargs or {}))
-
-
-def buffer_copies(modules: Sequence[nn.Module]) -> list[tuple[Tensor, Tensor]]:
-    """The modules' buffers, each with a copy of its value."""
-    return [
-        (buffer, buffer.clone())
-        for module in modules
-        for buffer in module._buffers.values()
-        if buffer is not None
-    ]
 
 
 class _MaskedSums(TorchFunctionMode):
@@ -151,49 +154,19 @@ class _MaskedSums(TorchFunctionMode):
     zeros in their place is the same sum.
     """
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(
+        self,
+        function: Callable,
+        types: Iterable[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
         if function is Tensor.all:
             return False
         if function is Tensor.masked_select:
             values, mask = args
             return torch.where(mask, values, torch.zeros_like(values))
         return function(*args, **(kwargs or {}))
-
-
-@contextmanager
-def _static_pyro() -> Iterator[None]:
-    """Switches off the places where Pyro looks at values while it runs."""
-    expectation = Dice.compute_expectation
-
-    def compute_expectation(self, costs):
-        with _MaskedSums():
-            return expectation(self, costs)
-
-    with (
-        pyro.validation_enabled(False),
-        mock.patch("pyro.util.torch_isnan", lambda value: False),
-        mock.patch.object(Dice, "compute_expectation", compute_expectation),
-    ):
-        yield
-
-
-@contextmanager
-def _random_states_kept(inputs: Sequence[Tensor]) -> Iterator[None]:
-    """Puts torch's, Python's and NumPy's random states back afterwards.
-
-    Python's and NumPy's draw from elsewhere meanwhile, so that two recordings
-    of a pair that uses them differ.
-    """
-    devices = {tensor.device for tensor in inputs if tensor.is_cuda}
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        random.seed()
-        np.random.seed()
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
 
 
 def _lift_constants(graph: fx.GraphModule) -> list[Tensor]:
@@ -215,34 +188,25 @@ def _lift_constants(graph: fx.GraphModule) -> list[Tensor]:
 
 
 def _same(left: Tensor, right: Tensor) -> bool:
-    """The same tensor, or one made anew with the same values."""
+    """Returns whether a tensor is the same, or was made anew and is equal."""
     return left is right or (
         left.shape == right.shape and torch.equal(left, right)
     )
 
 
 def _compile(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Program:
-    from torch import _inductor as inductor
-
-    options = {
-        "fallback_random": True,  # eager's random numbers
-        "cpp.vec_isa_ok": True,  # the processor's word, without a trial build
-        "triton.cudagraphs": any(tensor.is_cuda for tensor in inputs),
-    }
     _keep_freed_memory()
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            # Of one part of torch about another.
-            warnings.simplefilter("ignore", FutureWarning)
-            return inductor.compile(
-                graph, [tensor.detach() for tensor in inputs], options
-            )
+        return compile_by_inductor(graph, inputs)
     except Exception as error:  # Inductor raises many kinds
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise CompilationError(
-            f"the step could not be compiled here ({reason[0]}); expected a "
-            "C++ compiler: use pyro.infer.SVI (--engine eager)"
+            f"the step could not be compiled here ({_first_line(error)}); "
+            "expected a C++ compiler: use pyro.infer.SVI"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _keep_freed_memory() -> None:

@@ -6,17 +6,26 @@ twice as long as oneDNN, which torch has as well. And
 bfloat16 at every product, where a graph can convert each tensor once.
 """
 
-import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from pyro_vae.svi.compat import (
+    aten,
+    convert_element_type,
+    describe_processor,
+    multiply_by_onednn,
+    read_example,
+    writes_in_place,
+)
+
 PRECISIONS = ("highest", "high", "medium")
 LARGE = 1 << 20  # multiplications from which another kernel pays its call
 
-_aten = torch.ops.aten
+Product = Callable[[fx.Node, fx.Node], fx.Node]
 
 
 # Registered by hand: `torch.library.custom_op` adds 7 microseconds a call.
@@ -26,10 +35,8 @@ _library.define("onednn_mm(Tensor left, Tensor right) -> Tensor")
 
 @torch.library.impl(_library, "onednn_mm", "CPU")
 def onednn_mm(left: Tensor, right: Tensor) -> Tensor:
-    """The float32 product of `(n, k)` and `(k, m)`, computed by oneDNN."""
-    return torch.ops.mkldnn._linear_pointwise(
-        left, right.t(), None, "none", [], ""
-    )
+    """Returns the float32 product of `(n, k)` and `(k, m)`, by oneDNN."""
+    return multiply_by_onednn(left, right)
 
 
 @torch.library.register_fake("pyro_vae::onednn_mm", lib=_library)
@@ -37,7 +44,20 @@ def _(left: Tensor, right: Tensor) -> Tensor:
     return left.new_empty(left.shape[0], right.shape[1])
 
 
-def choose_matmuls(graph: fx.GraphModule, precision: str) -> None:
+def check_precision(precision: str) -> None:
+    """Raises ValueError for a precision that is not one of `PRECISIONS`."""
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f"precision is {precision!r}; expected one of "
+            f"{', '.join(PRECISIONS)}"
+        )
+
+
+def choose_matmuls(
+    graph: fx.GraphModule,
+    precision: str,
+    processor: Mapping[str, Any] | None = None,
+) -> None:
     """Rewrites a recorded graph's large float32 products, in place.
 
     Args:
@@ -46,79 +66,94 @@ def choose_matmuls(graph: fx.GraphModule, precision: str) -> None:
             CUDA, which is a setting of torch's and not of the graph's).
             `medium` rounds operands and results to bfloat16 and sums in
             float32, where the processor can; all else stays in float32.
+        processor: The processor that the graph is for, as
+            `torch.cpu.get_capabilities` describes it; by default this one.
     """
-    product = _choose_kernel(graph.graph, precision)
+    if processor is None:
+        processor = describe_processor()
+    product = _choose_kernel(graph.graph, precision, processor)
     if product is None:
         return
     for node in list(graph.graph.nodes):
-        bias, left, right = None, None, None
-        if node.target is _aten.mm.default:
-            left, right = node.args
-        elif node.target is _aten.addmm.default and not node.kwargs:
-            bias, left, right = node.args
-        if left is None or not _is_large(left, right):
+        bias, left, right = _read_operands(node)
+        if not _is_large(left, right):
             continue
         with graph.graph.inserting_before(node):
             result = product(left, right)
             if bias is not None:
-                result = _call(graph.graph, _aten.add.Tensor, result, bias)
+                result = _call(graph.graph, aten.add.Tensor, result, bias)
         result.meta = dict(node.meta)  # the next product asks for its shape
         node.replace_all_uses_with(result)
         graph.graph.erase_node(node)
     graph.recompile()
 
 
+def _read_operands(node: fx.Node) -> tuple[Any, Any, Any]:
+    """Returns the bias and the operands of a product; Nones of all else."""
+    if node.target is aten.mm.default:
+        left, right = node.args
+        return None, left, right
+    if node.target is aten.addmm.default and not node.kwargs:
+        bias, left, right = node.args
+        return bias, left, right
+    return None, None, None
+
+
 def _choose_kernel(
-    graph: fx.Graph, precision: str
-) -> Callable[[fx.Node, fx.Node], fx.Node] | None:
+    graph: fx.Graph, precision: str, processor: Mapping[str, Any]
+) -> Product | None:
     """Returns what inserts a product, or None if torch's is the best."""
-    processor = _processor()
     if precision == "medium" and (
         processor.get("avx512_bf16") or processor.get("amx_bf16")
     ):
-        rounded: dict[fx.Node, fx.Node] = {}
-        once = not _writes_in_place(graph)
-
-        def low(left: fx.Node, right: fx.Node) -> fx.Node:
-            operands = [
-                _round(graph, node, rounded)
-                if once
-                else _cast(graph, node, torch.bfloat16)
-                for node in (left, right)
-            ]
-            result = _call(graph, _aten.mm.default, *operands)
-            return _cast(graph, result, torch.float32)
-
-        return low
+        return _low_product(graph)
     if str(processor.get("cpu_name")).startswith("AMD"):
-
-        def onednn(left: fx.Node, right: fx.Node) -> fx.Node:
-            if left.target is _aten.t.default:
-                # oneDNN would copy it, too, but not fused with its producer.
-                left = graph.call_function(
-                    _aten.clone.default,
-                    (left,),
-                    {"memory_format": torch.contiguous_format},
-                )
-            return _call(
-                graph, torch.ops.pyro_vae.onednn_mm.default, left, right
-            )
-
-        return onednn
+        return _onednn_product(graph)
     return None
 
 
-def _writes_in_place(graph: fx.Graph) -> bool:
-    """Whether a tensor may change after it was rounded, new ones apart."""
-    for node in graph.nodes:
-        schema = getattr(node.target, "_schema", None)
-        if (
-            schema is not None
-            and schema.is_mutable
-            and "empty" not in str(getattr(node.args[0], "target", ""))
-        ):
-            return True
-    return False
+def _low_product(graph: fx.Graph) -> Product:
+    """Returns what inserts a product of operands rounded to bfloat16."""
+    rounded: dict[fx.Node, fx.Node] = {}
+    once = not any(map(_may_overwrite, graph.nodes))
+
+    def insert(left: fx.Node, right: fx.Node) -> fx.Node:
+        operands = [
+            _round(graph, node, rounded)
+            if once
+            else _cast(graph, node, torch.bfloat16)
+            for node in (left, right)
+        ]
+        result = _call(graph, aten.mm.default, *operands)
+        return _cast(graph, result, torch.float32)
+
+    return insert
+
+
+def _onednn_product(graph: fx.Graph) -> Product:
+    """Returns what inserts a product that oneDNN computes."""
+
+    def insert(left: fx.Node, right: fx.Node) -> fx.Node:
+        if left.target is aten.t.default:
+            # oneDNN would copy it, too, but not fused with its producer.
+            left = graph.call_function(
+                aten.clone.default,
+                (left,),
+                {"memory_format": torch.contiguous_format},
+            )
+        return _call(graph, torch.ops.pyro_vae.onednn_mm.default, left, right)
+
+    return insert
+
+
+def _may_overwrite(node: fx.Node) -> bool:
+    """Returns whether a node may change a tensor that was rounded before.
+
+    A tensor that was just made, and is filled now, was not.
+    """
+    return writes_in_place(node) and "empty" not in str(
+        getattr(node.args[0], "target", "")
+    )
 
 
 def _round(
@@ -127,17 +162,20 @@ def _round(
     """Rounds a tensor to bfloat16, once for all its uses and transposes."""
     if node not in rounded:
         with graph.inserting_after(node):
-            if node.target is _aten.t.default:
+            if node.target is aten.t.default:
+                transposed: Any = node.args[0]
                 with graph.inserting_before(node):
-                    base = _round(graph, node.args[0], rounded)
-                rounded[node] = _call(graph, _aten.t.default, base)
+                    base = _round(graph, transposed, rounded)
+                rounded[node] = _call(graph, aten.t.default, base)
             else:
                 rounded[node] = _cast(graph, node, torch.bfloat16)
     return rounded[node]
 
 
-def _is_large(left: fx.Node, right: fx.Node) -> bool:
-    tensors = [node.meta.get("val") for node in (left, right)]
+def _is_large(left: fx.Node | None, right: fx.Node | None) -> bool:
+    if left is None or right is None:
+        return False
+    tensors = [read_example(node) for node in (left, right)]
     if any(
         not isinstance(tensor, Tensor)
         or tensor.dtype != torch.float32
@@ -149,16 +187,8 @@ def _is_large(left: fx.Node, right: fx.Node) -> bool:
 
 
 def _cast(graph: fx.Graph, node: fx.Node, dtype: torch.dtype) -> fx.Node:
-    cast = torch.ops.prims.convert_element_type.default
-    return _call(graph, cast, node, dtype)
+    return _call(graph, convert_element_type, node, dtype)
 
 
-def _call(graph: fx.Graph, target: Callable, *args) -> fx.Node:
+def _call(graph: fx.Graph, target: Callable, *args: Any) -> fx.Node:
     return graph.call_function(target, args)
-
-
-@functools.cache
-def _processor() -> dict:
-    """What torch knows of the processor; nothing where it does not tell."""
-    describe = getattr(torch.cpu, "get_capabilities", dict)
-    return describe() if torch.backends.mkldnn.is_available() else {}

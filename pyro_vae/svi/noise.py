@@ -10,13 +10,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx
 
-_aten = torch.ops.aten
+from pyro_vae.svi.compat import aten
+
 _OPERATORS = {
-    _aten.bernoulli.default: "bernoulli",
-    _aten.exponential_.default: "exponential_",
-    _aten.cauchy_.default: "cauchy_",
-    _aten.geometric_.default: "geometric_",
-    _aten.log_normal_.default: "log_normal_",
+    aten.bernoulli.default: "bernoulli",
+    aten.exponential_.default: "exponential_",
+    aten.cauchy_.default: "cauchy_",
+    aten.geometric_.default: "geometric_",
+    aten.log_normal_.default: "log_normal_",
 }
 
 _library = torch.library.Library("pyro_vae", "FRAGMENT")
@@ -28,12 +29,13 @@ _library.define(
 
 @torch.library.impl(_library, "draw", "CompositeExplicitAutograd")
 def draw(like: Tensor, name: str, parameters: Sequence[float]) -> Tensor:
-    """Draws from torch's generator.
+    """Draws from torch's generator and returns a new tensor.
 
     Args:
-        like: The probabilities of a Bernoulli; else, the shape to draw.
-        name: A method of Tensor; one that ends in `_` fills in place.
-        parameters: Its arguments.
+        like: The probabilities of a Bernoulli; else, a tensor of the shape
+            and dtype to draw.
+        name: A method of Tensor; one that ends in `_` fills a new tensor.
+        parameters: The arguments of the method.
     """
     target = torch.empty_like(like) if name.endswith("_") else like
     return getattr(target, name)(*parameters)
@@ -45,7 +47,7 @@ def _(like: Tensor, name: str, parameters: Sequence[float]) -> Tensor:
 
 
 def keep_draws(graph: fx.GraphModule) -> None:
-    """Puts a graph's draws behind `draw`, in place."""
+    """Puts the draws of a recorded graph behind `draw`, in place."""
     for node in list(graph.graph.nodes):
         if node.target not in _OPERATORS:
             continue

@@ -1,15 +1,36 @@
 """What a recorded graph takes for granted, and whether it still holds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from pyro import get_param_store
 from torch import Tensor, nn
 
-from pyro_vae.svi.graphs import buffer_copies
+from pyro_vae.svi.compat import (
+    get_module_tables,
+    register_module_forward_pre_hook,
+)
+
+
+def copy_buffers(modules: Iterable[nn.Module]) -> list[tuple[Tensor, Tensor]]:
+    """Returns the modules' own buffers, each with a copy of its value."""
+    return [
+        (buffer, buffer.clone())
+        for module in modules
+        for buffer in module.buffers(recurse=False)
+    ]
 
 
 class ModuleCalls:
-    """Collects the modules that a pair calls, and their buffers before."""
+    """Collects the modules that a pair calls within a `with` block.
+
+    Args:
+        parts: The model and the guide: a module, a method of one, or any other
+            callable, whose modules are known by their calls alone.
+
+    Attributes:
+        buffers: Each buffer and a copy of its value before the first call.
+    """
 
     def __init__(self, *parts: Callable):
         self._found: dict[int, nn.Module] = {}
@@ -21,68 +42,64 @@ class ModuleCalls:
                     self._note(module)
 
     def modules(self) -> list[nn.Module]:
-        """Those called, and those that the pair is or belongs to."""
+        """Returns the modules that were called or that the pair belongs to."""
         return list(self._found.values())
 
     def __enter__(self) -> "ModuleCalls":
-        register = nn.modules.module.register_module_forward_pre_hook
-        self._hook = register(lambda module, _: self._note(module))
+        self._hook = register_module_forward_pre_hook(
+            lambda module, _: self._note(module)
+        )
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._hook.remove()
 
     def _note(self, module: nn.Module) -> None:
         if id(module) not in self._found:
             self._found[id(module)] = module
-            self.buffers += buffer_copies([module])
+            self.buffers += copy_buffers([module])
 
 
 class Watch:
-    """What a recorded graph took for granted of parameters and modules."""
+    """The parameters and modules that a recorded graph takes for granted.
+
+    Args:
+        modules: The modules that the pair calls.
+        names: The names of its parameters in Pyro's store.
+    """
 
     def __init__(self, modules: list[nn.Module], names: list[str]):
         stored = dict(get_param_store().named_parameters())
-        self.params = [(name, stored[name]) for name in names]
-        self.modules = [
-            (
-                module,
-                [
-                    (table, dict(table))
-                    for table in (
-                        module._modules,
-                        module._parameters,
-                        module._buffers,
-                    )
-                ],
-            )
+        self.modules = modules
+        self._params = [(name, stored[name]) for name in names]
+        self._tables: list[tuple[dict[str, Any], dict[str, Any]]] = [
+            (table, dict(table))
             for module in modules
+            for table in get_module_tables(module)
         ]
-        self.trainable = [
+        self._trainable = [
             (param, param.requires_grad)
             for module in modules
-            for param in module._parameters.values()
-            if param is not None
+            for param in module.parameters(recurse=False)
         ]
 
     def modes(self) -> tuple[bool, ...]:
-        """Which modules are in training mode."""
-        return tuple([module.training for module, _ in self.modules])
+        """Returns of each module whether it is in training mode."""
+        return tuple([module.training for module in self.modules])
 
     def holds(self) -> bool:
-        """Whether parameters, submodules and buffers are still the same."""
+        """Returns whether parameters, submodules and buffers are the same."""
         stored = dict(get_param_store().named_parameters())
-        for name, param in self.params:
+        for name, param in self._params:
             if stored.get(name) is not param:
                 return False
-        for param, requires_grad in self.trainable:
+        for param, requires_grad in self._trainable:
             if param.requires_grad is not requires_grad:
                 return False
-        for _, tables in self.modules:
-            for table, entries in tables:
-                if len(table) != len(entries):
+        for table, entries in self._tables:
+            if len(table) != len(entries):
+                return False
+            for name, entry in entries.items():
+                if table.get(name) is not entry:
                     return False
-                for name, entry in entries.items():
-                    if table.get(name) is not entry:
-                        return False
         return True

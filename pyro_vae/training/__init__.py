@@ -1,19 +1,15 @@
 """fit(): the training loop. It yields records; it prints and plots nothing."""
 
-from pyro_vae.training.choices import (
-    hold_out,
-    make_optimizer,
-    resolve_device,
-    resolve_engine,
-)
-from pyro_vae.training.loop import fit
+from pyro_vae.training.loop import Fit, fit
+from pyro_vae.training.setup import make_optimizer, resolve_device
 from pyro_vae.training.state import RESUMABLE
+from pyro_vae.training.stopping import best_epoch
 
 __all__ = [
     "RESUMABLE",
+    "Fit",
+    "best_epoch",
     "fit",
-    "hold_out",
     "make_optimizer",
     "resolve_device",
-    "resolve_engine",
 ]

@@ -1,260 +1,195 @@
 """fit(): minibatch after minibatch, epoch after epoch."""
 
-import itertools
-import math
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyro
-import torch
 from torch import Tensor
 
-from pyro_vae.config import Config
+from pyro_vae.config import FitConfig, check_describes
 from pyro_vae.data import Dataset, minibatches
-from pyro_vae.evaluation import evaluation_batch
-from pyro_vae.inference import make_inference
 from pyro_vae.randomness import (
     get_random_state,
     random_stream,
     set_random_state,
 )
-from pyro_vae.schedules import SCHEDULES, best_epoch, has_stalled
-from pyro_vae.svi import (
-    CompilationError,
-    DynamicPairError,
-    NonFiniteLossError,
-    set_learning_rate,
-)
-from pyro_vae.traces import Record
-from pyro_vae.training.choices import (
-    hold_out,
-    is_long,
-    make_optimizer,
-    resolve_device,
-    resolve_engine,
-    training_images,
-)
-from pyro_vae.training.recorder import Recorder
-from pyro_vae.training.state import State, list_lasting
-from pyro_vae.training.stepper import Stepper
-from pyro_vae.vae import BEST, VAE
+from pyro_vae.runs.folder import RunFolder
+from pyro_vae.runs.history import Record
+from pyro_vae.svi import NonFiniteLossError, set_learning_rate
+from pyro_vae.training.objective import Number
+from pyro_vae.training.schedules import SCHEDULES
+from pyro_vae.training.setup import training_images
+from pyro_vae.training.trainer import Trainer
+from pyro_vae.vae import VAE
 
 CUDA_INTERVAL = 50  # steps between two looks at the loss
+
+OnStep = Callable[[int, float], Any]
+Stop = Callable[[], bool]
 
 
 def fit(
     vae: VAE,
     data: Dataset,
-    config: Config,
+    config: FitConfig,
     folder: str | Path | None = None,
     resume: bool = False,
-    on_step: Callable[[int, float], Any] = lambda step, elbo: None,
-    stop: Callable[[], bool] = lambda: False,
-) -> Iterator[Record]:
+    overwrite: bool = False,
+    on_step: OnStep = lambda step, elbo: None,
+    stop: Stop = lambda: False,
+    notes: Mapping[str, Any] | None = None,
+) -> "Fit":
     """Fits a VAE by stochastic gradient ascent on the config's objective.
 
-    The order of the images and the noise depend on `config.seed` alone, and
-    the global random state is left as it was.
+    Training happens while the result is iterated over.
 
     Args:
         vae: Trained in place, on `config.device`.
         data: Training and test images.
-        config: Epochs, batch size, step size, objective, seed and device.
-        folder: Where to keep `elbo.csv` and, after every epoch, a checkpoint;
-            with early stopping the best weights, too.
+        config: The data, objective and training. In a whole `Config` the
+            choices of the VAE are those that it was built with, or defaults.
+        folder: Where to keep the run, so that `load_vae(folder)` works.
         resume: Go on from the folder's checkpoint, if it has one.
-        on_step: Called after each step with the number of steps taken in all
-            and the minibatch's mean ELBO; on CUDA after every 50th, so that
-            the host does not wait for the device. It must draw no random
-            numbers, which would be taken from the fit's.
-        stop: Asked after each step; if true, the fit saves a checkpoint and
-            returns.
-
-    Yields:
-        A record for epoch 0, before training, and for each epoch: epoch, step,
-        train_elbo (mean over the epoch's minibatches, as they were trained on),
-        test_elbo, test_expected_log_likelihood, test_kl, noise_scale, seconds
-        (in all) and images_per_second (training); for discrete latents the
-        test set's `cluster_scores`. Nats per image. Each ELBO is the true one,
-        with the whole KL, whatever the objective; where that is another,
-        train_objective is its mean and beta the weight of the KL at the
-        epoch's end. With early stopping there is a validation_elbo. A resumed
-        fit yields the records of the epochs that were left to do.
+        overwrite: Replace the run in the folder.
+        on_step: Called after steps with their number and the minibatch's mean
+            ELBO. It must draw no random numbers.
+        stop: Asked after each step; if true, the fit saves, and ends.
+        notes: Further JSON-able entries for the run's `config.json`.
 
     Raises:
-        NonFiniteLossError: If the loss is NaN or infinite. The folder's last
-            checkpoint stays.
+        ValueError: If the configuration describes another VAE, the objective
+            cannot take this one, or the folder holds another run.
         FileError: If the folder's checkpoint does not fit this VAE.
     """
-    run = _Run(vae, data, config, on_step, stop)
-    folder = None if folder is None else Path(folder)
-    if resume and folder is not None:
-        run.restore(folder)
-    run.choose_engine()
-    while not run.is_done() and not stop():
-        if run.train_epoch():
-            run.finish_epoch()
-        if folder is not None:
-            run.save(folder)
-        if run.state.position.batch == 0:
-            yield run.state.position.records[-1]
+    check_describes(config, vae)
+    trainer = Trainer(vae, data, config)
+    if folder is not None:
+        trainer.keep_in(RunFolder(Path(folder)), resume, overwrite, notes or {})
+    return Fit(trainer, on_step, stop)
 
 
-class _Run:
-    """What one fit holds, and the pieces of its loop."""
+class Fit(Iterator[Record]):
+    """A fit under way: an iterator over its records.
 
-    def __init__(
-        self,
-        vae: VAE,
-        data: Dataset,
-        config: Config,
-        on_step: Callable[[int, float], Any],
-        stop: Callable[[], bool],
-    ):
-        self.device = resolve_device(config.device)
-        self.config, self.on_step, self.stop = config, on_step, stop
-        self.vae = vae.to(self.device)
-        self.vae.zero_grad(set_to_none=True)
-        data = data.to(self.device).binarize(config.binarize)
-        self.data, validation = hold_out(data, config)
-        num_data = len(self.data.train)
-        self.num_batches = -(-num_data // config.batch_size)
-        self.lasting = list_lasting(config, num_data)
-        inference = make_inference(
-            config.inference,
-            vae,
-            float(config.e_steps),
-            config.e_learning_rate,
-            num_data,
-        )
-        optim = make_optimizer(config, num_data)
-        self.state = State(vae, optim, inference)
-        self.stepper = Stepper(vae, config, optim, num_data, self.num_batches)
-        self.recorder = Recorder(
-            vae, self.data, validation, config, self.stepper.objective
-        )
+    There is a record for epoch 0, before training, and one for each epoch:
+    epoch, step, train_elbo (mean over the epoch's minibatches, as they were
+    trained on), test_elbo, test_expected_log_likelihood, test_kl, noise_scale,
+    seconds (in all) and images_per_second (while training); for discrete
+    latents also the `cluster_scores` of the test set. They are in nats per
+    image. Each ELBO is the true one, with the whole KL, whatever the objective;
+    where that is another, train_objective is its mean and beta the weight of
+    the KL at the epoch's end. With early stopping there is a validation_elbo. A
+    resumed fit yields the records of the epochs that were left to do.
 
-    def restore(self, folder: Path) -> None:
-        """Goes back to the folder's checkpoint, if it has one."""
-        epochs = self.config.epochs
-        self.state.restore(folder, epochs, self.lasting, self.device)
+    The order of the images and the noise depend on the seed alone, and the
+    global random state is left as it was. On CUDA `on_step` is called after
+    every 50th step, so that the host does not wait for the device.
 
-    def choose_engine(self) -> None:
-        """Prepares the step and the evaluation for what is left to do."""
-        started = time.perf_counter()
-        config, position = self.config, self.state.position
-        num_steps = config.epochs * self.num_batches
-        engine = position.engine
-        if config.engine != "auto" or not engine:
-            engine = resolve_engine(config, self.vae, num_steps)
-        is_compiled = engine == "compiled"
-        try:
-            # Where a long run's step cannot be compiled, its evaluations can.
-            if is_compiled or (config.engine == "auto" and is_long(num_steps)):
-                self.compile_evaluation()
-            if is_compiled:
-                self.stepper.compile()
-        except (CompilationError, DynamicPairError) as error:
-            self.stepper.fall_back(error)
-        position.seconds += time.perf_counter() - started
+    A folder holds the choices, the history, a checkpoint after every epoch, the
+    model and, with early stopping, the best weights. A VAE that `build` did not
+    make leaves only the history and the checkpoint.
 
-    def compile_evaluation(self) -> None:
-        """Compiles what evaluations and E-steps are made of."""
-        if self.vae.inference is None:
-            self.recorder.compile()
-        else:
-            sizes = (self.config.batch_size, evaluation_batch(self.vae))
-            self.state.inference.step.compiled_sizes = sizes
+    Attributes:
+        vae: The VAE.
+        num_batches: The number of steps in an epoch.
+        engine: What steps are to be taken with: `eager` or `compiled`.
 
-    def is_done(self) -> bool:
-        """Whether there is no epoch left to do."""
-        position, patience = self.state.position, self.config.early_stopping
-        if position.epoch >= self.config.epochs:
-            return True
-        return patience is not None and has_stalled(
-            position.records, patience, self.config.warmup
-        )
+    Raises:
+        NonFiniteLossError: While iterating, if the loss is NaN or infinite.
+            The folder's last checkpoint stays.
+    """
 
-    def train_epoch(self) -> bool:
-        """Trains to the end of the epoch; false if it was stopped before."""
-        state, position = self.state, self.state.position
-        if position.epoch < 0:
-            return True  # epoch 0 is the model before training
-        epoch = position.epoch + 1
-        started = time.perf_counter()
-        self.vae.train()
-        factor = SCHEDULES[self.config.schedule](epoch, self.config.epochs)
-        rate = self.config.learning_rate * factor
-        set_learning_rate(state.optim, self.vae.parameters(), rate)
-        with (
-            random_stream(self.config.seed, epoch, self.device),
-            self.stepper.matmul_precision(),
-            pyro.validation_enabled(False),
-        ):
-            images = training_images(self.data, self.config)
-            batches = minibatches(len(images), self.config.batch_size)
-            for index in itertools.islice(batches, position.batch, None):
-                if state.noise is not None:
-                    set_random_state(state.noise, self.device)
-                    state.noise = None
-                index = index.to(self.device)
-                self.step(images[index], index)
-                if self.stop() and position.batch < self.num_batches:
-                    state.noise = get_random_state(self.device)
-                    break
-        position.elbo_sum = float(position.elbo_sum)  # waits for the device
-        position.objective_sum = float(position.objective_sum)
-        if not math.isfinite(position.elbo_sum + position.objective_sum):
-            raise NonFiniteLossError(
-                f"a loss of epoch {epoch} was not finite; that step was not "
-                "taken: try a smaller --learning-rate or --init-std"
+    def __init__(self, trainer: Trainer, on_step: OnStep, stop: Stop):
+        self.vae, self.engine = trainer.vae, trainer.engine
+        self.num_batches = trainer.num_batches
+        self._records = train(trainer, on_step, stop)
+        self._is_started = False
+
+    def __next__(self) -> Record:
+        self._is_started = True
+        return next(self._records)
+
+    def __del__(self) -> None:
+        if not getattr(self, "_is_started", True):
+            warnings.warn(
+                "fit() was called, but its records were not iterated over, so "
+                "that nothing was trained; expected a loop such as "
+                "'for record in fit(...)', or list(fit(...))",
+                stacklevel=2,
             )
-        seconds = time.perf_counter() - started
-        position.epoch_seconds += seconds
-        position.seconds += seconds
-        return state.noise is None
 
-    def step(self, x: Tensor, index: Tensor) -> None:
-        """Takes one step on a minibatch."""
-        position = self.state.position
-        inferred = self.state.inference.prepare(x, index)
-        try:
-            value, elbo = self.stepper.step(position.step + 1, x, *inferred)
-        except NonFiniteLossError as error:
-            raise NonFiniteLossError(
-                f"{error}, in epoch {position.epoch + 1}, at step "
-                f"{position.step + 1}: try a smaller --learning-rate or "
-                "--init-std, or a larger --noise-scale"
-            ) from None
-        position.step += 1
-        position.batch += 1
-        position.objective_sum += value * len(x)
-        position.elbo_sum += elbo * len(x)
-        if not torch.is_tensor(elbo):
-            self.on_step(position.step, elbo)
-        elif position.step % CUDA_INTERVAL == 0:
-            self.on_step(position.step, elbo.item())
 
-    def finish_epoch(self) -> None:
-        """Evaluates, and appends the epoch's record."""
-        position = self.state.position
-        self.state.position = position.after(self.recorder.record(position))
+def train(trainer: Trainer, on_step: OnStep, stop: Stop) -> Iterator[Record]:
+    """Trains epoch by epoch, and yields the record of each."""
+    trainer.compile()
+    if trainer.progress.is_untrained and not stop():
+        yield trainer.finish_epoch()  # epoch 0 is the model before training
+    while not trainer.is_done() and not stop():
+        if train_epoch(trainer, on_step, stop):
+            yield trainer.finish_epoch()
+        else:
+            trainer.save()
+    trainer.save_model()
 
-    def save(self, folder: Path) -> None:
-        """Writes the checkpoint, the trace, and the best weights."""
-        folder.mkdir(parents=True, exist_ok=True)
-        position = self.state.position
-        position.engine = self.stepper.engine
-        if self.is_best():
-            self.vae.save_weights(folder / BEST)
-        self.state.save(folder, self.lasting, self.device)
 
-    def is_best(self) -> bool:
-        """Whether the epoch just done has the best validation ELBO so far."""
-        position = self.state.position
-        if self.config.early_stopping is None or position.batch > 0:
-            return False
-        best = best_epoch(position.records, self.config.warmup)
-        return best == position.epoch
+def train_epoch(trainer: Trainer, on_step: OnStep, stop: Stop) -> bool:
+    """Trains to the end of an epoch; returns false if it was stopped."""
+    config, state, progress = trainer.config, trainer.state, trainer.progress
+    epoch = progress.epoch + 1
+    started = time.perf_counter()
+    trainer.vae.train()
+    factor = SCHEDULES[config.schedule](epoch, config.epochs)
+    rate = config.learning_rate * factor
+    set_learning_rate(state.optim, trainer.vae.parameters(), rate)
+    with (
+        random_stream(config.seed, epoch, trainer.device),
+        trainer.stepper.matmul_precision(),
+        pyro.validation_enabled(False),
+    ):
+        images = training_images(trainer.data, config)
+        batches = list(minibatches(len(images), config.batch_size))
+        if state.random_state is not None:  # the run was stopped in here
+            set_random_state(state.random_state, trainer.device)
+            state.random_state = None
+        for index in batches[progress.batch :]:
+            index = index.to(trainer.device)
+            elbo = take_step(trainer, images[index], index)
+            tell(progress.step, elbo, on_step)
+            if stop() and progress.batch < trainer.num_batches:
+                state.random_state = get_random_state(trainer.device)
+                break
+    trainer.settle_sums()
+    seconds = time.perf_counter() - started
+    progress.epoch_seconds += seconds
+    progress.seconds += seconds
+    return progress.batch == trainer.num_batches
+
+
+def take_step(trainer: Trainer, x: Tensor, index: Tensor) -> Number:
+    """Takes one step on a minibatch, and returns its mean ELBO."""
+    progress = trainer.progress
+    inferred = trainer.vae.inference.prepare(trainer.vae, x, index)
+    try:
+        value, elbo = trainer.stepper.step(progress.step + 1, x, *inferred)
+    except NonFiniteLossError as error:
+        raise NonFiniteLossError(
+            f"{error}, in epoch {progress.epoch + 1}, at step "
+            f"{progress.step + 1}: try a smaller learning_rate or "
+            "init_std, or a larger noise_scale"
+        ) from None
+    progress.step += 1
+    progress.batch += 1
+    progress.objective_sum += value * len(x)
+    progress.elbo_sum += elbo * len(x)
+    return elbo
+
+
+def tell(step: int, elbo: Number, on_step: OnStep) -> None:
+    """Calls `on_step`; on CUDA seldom, for the host must wait for it."""
+    if not isinstance(elbo, Tensor):
+        on_step(step, elbo)
+    elif step % CUDA_INTERVAL == 0:
+        on_step(step, elbo.item())

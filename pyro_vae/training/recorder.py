@@ -7,8 +7,7 @@ from functools import partial
 import pyro
 from torch import Tensor
 
-from pyro_vae.clustering import cluster_scores
-from pyro_vae.config import Config
+from pyro_vae.config import FitConfig
 from pyro_vae.data import Dataset
 from pyro_vae.evaluation import (
     Sums,
@@ -19,25 +18,26 @@ from pyro_vae.evaluation import (
     evaluation_mode,
     sum_terms,
 )
-from pyro_vae.objectives import AnnealedObjective
+from pyro_vae.evaluation.clustering import cluster_scores
 from pyro_vae.randomness import random_stream
-from pyro_vae.traces import Record
-from pyro_vae.training.choices import training_images
-from pyro_vae.training.state import Position
+from pyro_vae.runs.history import Record
+from pyro_vae.training.objective import AnnealedObjective
+from pyro_vae.training.setup import training_images
+from pyro_vae.training.state import Progress
 from pyro_vae.vae import VAE
 
 UNTRAINED = 10_000  # training images in the record before training
 
 
 class Recorder:
-    """Evaluates a VAE and makes the records of its trace.
+    """Evaluates a VAE and makes the records of its history.
 
     Args:
-        vae: On its device.
-        data: Training and test images, there too.
+        vae: The VAE, on its device.
+        data: Training and test images, on the same device.
         validation: Images that were held out, or None.
-        config: Of the run.
-        objective: What it maximises.
+        config: The run's configuration.
+        objective: What the run maximizes.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Recorder:
         vae: VAE,
         data: Dataset,
         validation: Tensor | None,
-        config: Config,
+        config: FitConfig,
         objective: AnnealedObjective,
     ):
         self.vae, self.data, self.validation = vae, data, validation
@@ -61,50 +61,50 @@ class Recorder:
         """
         self._compute_sums = compile_sums(self.vae, self.data.test)
 
-    def record(self, position: Position) -> Record:
-        """Makes the record of the epoch that ends at a position.
+    def record(self, progress: Progress) -> Record:
+        """Makes the record of the epoch that has just ended.
 
-        The time that it takes is added to the position's.
+        The time that it takes is added to `progress.seconds`.
         """
         started = time.perf_counter()
         num_data, images_per_second = len(self.data.train), 0.0
-        if position.epoch < 0:
+        if progress.is_untrained:
             train_elbo = self._untrained_elbo()
         else:
-            train_elbo = position.elbo_sum / num_data
-            images_per_second = num_data / position.epoch_seconds
+            train_elbo = float(progress.elbo_sum) / num_data
+            images_per_second = num_data / progress.epoch_seconds
         expected_log_likelihood, kl = self._terms(self.data.test)
-        others = self._other_bounds(position) | self._cluster_scores()
-        position.seconds += time.perf_counter() - started
+        others = self._other_bounds(progress) | self._cluster_scores()
+        progress.seconds += time.perf_counter() - started
         return {
-            "epoch": position.epoch + 1,
-            "step": position.step,
+            "epoch": progress.epoch + 1,
+            "step": progress.step,
             "train_elbo": train_elbo,
             "test_elbo": expected_log_likelihood - kl,
             "test_expected_log_likelihood": expected_log_likelihood,
             "test_kl": kl,
             "noise_scale": _noise_scale(self.vae),
-            "seconds": position.seconds,
+            "seconds": progress.seconds,
             "images_per_second": images_per_second,
             **others,
         }
 
     def _terms(self, images: Tensor) -> tuple[float, float]:
-        """The means of the ELBO's two terms."""
+        """Returns the means of the ELBO's two terms, in nats."""
         seed = self.config.seed
         return evaluate(self.vae, images, seed, self._compute_sums)
 
     def _untrained_elbo(self) -> float:
-        """That of the training images, before the first step."""
-        # Images that have no lambda yet cost E-steps, which add up.
-        some = None if self.vae.inference is None else UNTRAINED
+        """Returns the training images' mean ELBO before the first step."""
+        # E-steps for images without a lambda of their own take long.
+        some = None if self.vae.inference.is_amortized else UNTRAINED
         with random_stream(self.config.seed, 0, self.data.train.device):
             images = training_images(self.data, self.config)[:some]
         expected_log_likelihood, kl = self._terms(images)
         return expected_log_likelihood - kl
 
     def _untrained_objective(self) -> float:
-        """The sum over the training images, before the first step."""
+        """Returns the objective before the first step, summed over images."""
         self.objective.set_weight(0)
         pair = (self.vae.model, self.vae.guide)
         size = max(1, evaluation_batch(self.vae) // self.config.num_particles)
@@ -119,22 +119,22 @@ class Recorder:
                 for x in images.split(size)
             )
 
-    def _other_bounds(self, position: Position) -> Record:
-        """The objective, where it is not the ELBO, and the validation ELBO."""
-        bounds = {}
+    def _other_bounds(self, progress: Progress) -> Record:
+        """Returns the validation ELBO, and the objective if it is another."""
+        bounds: Record = {}
         if not self.objective.is_elbo:
-            total = position.objective_sum
-            if position.epoch < 0:
+            total = progress.objective_sum
+            if progress.is_untrained:
                 total = self._untrained_objective()
             bounds["train_objective"] = total / len(self.data.train)
-            bounds["beta"] = self.objective.weight(position.step)
+            bounds["beta"] = self.objective.weight(progress.step)
         if self.validation is not None:
             expected_log_likelihood, kl = self._terms(self.validation)
             bounds["validation_elbo"] = expected_log_likelihood - kl
         return bounds
 
     def _cluster_scores(self) -> Record:
-        """Of the test images' discrete states, where there are some."""
+        """Returns the scores of the test images' discrete states, if any."""
         if self.vae.num_states == 1:
             return {}
         labels = self.data.test_labels
@@ -145,6 +145,6 @@ class Recorder:
 
 
 def _noise_scale(vae: VAE) -> float:
-    """The mean over the pixels; NaN where the likelihood has no scale."""
+    """Returns the noise scale, a mean over pixels; NaN where there is none."""
     scale = getattr(vae.likelihood, "scale", None)
     return math.nan if scale is None else scale.mean().item()

@@ -1,4 +1,4 @@
-"""Optimisation steps, by the engine that a run has."""
+"""Optimization steps, with the engine that a run has."""
 
 import warnings
 from collections.abc import Iterator
@@ -9,61 +9,59 @@ import torch
 from pyro.infer import SVI
 from torch import Tensor
 
-from pyro_vae.config import Config
-from pyro_vae.objectives import AnnealedObjective
+from pyro_vae.config import FitConfig
 from pyro_vae.svi import (
     CompilationError,
     CompiledSVI,
     DynamicPairError,
     make_svi,
 )
+from pyro_vae.training.objective import AnnealedObjective, Number
 from pyro_vae.vae import VAE
-
-Number = float | Tensor
 
 
 class Stepper:
-    """Takes steps on minibatches, eagerly until `compile` was called.
+    """Takes steps on minibatches, eagerly until `compile_steps` is called.
 
-    An epoch's last, smaller minibatch steps eagerly: a step in hundreds does
-    not pay for a graph of its own.
+    The smaller last minibatch of an epoch always steps eagerly: one step in
+    hundreds does not pay for a graph of its own.
 
     Args:
-        vae: On its device.
-        config: The objective, and how to step.
-        optim: The optimiser.
-        num_data: N, the training images.
-        num_batches: Steps in an epoch.
+        vae: The VAE, on its device.
+        config: How to step.
+        objective: What is maximized.
+        optim: The optimizer.
+        num_data: N, the number of training images.
 
     Attributes:
-        objective: What is maximised.
         engine: `eager` or `compiled`.
     """
 
     def __init__(
         self,
         vae: VAE,
-        config: Config,
+        config: FitConfig,
+        objective: AnnealedObjective,
         optim: pyro.optim.PyroOptim,
         num_data: int,
-        num_batches: int,
     ):
         self.config, self.num_data = config, num_data
+        self.objective = objective
         self._is_cuda = next(vae.parameters()).is_cuda
-        self.objective = AnnealedObjective(config, vae, num_data, num_batches)
         self._clip_norm = None
         if config.gradient_clip is not None:  # the loss is the data set's
             self._clip_norm = config.gradient_clip * num_data
-        self._pair = (vae.model, vae.guide, optim, self.objective.estimator)
+        self._pair = (vae.model, vae.guide, optim, objective.estimator)
         self._eager = make_svi(*self._pair, self._clip_norm)
         self._compiled: CompiledSVI | None = None
 
     @property
     def engine(self) -> str:
+        """The engine that steps are taken with: `eager` or `compiled`."""
         return "eager" if self._compiled is None else "compiled"
 
-    def compile(self) -> None:
-        """Goes on with compiled steps, whose first one compiles."""
+    def compile_steps(self) -> None:
+        """Goes on with compiled steps; the first of them compiles."""
         self._compiled = CompiledSVI(
             *self._pair,
             self.config.matmul_precision,
@@ -74,7 +72,7 @@ class Stepper:
         """Goes on eagerly, unless the compiled engine was asked for.
 
         Raises:
-            Exception: The one given, if it was.
+            Exception: The given error, if it was asked for.
         """
         if self.config.engine == "compiled":
             raise error
@@ -87,13 +85,13 @@ class Stepper:
         """Takes a step.
 
         Args:
-            number: Which one, counted from 1.
+            number: The number of the step, counted from 1.
             x: A minibatch, `(B, D)`.
-            inferred: What model and guide take beside it and N.
+            inferred: What model and guide take after the images and N.
 
         Returns:
-            The minibatch's mean objective and ELBO, in nats: on CUDA, if
-            compiled, as tensors that nobody waits for.
+            The minibatch's mean objective and ELBO, in nats. A compiled step
+            on CUDA returns tensors, which the host does not wait for.
 
         Raises:
             NonFiniteLossError: If the loss is NaN or infinite.
@@ -101,20 +99,19 @@ class Stepper:
         self.objective.set_weight(number)
         is_whole = len(x) == self.config.batch_size
         svi = (self._compiled if is_whole else None) or self._eager
-        arguments = (x, self.num_data, *inferred)
         try:
-            loss = _take_step(svi, *arguments)
+            loss = self._take_step(svi, x, *inferred)
         except (CompilationError, DynamicPairError) as error:
             self.fall_back(error)  # nothing was touched
-            loss = _take_step(self._eager, *arguments)
+            loss = self._take_step(self._eager, x, *inferred)
         return self.objective.read(loss)
 
     @contextmanager
     def matmul_precision(self) -> Iterator[None]:
-        """torch's precision of float32 products, for a block.
+        """Sets torch's precision of float32 products for a block.
 
-        A graph for the CPU has its own, for its large products; the small ones
-        would only lose time to conversions.
+        A graph for the CPU has a precision of its own for its large products;
+        the small ones would only lose time to conversions.
         """
         before = torch.get_float32_matmul_precision()
         if self.engine == "eager" or self._is_cuda:
@@ -124,8 +121,9 @@ class Stepper:
         finally:
             torch.set_float32_matmul_precision(before)
 
-
-def _take_step(svi: SVI | CompiledSVI, x: Tensor, *arguments) -> Number:
-    if x.is_cuda and isinstance(svi, CompiledSVI):
-        return svi.step_tensor(x, *arguments)
-    return svi.step(x, *arguments)
+    def _take_step(
+        self, svi: SVI | CompiledSVI, x: Tensor, *inferred: Tensor
+    ) -> Number:
+        if x.is_cuda and isinstance(svi, CompiledSVI):
+            return svi.step_tensor(x, self.num_data, *inferred)
+        return svi.step(x, self.num_data, *inferred)

@@ -1,0 +1,28 @@
+"""Every choice that makes a run, and the VAE that it describes."""
+
+from pyro_vae.config.build import build, check_describes
+from pyro_vae.config.choices import Choices, part_of
+from pyro_vae.config.config import (
+    Config,
+    DataConfig,
+    FitConfig,
+    ObjectiveConfig,
+    TrainingConfig,
+    VAEConfig,
+)
+from pyro_vae.config.presets import PRESETS, make_preset
+
+__all__ = [
+    "PRESETS",
+    "Choices",
+    "Config",
+    "DataConfig",
+    "FitConfig",
+    "ObjectiveConfig",
+    "TrainingConfig",
+    "VAEConfig",
+    "build",
+    "check_describes",
+    "make_preset",
+    "part_of",
+]

@@ -1,0 +1,173 @@
+"""How choices are checked: each alone, and all with the chosen variants."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from typing_extensions import Self
+
+from pyro_vae.config.bounds import Bound, exactly
+from pyro_vae.config.tables import TABLES, resolve
+from pyro_vae.config.variant import Variant
+from pyro_vae.parts.distributions import check_num_states
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A group of choices, each checked alone and with the others."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, list):  # as JSON has it
+                object.__setattr__(self, field.name, tuple(value))
+        for name, bound in _bounds(type(self)).items():
+            self._check(name, bound)
+        self._check_variants()
+        for name, rule in RULES:
+            if name in _names(type(self)):
+                rule(self)
+
+    def _check_variants(self) -> None:
+        """Refuses choices that do not fit the chosen variants."""
+        chosen = dict(self._variants())
+        for label, variant in chosen.items():
+            for name, fitting in variant.goes_with.items():
+                self._check(name, _one_of(fitting, f" with {label}"))
+            for name, bound in variant.bounds.items():
+                expected = f"{bound.expected} with {label}"
+                self._check(name, Bound(expected, bound.holds))
+        used = {name for row in chosen.values() for name in row.uses}
+        for name in _users():
+            # A group alone does not know what the others have chosen.
+            if name not in used and self._knows_users(name):
+                default = _default(type(self), name)
+                expected = f"{default} (leave it out): it goes with "
+                self._check(name, exactly(default), expected + _users()[name])
+
+    def _variants(self) -> Iterator[tuple[str, Variant]]:
+        """Yields the chosen rows, each labeled as `prior=laplace` is."""
+        for choice, table in TABLES.items():
+            name = getattr(self, choice, None)
+            if name is None:
+                continue
+            if name == "auto":
+                prior = getattr(self, "prior", None)
+                if prior is None:
+                    continue
+                name = resolve(prior, choice, name)
+            yield f"{choice}={name}", table[name]
+
+    def _knows_users(self, name: str) -> bool:
+        """Returns whether all choices that could use a choice are here."""
+        return name in _names(type(self)) and all(
+            choice in _names(type(self))
+            for choice, table in TABLES.items()
+            if any(name in row.uses for row in table.values())
+        )
+
+    def _check(
+        self, name: str, bound: Bound, expected: str | None = None
+    ) -> None:
+        if name not in _names(type(self)):
+            return
+        value = getattr(self, name)
+        if not bound.holds(value):
+            raise ValueError(
+                f"{name} is {value!r}; expected {expected or bound.expected}"
+            )
+
+    @classmethod
+    def from_dict(cls, choices: Mapping[str, Any]) -> Self:
+        """Makes a configuration from what `dataclasses.asdict` or JSON gave.
+
+        Raises:
+            ValueError: If a key is not a choice, or a value is not valid.
+        """
+        if unknown := sorted(set(choices) - set(_names(cls))):
+            raise ValueError(
+                f"unknown choices {', '.join(unknown)}; expected some of "
+                f"{', '.join(sorted(_names(cls)))}"
+            )
+        return cls(**choices)
+
+
+def part_of(config: Choices, group: type) -> dict[str, Any]:
+    """Returns the choices of a configuration that belong to a group."""
+    return {name: getattr(config, name) for name in _names(group)}
+
+
+# Rules that a table cannot say; each stands at the choice that it concerns.
+def _check_warmup(config: Any) -> None:
+    if config.early_stopping is not None and hasattr(config, "warmup"):
+        expected = f"at most epochs, {config.epochs}, with early_stopping"
+        bound = Bound(expected, lambda warmup: warmup <= config.epochs)
+        config._check("warmup", bound)
+
+
+def _check_validation(config: Any) -> None:
+    if config.early_stopping is None:
+        default = _default(type(config), "validation_fraction")
+        expected = f"{default} (leave it out): it goes with early_stopping"
+        config._check("validation_fraction", exactly(default), expected)
+
+
+def _check_states(config: Any) -> None:
+    gradient = resolve(config.prior, "gradient", config.gradient)
+    if config.prior == "categorical" and gradient == "enumerated":
+        check_num_states(config.num_components**config.num_variables)
+
+
+RULES: list[tuple[str, Callable[[Any], None]]] = [
+    ("early_stopping", _check_warmup),
+    ("validation_fraction", _check_validation),
+    ("num_variables", _check_states),
+]
+
+
+def _one_of(names: tuple[str, ...], condition: str) -> Bound:
+    expected = names[0] if len(names) == 1 else f"one of {', '.join(names)}"
+    return Bound(expected + condition, ("auto", *names).__contains__)
+
+
+@cache
+def _names(group: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(group))
+
+
+def _default(group: Any, name: str) -> Any:
+    return next(f.default for f in fields(group) if f.name == name)
+
+
+@cache
+def _bounds(group: Any) -> dict[str, Bound]:
+    """Returns the bound that stands beside the type of each choice."""
+    bounds = {}
+    for name, hint in get_type_hints(group, include_extras=True).items():
+        if get_origin(hint) is Annotated:
+            bounds[name] = get_args(hint)[1]
+        elif get_origin(hint) is Literal:
+            names = get_args(hint)
+            bounds[name] = Bound(
+                f"one of {', '.join(names)}", names.__contains__
+            )
+    return bounds
+
+
+@cache
+def _users() -> dict[str, str]:
+    """Returns, for each choice that not all variants use, those that do."""
+    users: dict[str, str] = {}
+    for choice, table in TABLES.items():
+        used = {name for row in table.values() for name in row.uses}
+        for name in used:
+            fitting = [key for key, row in table.items() if name in row.uses]
+            words = f"{choice}={', '.join(fitting)}"
+            users[name] = " or ".join(
+                [
+                    *filter(None, [users.get(name)]),
+                    " or ".join(words.rsplit(", ", 1)),
+                ]
+            )
+    return users

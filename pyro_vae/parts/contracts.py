@@ -1,0 +1,140 @@
+"""What a VAE asks of its parts: a prior, a likelihood and a guide.
+
+Each is a module whose `forward` returns a distribution. B is the size of a
+minibatch, D the dimension of the data, P that of the latents, and F the number
+of the guide's unconstrained parameters for each image.
+
+A plain `nn.Module` of your own that returns such a distribution will do in the
+place of any of them. These classes name what some features ask for beyond it:
+E-steps and gaps need `AmortizedGuide.family`, for example.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+PAIRS = 100_000_000  # numbers held at a time by the generic cross_log_prob
+
+
+class Prior(nn.Module, ABC):
+    """A prior, p(z)."""
+
+    @abstractmethod
+    def forward(self) -> Distribution:
+        """Returns p(z), batch shape `()`, event shape `(P,)`."""
+
+
+class Likelihood(nn.Module, ABC):
+    """A likelihood, p(x | z), and the network that it is made of.
+
+    Args:
+        decoder: The network f(z, w), mapping `(..., P)` to `(..., D)`.
+    """
+
+    def __init__(self, decoder: nn.Module):
+        super().__init__()
+        self.decoder = decoder
+
+    @abstractmethod
+    def forward(self, z: Tensor) -> Distribution:
+        """Returns p(x | z), batch shape `z.shape[:-1]`, event shape `(D,)`."""
+
+    def cross_log_prob(self, z: Tensor, x: Tensor) -> Tensor:
+        """Returns log p(x | z) for every pair of a latent and an image.
+
+        A likelihood that is linear in a few statistics of x can do this with
+        one matrix product, as this package's own do.
+
+        Args:
+            z: Latents, `(M, P)`.
+            x: Images, `(B, D)`.
+
+        Returns:
+            `(M, B)`, in nats, of x's dtype.
+        """
+        return pairwise_log_prob(self, z, x)
+
+
+class AmortizedGuide(nn.Module, ABC):
+    """A guide, q(z | x), whose parameters an encoder network computes.
+
+    Args:
+        encoder: The network g(x, phi), mapping images `(B, D)` to the
+            unconstrained parameters of the family, lambda, `(B, F)`.
+    """
+
+    def __init__(self, encoder: nn.Module):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: Tensor) -> Distribution:
+        """Returns q(z | x), batch shape `(B,)`, event shape `(P,)`."""
+        return self.family(self.encoder(x))
+
+    @abstractmethod
+    def family(self, parameters: Tensor) -> Distribution:
+        """Returns the member of the family with given parameters.
+
+        Args:
+            parameters: Unconstrained parameters lambda, `(..., F)`.
+
+        Returns:
+            A distribution of batch shape `(...)` and event shape `(P,)`.
+        """
+
+    @property
+    def num_parameters(self) -> int:
+        """F, the number of unconstrained parameters for each image."""
+        return feature_count(self.encoder, "out_features")
+
+
+def feature_count(network: nn.Module, name: str) -> int:
+    """Returns a network's `in_features` or `out_features`.
+
+    Raises:
+        ValueError: If the network does not say.
+    """
+    size = getattr(network, name, None)
+    if type(size) is not int:
+        raise ValueError(
+            f"the network {type(network).__name__} has no {name}; expected a "
+            f"network with the attribute {name}, a whole number, as nn.Linear "
+            "and this package's networks have"
+        )
+    return size
+
+
+def pairwise_log_prob(likelihood: nn.Module, z: Tensor, x: Tensor) -> Tensor:
+    """Returns log p(x | z) for every pair, for any likelihood module.
+
+    Args:
+        likelihood: `likelihood(z)` is p(x | z).
+        z: Latents, `(M, P)`.
+        x: Images, `(B, D)`.
+
+    Returns:
+        `(M, B)`, in nats, of x's dtype.
+    """
+    rows = max(1, PAIRS // x.numel())
+    parts = [
+        likelihood(part.unsqueeze(1)).log_prob(x.to(z)).to(x)
+        for part in z.split(rows)
+    ]
+    return torch.cat(parts)
+
+
+def check_distribution(value: Any, what: str, expected: str) -> Distribution:
+    """Returns what a part returned, if it is a distribution.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if isinstance(value, torch.distributions.Distribution):
+        return value
+    raise ValueError(
+        f"the {what} returned {type(value).__name__}; expected a module whose "
+        f"forward returns {expected}"
+    )

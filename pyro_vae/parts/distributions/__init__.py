@@ -1,0 +1,42 @@
+"""Distributions that Pyro lacks, and questions that any distribution answers.
+
+Discrete latents come in two kinds, both `DiscreteLatents`: `OneHots`, whose z
+is discrete as a whole, and `NormalMixture`, a continuous z behind a discrete
+component. The functions answer for every distribution, so that no other module
+has to ask which kind it has.
+"""
+
+from pyro_vae.parts.distributions.detached import Detached
+from pyro_vae.parts.distributions.discrete import (
+    MAX_STATES,
+    DiscreteLatents,
+    WeightedDraws,
+    check_num_states,
+)
+from pyro_vae.parts.distributions.normal_mixture import NormalMixture
+from pyro_vae.parts.distributions.one_hots import OneHots, RelaxedOneHots
+from pyro_vae.parts.distributions.questions import (
+    center,
+    count_states,
+    declare_latents,
+    detach_draws,
+    most_probable_state,
+    weighted_draws,
+)
+
+__all__ = [
+    "MAX_STATES",
+    "Detached",
+    "DiscreteLatents",
+    "NormalMixture",
+    "OneHots",
+    "RelaxedOneHots",
+    "WeightedDraws",
+    "center",
+    "check_num_states",
+    "count_states",
+    "declare_latents",
+    "detach_draws",
+    "most_probable_state",
+    "weighted_draws",
+]

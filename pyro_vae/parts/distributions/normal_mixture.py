@@ -1,0 +1,80 @@
+"""A mixture of normals whose component is a latent of its own."""
+
+from typing import Any
+
+import pyro.distributions as dist
+from pyro.ops.indexing import Vindex
+from torch import Tensor
+from torch.distributions import Distribution
+
+from pyro_vae.parts.distributions.discrete import (
+    DiscreteLatents,
+    WeightedDraws,
+    declare_site,
+)
+
+
+class NormalMixture(dist.MixtureSameFamily, DiscreteLatents):
+    r"""A mixture of normals whose component is a latent of its own.
+
+    .. math:: p(z) = \sum_y p(y) N(z \mid \mu_y, \operatorname{diag}\sigma_y^2)
+
+    Its density is that of z, with the component summed out. A model or guide
+    declares the component, `mixture_distribution`, as site `y`, and then
+    `given(y)` as site `z`.
+
+    Args:
+        logits: Unnormalized log-probabilities of the components, `(..., K)`;
+            the batch shape is `(...)`.
+        loc: `(..., K, P)`; the event shape is `(P,)`.
+        scale: Standard deviations, `(..., K, P)`.
+    """
+
+    def __init__(self, logits: Tensor, loc: Tensor, scale: Tensor):
+        self.loc, self.scale = loc, scale
+        super().__init__(
+            dist.Categorical(logits=logits), dist.Normal(loc, scale).to_event(1)
+        )
+
+    @property
+    def num_states(self) -> int:
+        """The number of components, K."""
+        return self.loc.shape[-2]
+
+    @property
+    def mode(self) -> Tensor:
+        """The center of the most probable component, `(..., P)`."""
+        return self.given(self.most_probable_state).base_dist.loc
+
+    @property
+    def most_probable_state(self) -> Tensor:
+        """The most probable component, `(...)` integers."""
+        return self.mixture_distribution.logits.argmax(-1)
+
+    def given(self, y: Tensor) -> Distribution:
+        """Returns p(z | y) for components y, which broadcast with the batch."""
+        loc, scale = (
+            Vindex(parameter)[..., y, :] for parameter in (self.loc, self.scale)
+        )
+        return dist.Normal(loc, scale).to_event(1)
+
+    def declare(self, infer: dict[str, Any]) -> Tensor:
+        """Declares the component as site `y`, then z given it as site `z`."""
+        y = declare_site("y", self.mixture_distribution, infer)
+        return declare_site("z", self.given(y))
+
+    def detached(self) -> "NormalMixture":
+        """Returns the mixture itself: draws of a component have no gradient."""
+        return self
+
+    def weighted_draws(
+        self, p: Distribution, num_samples: int
+    ) -> WeightedDraws:
+        """Returns draws of z for each component, weighted by q(y | x)."""
+        z = self.component_distribution.rsample((num_samples,))
+        log_q_y = self.mixture_distribution.logits
+        log_q = log_q_y + self.component_distribution.log_prob(z)
+        log_p = p.mixture_distribution.logits
+        log_p = log_p + p.component_distribution.log_prob(z)
+        weight = log_q_y.exp() / num_samples
+        return WeightedDraws(z, weight, log_q - log_p)

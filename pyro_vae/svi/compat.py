@@ -1,0 +1,230 @@
+"""The private and undocumented names of torch and Pyro that this package uses.
+
+Each of them stands here alone, with what is relied upon. That is checked, with
+the versions at hand, by tests/test_svi_compat.py: look there first after an
+update of torch or Pyro.
+"""
+
+import functools
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+from unittest import mock
+
+import pyro
+import torch
+from pyro.infer.enum import get_importance_trace
+from pyro.infer.util import Dice
+from pyro.optim import PyroOptim
+from pyro.poutine import Trace
+from torch import Tensor, fx, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.utils import _pytree as pytree
+
+__all__ = [
+    "adopt_parameters",
+    "aten",
+    "compile_by_inductor",
+    "convert_element_type",
+    "describe_processor",
+    "flatten",
+    "foreach_clamp_max_",
+    "foreach_clamp_min_",
+    "foreach_mul_",
+    "foreach_norm",
+    "fused_adam_",
+    "fused_adamw_",
+    "get_clip_options",
+    "get_constructor",
+    "get_importance_trace",
+    "get_module_tables",
+    "get_torch_optimizers",
+    "get_unconstrained",
+    "make_fx",
+    "multiply_by_onednn",
+    "read_example",
+    "register_module_forward_pre_hook",
+    "unchecked_values",
+    "unflatten",
+    "within_expectations",
+    "writes_in_place",
+]
+
+# torch: nested lists, tuples and dictionaries, taken apart into leaves and a
+# structure that can be compared and hashed, and put together again.
+flatten = pytree.tree_flatten
+unflatten = pytree.tree_unflatten
+
+# torch: one kernel that updates a list of tensors as `torch.optim.Adam` and
+# `AdamW` do, and updates nothing where `found_inf` is 1. It checks neither
+# shapes nor strides.
+fused_adam_ = torch._fused_adam_
+fused_adamw_ = torch._fused_adamw_
+
+# torch: one call for a list of tensors.
+foreach_norm = torch._foreach_norm
+foreach_mul_ = torch._foreach_mul_
+foreach_clamp_min_ = torch._foreach_clamp_min_
+foreach_clamp_max_ = torch._foreach_clamp_max_
+
+# torch: `make_fx(function)(*tensors)` runs a function once, on real tensors,
+# and records what reaches ATen, `backward` included, random draws and changes
+# in place in their order. A tensor that is no input becomes an attribute of
+# the graph. These are the names of the recorded operators.
+aten = torch.ops.aten
+convert_element_type = torch.ops.prims.convert_element_type.default
+
+
+def read_example(node: fx.Node) -> Any:
+    """Returns what `make_fx` notes of a node: a tensor like its result."""
+    return node.meta.get("val")
+
+
+def writes_in_place(node: fx.Node) -> bool:
+    """Returns whether a recorded operator changes one of its arguments.
+
+    Operators have a `_schema`, whose `is_mutable` says so.
+    """
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable
+
+
+def compile_by_inductor(
+    graph: fx.GraphModule, inputs: Sequence[Tensor]
+) -> Callable[..., Sequence[Tensor]]:
+    """Compiles a recorded graph for inputs of these shapes.
+
+    Inductor takes any record of `make_fx`, with changes in place, and these
+    options. It raises errors of many kinds.
+    """
+    from torch import _inductor  # here: a second or two to import
+
+    options = {
+        "fallback_random": True,  # eager's random numbers
+        "cpp.vec_isa_ok": True,  # the processor's word, without a trial build
+        "triton.cudagraphs": any(tensor.is_cuda for tensor in inputs),
+    }
+    with torch.no_grad(), warnings.catch_warnings():
+        # One part of torch warns about another.
+        warnings.simplefilter("ignore", FutureWarning)
+        return _inductor.compile(
+            graph, [tensor.detach() for tensor in inputs], options
+        )
+
+
+def multiply_by_onednn(left: Tensor, right: Tensor) -> Tensor:
+    """Returns the float32 product of `(n, k)` and `(k, m)`, on the CPU.
+
+    oneDNN's linear layer, without a bias or an activation.
+    """
+    return torch.ops.mkldnn._linear_pointwise(
+        left, right.t(), None, "none", [], ""
+    )
+
+
+@functools.cache
+def describe_processor() -> dict[str, Any]:
+    """Returns what torch knows of the CPU; empty where oneDNN is missing.
+
+    The entries `cpu_name`, `avx512_bf16` and `amx_bf16`, in those versions of
+    torch that tell.
+    """
+    describe = getattr(torch.cpu, "get_capabilities", dict)
+    return describe() if torch.backends.mkldnn.is_available() else {}
+
+
+def get_module_tables(module: nn.Module) -> tuple[dict[str, Any], ...]:
+    """Returns a module's own submodules, parameters and buffers, by name.
+
+    The dictionaries themselves, which the module looks its attributes up in:
+    to compare them takes a tenth of the time of `named_parameters()`.
+    """
+    return module._modules, module._parameters, module._buffers
+
+
+@contextmanager
+def unchecked_values() -> Iterator[None]:
+    """Stops Pyro from looking at tensors' values while a pair runs.
+
+    `pyro.validation_enabled(False)` leaves `pyro.util.torch_isnan`, by which
+    `warn_if_nan` branches in the estimators.
+    """
+    with (
+        pyro.validation_enabled(False),
+        mock.patch("pyro.util.torch_isnan", lambda value: False),
+    ):
+        yield
+
+
+@contextmanager
+def within_expectations(
+    make_mode: Callable[[], AbstractContextManager],
+) -> Iterator[None]:
+    """Enters another block wherever Pyro sums over enumerated states.
+
+    `TraceEnum_ELBO` does so in `Dice.compute_expectation` alone.
+    """
+    expectation = Dice.compute_expectation
+
+    def compute_expectation(self: Dice, costs: dict) -> Tensor | float:
+        with make_mode():
+            return expectation(self, costs)
+
+    with mock.patch.object(Dice, "compute_expectation", compute_expectation):
+        yield
+
+
+def get_unconstrained(trace: Trace) -> list[Tensor]:
+    """Returns the parameters of a trace, as optimizers see them.
+
+    The value of a `param` site has a method `unconstrained`. A parameter that
+    is announced under several names comes as often.
+    """
+    sites: Iterable[Any] = trace.nodes.values()
+    return [
+        site["value"].unconstrained()
+        for site in sites
+        if site["type"] == "param"
+    ]
+
+
+def get_constructor(optim: PyroOptim) -> Any:
+    """Returns the class of torch optimizers that a Pyro optimizer makes."""
+    return optim.pt_optim_constructor
+
+
+def get_torch_optimizers(
+    optim: PyroOptim,
+) -> dict[Tensor, torch.optim.Optimizer]:
+    """Returns the torch optimizer of each parameter: the live dictionary.
+
+    Its options are read anew at each step; it keeps the state of its parameter
+    under the names of `torch.optim.Adam`.
+    """
+    return optim.optim_objs
+
+
+def get_clip_options(optim: PyroOptim, param: Tensor) -> dict[str, float]:
+    """Returns a parameter's `clip_norm` and `clip_value`, if it has them."""
+    makes: Any = optim  # Pyro says that it takes a name, and gives a tensor
+    return makes._get_grad_clip_args(param)
+
+
+def adopt_parameters(optim: PyroOptim, params: Iterable[Tensor]) -> None:
+    """Makes parameters' optimizers as `PyroOptim` does before it first steps.
+
+    Its own call would make them, too, but take the step as well. The state
+    that `set_state` was given waits until then.
+    """
+    makes: Any = optim  # as above
+    for param in params:
+        if param in optim.optim_objs:
+            continue
+        optim.optim_objs[param] = optim._get_optim(param)
+        optim.grad_clip[param] = makes._get_grad_clip(param)
+        name = pyro.get_param_store().param_name(param)
+        state = optim._state_waiting_to_be_consumed.pop(name, None)
+        if state is not None:
+            optim.optim_objs[param].load_state_dict(state)

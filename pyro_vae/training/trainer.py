@@ -1,0 +1,173 @@
+"""What one fit holds, and what it does around the training of an epoch."""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from pyro_vae.config import FitConfig
+from pyro_vae.data import Dataset
+from pyro_vae.evaluation import evaluation_batch
+from pyro_vae.runs.folder import RunFolder
+from pyro_vae.runs.history import Record
+from pyro_vae.svi import (
+    CompilationError,
+    DynamicPairError,
+    NonFiniteLossError,
+)
+from pyro_vae.training.objective import AnnealedObjective
+from pyro_vae.training.recorder import Recorder
+from pyro_vae.training.setup import (
+    hold_out,
+    is_long,
+    make_optimizer,
+    resolve_device,
+    resolve_engine,
+)
+from pyro_vae.training.state import (
+    Progress,
+    State,
+    choices_of_run,
+    list_fixed_choices,
+)
+from pyro_vae.training.stepper import Stepper
+from pyro_vae.training.stopping import best_epoch, has_stalled
+from pyro_vae.vae import VAE
+
+
+class Trainer:
+    """The parts of one fit, made once.
+
+    Args:
+        vae: The VAE; it is moved to the configured device.
+        data: Training and test images.
+        config: The data, objective and training.
+
+    Attributes:
+        data: The data on the device, binarized, without validation images.
+        num_data: N, the number of training images.
+        num_batches: The number of steps in an epoch.
+        engine: What steps are to be taken with: `eager` or `compiled`.
+        folder: Where the run is kept, if it is.
+    """
+
+    def __init__(self, vae: VAE, data: Dataset, config: FitConfig):
+        self.config = config
+        self.device = resolve_device(config.device)
+        self.vae = vae.to(self.device)
+        self.vae.zero_grad(set_to_none=True)
+        self._given_data = data
+        data = data.to(self.device).binarize(config.binarize)
+        self.data, validation = hold_out(data, config)
+        self.num_data = len(self.data.train)
+        self.num_batches = -(-self.num_data // config.batch_size)
+        vae.inference.start(vae, self.num_data)
+        objective = AnnealedObjective(
+            config, vae, self.num_data, self.num_batches
+        )
+        fixed = list_fixed_choices(vae, config, self.num_data)
+        optim = make_optimizer(config, self.num_data)
+        self.state = State(vae, optim, self.device, fixed)
+        self.stepper = Stepper(vae, config, objective, optim, self.num_data)
+        self.recorder = Recorder(vae, self.data, validation, config, objective)
+        num_steps = config.epochs * self.num_batches
+        self.engine = resolve_engine(config, vae, objective, num_steps)
+        self.folder: RunFolder | None = None
+
+    @property
+    def progress(self) -> Progress:
+        """How far the fit has come."""
+        return self.state.progress
+
+    def keep_in(
+        self,
+        folder: RunFolder,
+        resume: bool,
+        overwrite: bool,
+        notes: Mapping[str, Any],
+    ) -> None:
+        """Keeps the run in a folder, after going back to its checkpoint."""
+        if resume:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            self.state.restore(folder.path, self.config.epochs)
+            if self.config.engine == "auto" and self.progress.engine:
+                self.engine = self.progress.engine
+        else:
+            folder.prepare(overwrite)
+        choices = choices_of_run(self.vae, self.config)
+        folder.describe(self.vae, choices, self._given_data, self.device, notes)
+        self.folder = folder
+        if not resume:
+            folder.save_model(self.vae)
+
+    def is_done(self) -> bool:
+        """Returns whether there is no epoch left to do."""
+        config, progress = self.config, self.progress
+        patience = config.early_stopping
+        return progress.epoch >= config.epochs or (
+            patience is not None
+            and has_stalled(progress.records, patience, config.warmup)
+        )
+
+    def compile(self) -> None:
+        """Prepares compiled steps and evaluations, where they are to be."""
+        started = time.perf_counter()
+        config = self.config
+        is_compiled = self.engine == "compiled"
+        num_steps = config.epochs * self.num_batches
+        try:
+            # Where a long run's step cannot be compiled, its evaluations can.
+            if is_compiled or (config.engine == "auto" and is_long(num_steps)):
+                self._compile_evaluation()
+            if is_compiled:
+                self.stepper.compile_steps()
+        except (CompilationError, DynamicPairError) as error:
+            self.stepper.fall_back(error)
+        self.progress.seconds += time.perf_counter() - started
+
+    def _compile_evaluation(self) -> None:
+        """Compiles what evaluations and E-steps are made of."""
+        if self.vae.inference.is_amortized:
+            self.recorder.compile()
+            return
+        sizes = (self.config.batch_size, evaluation_batch(self.vae))
+        self.vae.inference.compile_for(sizes)
+
+    def settle_sums(self) -> None:
+        """Turns the sums into numbers, for which CUDA must be waited for."""
+        progress = self.progress
+        progress.elbo_sum = float(progress.elbo_sum)
+        progress.objective_sum = float(progress.objective_sum)
+        if not math.isfinite(progress.elbo_sum + progress.objective_sum):
+            raise NonFiniteLossError(
+                f"a loss of epoch {progress.epoch + 1} was not finite; that "
+                "step was not taken: try a smaller learning_rate or init_std"
+            )
+
+    def finish_epoch(self) -> Record:
+        """Evaluates, appends the record of the epoch, saves, and returns it."""
+        record = self.recorder.record(self.progress)
+        self.state.progress = self.progress.after(record)
+        self.save()
+        return record
+
+    def save(self) -> None:
+        """Writes the checkpoint, the history and the model, if they are kept.
+
+        The best weights are kept, too, if the epoch just done is the best.
+        """
+        self.progress.engine = self.stepper.engine
+        if self.folder is None:
+            return
+        progress, config = self.progress, self.config
+        if config.early_stopping is not None and progress.batch == 0:
+            best = best_epoch(progress.records, config.warmup)
+            if best == progress.epoch:
+                self.folder.save_best(self.vae)
+        self.state.save(self.folder.path)
+        self.folder.save_model(self.vae)
+
+    def save_model(self) -> None:
+        """Writes the model, if the run is kept."""
+        if self.folder is not None:
+            self.folder.save_model(self.vae)

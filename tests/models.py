@@ -1,0 +1,66 @@
+"""Models, and what else several test modules share."""
+
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from pyro_vae import Config, build, fit
+from pyro_vae.config.variants import PRIORS
+from pyro_vae.objectives import is_analytic
+from pyro_vae.parts.flows import Couplings
+
+TIMING = ("seconds", "images_per_second")
+PAIRS = [
+    (prior, guide)
+    for prior, row in PRIORS.items()
+    for guide in row.goes_with["guide"]
+]
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def bend(module: Module) -> Module:
+    """Draws the last layers of a module's couplings, and returns the module.
+
+    A fresh flow is the identity, which would test little.
+    """
+    for part in module.modules():
+        if isinstance(part, Couplings):
+            for network in part.networks:
+                network.layers[-1].reset_parameters()
+    return module
+
+
+def list_analytic_pairs() -> dict[tuple[str, str], bool]:
+    """Returns whether the KL has a closed form, by (prior, guide)."""
+    pairs = {}
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        for prior, guide in PAIRS:
+            config = Config(prior=prior, guide=guide, hidden=(2,))
+            vae = build(config, data_dim=4)
+            q = vae.infer(torch.zeros(1, 4))
+            pairs[prior, guide] = is_analytic(q, vae.prior())
+    return pairs
+
+
+def without_timing(records):
+    """Returns a fit's records without what differs from run to run."""
+    return [
+        {key: value for key, value in record.items() if key not in TIMING}
+        for record in records
+    ]
+
+
+def fit_until(last_step, vae, data, config, folder):
+    """Fits, and asks for a stop after a step."""
+    steps = []
+    records = fit(
+        vae,
+        data,
+        config,
+        folder,
+        on_step=lambda step, elbo: steps.append(step),
+        stop=lambda: last_step in steps,
+    )
+    list(records)
+    assert steps[-1] == last_step

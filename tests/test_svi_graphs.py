@@ -1,0 +1,175 @@
+"""What is recorded and compiled, and what is refused."""
+
+import random
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import SVI, Trace_ELBO
+from pyro.optim import Adam
+
+from pyro_vae.svi import (
+    CompilationError,
+    CompiledSVI,
+    DynamicPairError,
+    compile_graph,
+)
+
+
+def chance():
+    return random.choice([1.0, 2.0]) + random.random()
+
+
+def dynamic_model(kind):
+    state = {"runs": 0}
+
+    def model(x):
+        loc = pyro.param("loc", torch.tensor(0.5))
+        scale = 1.0
+        if kind == "branch":
+            scale = 1.0 if x.sum() > 0 else 2.0
+        elif kind == "item":
+            scale = 1.0 if x.sum().item() > 0 else 2.0
+        elif kind == "float":
+            scale = abs(float(x[0])) + 1.0
+        elif kind == "list":
+            scale = abs(x.tolist()[0]) + 1.0
+        elif kind == "numpy":
+            scale = abs(x.numpy()[0]) + 1.0
+        elif kind == "equal":
+            scale = 1.0 if torch.equal(x, x + 1) else 2.0
+        elif kind == "format":
+            scale = float(f"{x[0]:.2f}") + 1.0
+        elif kind == "random":
+            scale = chance()
+        elif kind == "numpy random":
+            scale = float(np.random.rand()) + 1.0
+        elif kind == "made tensor":
+            scale = torch.tensor(chance())
+        elif kind == "state":
+            state["runs"] += 1
+            scale = float(state["runs"])
+        elif kind == "new parameter":
+            state["runs"] += 1
+            pyro.param(f"extra {state['runs']}", torch.tensor(1.0))
+            scale = float(state["runs"])
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, scale), obs=x)
+
+    return model
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "branch",
+        "item",
+        "float",
+        "list",
+        "numpy",
+        "equal",
+        "format",
+        "random",
+        "numpy random",
+        "made tensor",
+        "state",
+        "new parameter",
+    ],
+)
+def test_a_pair_that_is_not_static_is_refused(kind):
+    """Never frozen in silence; no parameter moves, no random number goes."""
+    model, x = dynamic_model(kind), torch.rand(4)
+    svi = CompiledSVI(model, lambda x: None, Adam({"lr": 1e-2}))
+    state = torch.get_rng_state()
+    with pytest.raises(DynamicPairError, match=r"use .*pyro.infer.SVI"):
+        svi.step(x)
+    assert pyro.param("loc").item() == 0.5
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_arithmetic_with_item_is_not_frozen():
+    def model(x):
+        loc = pyro.param("loc", torch.tensor(0.5))
+        scale = x.abs().mean().item() + 0.1
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, scale), obs=x)
+
+    def losses(engine):
+        with pyro.get_param_store().scope():
+            svi = engine(model, lambda x: None, Adam({"lr": 0.1}), Trace_ELBO())
+            return [svi.step(x) for x in torch.arange(1.0, 13.0).split(3)]
+
+    assert losses(CompiledSVI) == pytest.approx(losses(SVI), rel=1e-9)
+
+
+def unit_model(x):
+    loc = pyro.param("loc", torch.tensor(0.5))
+    pyro.sample("x", dist.Normal(loc, 1.0).expand([3]).to_event(1), obs=x)
+
+
+def test_an_argument_that_is_no_plain_value_is_refused():
+    def model(x):
+        pyro.param("loc", torch.tensor(0.5))
+
+    svi = CompiledSVI(model, lambda x: None, Adam({"lr": 0.1}))
+    for value in (np.ones(3), object()):
+        with pytest.raises(ValueError, match="expected tensors, numbers, str"):
+            svi.step(value)
+    with pytest.raises(ValueError, match="no parameter has a gradient"):
+        svi.step(torch.ones(3))
+
+
+def test_without_a_compiler_a_sentence(monkeypatch):
+    def fail(*_):
+        raise OSError("no such compiler")
+
+    monkeypatch.setattr(torch._inductor, "compile", fail)
+    svi = CompiledSVI(unit_model, lambda x: None, Adam({"lr": 0.1}))
+    with pytest.raises(
+        CompilationError, match=r"\(no such compiler\); expected a C\+\+"
+    ):
+        svi.step(torch.ones(3))
+
+
+DRAWS = {
+    "Bernoulli": lambda p: dist.Bernoulli(p),
+    "Exponential": lambda p: dist.Exponential(p),
+    "Cauchy": lambda p: dist.Cauchy(p, 1.0),
+    "Geometric": lambda p: dist.Geometric(p),
+    "LogNormal": lambda p: dist.LogNormal(p, 1.0),
+    "Categorical": lambda p: dist.Categorical(p.expand(4, 3)),
+    "Gamma": lambda p: dist.Gamma(p, 1.0),
+    "Beta": lambda p: dist.Beta(p, p),
+    "Dirichlet": lambda p: dist.Dirichlet(p.expand(4, 3)),
+    "Poisson": lambda p: dist.Poisson(p),
+    "StudentT": lambda p: dist.StudentT(p + 3),
+    "Uniform": lambda p: dist.Uniform(0.0, p),
+    "Gumbel": lambda p: dist.Gumbel(p, 1.0),
+    "MultivariateNormal": lambda p: dist.MultivariateNormal(
+        p.expand(2), torch.eye(2)
+    ),
+}
+
+
+def test_every_distribution_draws_as_in_torch():
+    def draw(p):
+        return [make(p).sample().double() for make in DRAWS.values()]
+
+    p = torch.tensor([0.3])
+    program = compile_graph(draw, [p])
+    for seed in range(3):
+        torch.manual_seed(seed)
+        expected = draw(p)
+        torch.manual_seed(seed)
+        for name, one, other in zip(DRAWS, program(p), expected, strict=True):
+            torch.testing.assert_close(one, other, msg=name)
+
+
+def test_recording_puts_random_states_back():
+    states = random.getstate(), np.random.get_state()[1], torch.get_rng_state()
+    compile_graph(lambda x: [x + torch.randn(3)], [torch.ones(3)])
+    assert random.getstate() == states[0]
+    assert np.array_equal(np.random.get_state()[1], states[1])
+    assert torch.equal(torch.get_rng_state(), states[2])
