@@ -265,8 +265,8 @@ def test_the_shape_of_an_image_reaches_the_convolutions():
     ]
     assert sizes == [4, 6]
     for data_dim, shape, message in (
-        (100, None, r"shape \(10, 10\); expected grey ones"),
-        (192, (8, 8, 3), r"shape \(8, 8, 3\); expected grey ones"),
+        (100, None, r"shape \(10, 10\); expected gray ones"),
+        (192, (8, 8, 3), r"shape \(8, 8, 3\); expected gray ones"),
         (90, None, "has 90 pixels and the shape None; expected a shape of as"),
     ):
         with pytest.raises(ValueError, match=message):

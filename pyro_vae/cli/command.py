@@ -6,13 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TextIO
 
-from pyro_vae.cli.flags import (
-    CommandLine,
-    Flags,
-    RefusedError,
-    arguments_to_flags,
-    list_flags,
-)
+from pyro_vae.cli.flags import CommandLine, Flags, RefusedError
 
 
 def run(
@@ -38,7 +32,7 @@ def run(
         words = sys.argv[1:]
     if program is None:
         program = f"python {shlex.quote(sys.argv[0])}"
-    names = list(list_flags(kind))
+    command = CommandLine(kind, about, words, program)
 
     def show_warning(
         message: Warning | str,
@@ -48,13 +42,11 @@ def run(
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        sentence = arguments_to_flags(str(message), names)
-        print(f"warning: {sentence}", file=sys.stderr)
+        print(f"warning: {command.in_flags(message)}", file=sys.stderr)
 
     warnings.showwarning = show_warning
     try:
-        sys.exit(main(CommandLine(kind, about, words, program)))
+        sys.exit(main(command))
     except (RefusedError, ValueError, ArithmeticError, OSError) as error:
-        sentence = arguments_to_flags(str(error), names)
-        print(f"error: {sentence}", file=sys.stderr)
+        print(f"error: {command.in_flags(error)}", file=sys.stderr)
         sys.exit(2)

@@ -1,7 +1,7 @@
-"""Compares runs' ELBO traces: a table, compare.csv and compare.png."""
+"""Compares the histories of runs: a table, compare.csv and compare.png."""
 
 import json
-import sys
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import tyro
-from command_line import parse, run
-from runs import read_about, warn_of_caveats
 
-from pyro_vae import Config, figures
+from pyro_vae import figures
+from pyro_vae.cli.flags import CommandLine
+from pyro_vae.config import Config
+from pyro_vae.runs.folder import read_about, warn_of_caveats
 from pyro_vae.runs.history import HISTORY, read_history
 
 COLUMNS = ("test_elbo", "test_expected_log_likelihood", "test_kl", "seconds")
@@ -20,58 +21,71 @@ COLUMNS = ("test_elbo", "test_expected_log_likelihood", "test_kl", "seconds")
 
 @dataclass(frozen=True)
 class Flags:
+    """The flags of the command.
+
+    Attributes:
+        runs: Folders of runs, as fit wrote them.
+        output: Folder for compare.csv and compare.png.
+    """
+
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders that fit.py wrote."""
     output: Path = Path("results")
-    """Folder for compare.csv and compare.png."""
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run's choices, seed apart, and its trace."""
+class Compared:
+    """What is compared of a run.
+
+    Attributes:
+        folder: The run's folder.
+        choices: All its choices but the seed.
+        data: The description of its data.
+        history: Its records, an array for each of their keys.
+    """
 
     folder: Path
     choices: dict[str, Any]
     data: dict[str, Any]
-    trace: dict[str, np.ndarray]
+    history: dict[str, np.ndarray]
 
 
-def main() -> None:
-    flags = parse(Flags)
+def main(command: CommandLine[Flags]) -> None:
+    """Prints the table, and writes it and the figure."""
+    flags = command.parse()
     if not flags.runs:
         raise ValueError("no run was named; expected the folders of some")
     runs = [read_run(folder) for folder in flags.runs]
     groups = group(runs)
     for difference in incomparable(groups):
-        print(f"warning: {difference}", file=sys.stderr)
-    seconds = min(run.trace["seconds"][-1] for run in runs)
+        warnings.warn(difference, stacklevel=2)
+    seconds = min(run.history["seconds"][-1] for run in runs)
     table = pd.DataFrame(
         [row(label, of, seconds) for label, of in groups.items()]
     )
     print(table.to_string(index=False, float_format="{:.2f}".format))
     flags.output.mkdir(parents=True, exist_ok=True)
     table.to_csv(flags.output / "compare.csv", index=False)
-    figure = figures.compare_traces(
-        {label: [run.trace for run in of] for label, of in groups.items()}
+    figure = figures.compare_histories(
+        {label: [run.history for run in of] for label, of in groups.items()}
     )
     figure.savefig(flags.output / "compare.png")
 
 
-def read_run(folder: Path) -> Run:
-    """Reads what the comparison needs of a run's folder."""
+def read_run(folder: Path) -> Compared:
+    """Reads what is compared of the run in a folder."""
     about = read_about(folder)
     warn_of_caveats(folder, about)
     # Older runs had the defaults of the choices that came later.
     choices = {**asdict(Config()), **about["config"]}
     del choices["seed"]
     records = read_history(folder / HISTORY)
-    trace = {key: np.array([r[key] for r in records]) for key in records[0]}
-    return Run(folder, choices, about["data"], trace)
+    history = {key: np.array([r[key] for r in records]) for key in records[0]}
+    return Compared(folder, choices, about["data"], history)
 
 
-def group(runs: list[Run]) -> dict[str, list[Run]]:
-    """Puts runs that differ by seed alone together, under a telling label."""
-    groups: dict[str, list[Run]] = {}
+def group(runs: list[Compared]) -> dict[str, list[Compared]]:
+    """Groups runs that differ in the seed alone, by what tells them apart."""
+    groups: dict[str, list[Compared]] = {}
     for one in runs:
         key = json.dumps([one.choices, one.data], sort_keys=True)
         groups.setdefault(key, []).append(one)
@@ -93,8 +107,8 @@ def group(runs: list[Run]) -> dict[str, list[Run]]:
     return dict(zip(labels, groups.values(), strict=True))
 
 
-def incomparable(groups: dict[str, list[Run]]) -> list[str]:
-    """Sentences on why the groups' ELBOs do not bound the same thing."""
+def incomparable(groups: dict[str, list[Compared]]) -> list[str]:
+    """Returns why the groups' ELBOs do not bound the same thing, if so."""
     sentences = []
     (first, reference), *others = [
         (label, of[0]) for label, of in groups.items()
@@ -115,8 +129,8 @@ def incomparable(groups: dict[str, list[Run]]) -> list[str]:
     return sentences
 
 
-def differ_by_draws(one: Run, other: Run) -> bool:
-    """Whether the data are the same but for the binary images drawn of them.
+def differ_by_draws(one: Compared, other: Compared) -> bool:
+    """Returns whether the data differ only in the binary images drawn of them.
 
     The test images of a dynamic and a static run are the same draws.
     """
@@ -125,8 +139,8 @@ def differ_by_draws(one: Run, other: Run) -> bool:
     return "none" not in binarize and len({str(data) for data in drawn}) == 1
 
 
-def likelihood(one: Run) -> str:
-    """The likelihood's family, with its scale if that is not learned."""
+def likelihood(one: Compared) -> str:
+    """Returns the likelihood's family, with its scale if that is fixed."""
     if one.choices["likelihood"] != "gaussian":
         return one.choices["likelihood"]
     noise, scale = one.choices["noise"], one.choices["noise_scale"]
@@ -134,30 +148,32 @@ def likelihood(one: Run) -> str:
     return f"{noise} noise" + f" of scale {scale}" * of_scale
 
 
-def row(label: str, runs: list[Run], seconds: float) -> dict[str, Any]:
-    """A group's last values: the mean over its runs, and the ELBO's spread.
+def row(label: str, runs: list[Compared], seconds: float) -> dict[str, Any]:
+    """Makes the row of a group of runs.
 
-    Also the mean test ELBO at an equal wall time: after the last epoch that
+    It holds the means of their last records, the spread of their last test
+    ELBOs, and the mean test ELBO at an equal time: that of the last epoch that
     each run had done by then.
+
+    Args:
+        label: What tells the group from the others.
+        runs: The runs of the group.
+        seconds: The equal time, counted from the start of each run.
     """
     # A run that was stopped must not be averaged with a later epoch.
-    last = min(len(run.trace["epoch"]) for run in runs) - 1
-    final = {key: [run.trace[key][last] for run in runs] for key in COLUMNS}
+    last = min(len(run.history["epoch"]) for run in runs) - 1
+    final = {key: [run.history[key][last] for run in runs] for key in COLUMNS}
     return {
         "run": label,
         "seeds": len(runs),
-        "epochs": int(runs[0].trace["epoch"][last]),
+        "epochs": int(runs[0].history["epoch"][last]),
         **{key: np.mean(values) for key, values in final.items()},
         "test_elbo_std": np.std(final["test_elbo"]),
         "equal_seconds": seconds,
         "test_elbo_at_equal_seconds": np.mean(
             [
-                run.trace["test_elbo"][run.trace["seconds"] <= seconds][-1]
+                run.history["test_elbo"][run.history["seconds"] <= seconds][-1]
                 for run in runs
             ]
         ),
     }
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,4 +1,4 @@
-"""The figures of a run: what fit.py draws of a VAE and its data."""
+"""The figures of a run: what `fit` draws of a VAE and its data."""
 
 import math
 from pathlib import Path
@@ -8,19 +8,26 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyro_vae import VAE, figures
+from pyro_vae import figures
 from pyro_vae.data import Dataset
 from pyro_vae.evaluation import assign
-from pyro_vae.parts.distributions import NormalMixture, OneHots, center
+from pyro_vae.parts.distributions import NormalMixture, center
+from pyro_vae.runs.folder import FIGURES
 from pyro_vae.runs.history import HISTORY, read_history
+from pyro_vae.vae import VAE
 
-FIGURES = "figures"
 ROW = 10  # images
 
 
 @torch.no_grad()
 def write_figures(vae: VAE, data: Dataset, folder: Path) -> None:
-    """Draws what the run has learned into its folder."""
+    """Draws what a run has learned, into its folder.
+
+    Args:
+        vae: The fitted VAE.
+        data: The data that it was fitted to.
+        folder: The run's folder, with its history.
+    """
     (folder / FIGURES).mkdir(exist_ok=True)
     elbo = figures.elbo_curves(read_history(folder / HISTORY))
     drawn = {**draw_images(vae, data), **draw_latents(vae, data), "elbo": elbo}
@@ -29,7 +36,7 @@ def write_figures(vae: VAE, data: Dataset, folder: Path) -> None:
 
 
 def draw_images(vae: VAE, data: Dataset) -> dict[str, Figure]:
-    """Real images, samples and reconstructions."""
+    """Draws real images, samples and reconstructions; by the figure's name."""
     generator = torch.Generator().manual_seed(0)
     chosen = torch.randperm(len(data.train), generator=generator)[:100]
     with torch.random.fork_rng():
@@ -42,8 +49,8 @@ def draw_images(vae: VAE, data: Dataset) -> dict[str, Figure]:
     pairs = torch.stack([x, means], dim=1).flatten(0, 2)
 
     def grid(images: Tensor, columns: int, title: str) -> Figure:
-        images = images.cpu().numpy()
-        return figures.image_grid(images, data.image_shape, columns, title)
+        arrays = images.cpu().numpy()
+        return figures.image_grid(arrays, data.image_shape, columns, title)
 
     return {
         "data": grid(data.train[chosen], 10, f"Images of {data.name}"),
@@ -55,11 +62,11 @@ def draw_images(vae: VAE, data: Dataset) -> dict[str, Figure]:
 
 
 def draw_latents(vae: VAE, data: Dataset) -> dict[str, Figure]:
-    """The test set in latent space, and what the decoder makes of it."""
+    """Draws the test set in latent space, and what the decoder makes of it."""
     test = data.test.to(next(vae.parameters()).device)
     labels = None if data.test_labels is None else data.test_labels.numpy()
     prior = vae.prior()
-    if isinstance(prior, OneHots):
+    if prior.has_enumerate_support:
         return {
             "usage": draw_usage(vae, test, labels),
             "components": draw_states(vae, test, data.image_shape),
@@ -88,13 +95,14 @@ def draw_latents(vae: VAE, data: Dataset) -> dict[str, Figure]:
 
 
 def draw_usage(vae: VAE, test: Tensor, labels: np.ndarray | None) -> Figure:
+    """Draws how many test images each state takes, by their labels."""
     return figures.state_usage(
         assign(vae, test).numpy(), labels, vae.num_states
     )
 
 
 def draw_rows(mixture: NormalMixture) -> np.ndarray:
-    """Latents, a row of them for each component."""
+    """Draws `ROW` latents from each component, `(K * ROW, P)`."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         z = mixture.component_distribution.sample((ROW,))
@@ -102,7 +110,11 @@ def draw_rows(mixture: NormalMixture) -> np.ndarray:
 
 
 def draw_states(vae: VAE, test: Tensor, image_shape: tuple[int, ...]) -> Figure:
-    """The mean image of each state; of several variables, a row for each."""
+    """Draws the mean image of each state, or a row for each variable.
+
+    In the row of a variable the others keep the state that is most usual on
+    the test set.
+    """
     num_variables, num_components = vae.prior().logits.shape[-2:]
     usual = torch.cat([vae.infer(x).mean for x in test.split(1000)]).mean(0)
     usual = usual.view(num_variables, num_components).argmax(-1)

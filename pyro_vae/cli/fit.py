@@ -1,130 +1,139 @@
-"""Fits a variational autoencoder; writes its trace, its model and figures."""
+"""Fits a variational autoencoder; writes its history, model and figures."""
 
-import platform
-import shutil
-import signal
-import subprocess
-import sys
+import shlex
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from command_line import parse, parse_some, run
-from drawing import FIGURES, write_figures
-from runs import check_same_data
-from tqdm import tqdm
 
-from pyro_vae import Config, build, fit
-from pyro_vae.config.presets import PRESETS, make_preset
-from pyro_vae.data import Dataset, DataUnavailableError, load
-from pyro_vae.runs.files import CHECKPOINT, PREVIOUS, read_json
-from pyro_vae.runs.history import HISTORY, Record, read_history
-from pyro_vae.runs.models import BEST, CONFIG, WEIGHTS
-from pyro_vae.training import (
-    RESUMABLE,
-    hold_out,
-    resolve_device,
-    resolve_engine,
+from pyro_vae.cli.drawing import write_figures
+from pyro_vae.cli.flags import CommandLine, to_flag
+from pyro_vae.cli.progress import Interrupt, Progress
+from pyro_vae.config import (
+    PRESETS,
+    Config,
+    DataConfig,
+    ObjectiveConfig,
+    TrainingConfig,
+    VAEConfig,
+    build,
+    make_preset,
+    part_of,
 )
-from pyro_vae.training.schedules import best_epoch
+from pyro_vae.data import Dataset, DataUnavailableError, load
+from pyro_vae.runs.files import read_json
+from pyro_vae.runs.folder import find_caveats
+from pyro_vae.runs.history import HISTORY, Record, read_history
+from pyro_vae.runs.models import BEST, CONFIG
+from pyro_vae.training import RESUMABLE, best_epoch, fit
 
 
 @dataclass(frozen=True)
 class Start:
-    """The flags that decide what the others are by default."""
+    """The flags that decide what the others are by default.
 
-    preset: Literal[tuple(PRESETS)] | None = None
-    """Start from a complete configuration of that name, which is printed with
-    its source; the other flags override it."""
+    Attributes:
+        preset: Start from a complete configuration of that name, which is
+            printed with its source; the other flags override it.
+        resume: Go on with the run in --output, with its own choices; of those
+            only --epochs, --device, --engine and --matmul-precision may be
+            given anew.
+        output: Folder to write; by default results/DATASET-PRIOR.
+    """
+
+    preset: Literal[tuple(PRESETS)] | None = None  # type: ignore[valid-type]
     resume: bool = False
-    """Go on with the run in --output, with its own choices; of those only
-    --epochs, --device, --engine and --matmul-precision may be given anew."""
     output: Path | None = None
-    """Folder to write; by default results/DATASET-PRIOR."""
 
 
 @dataclass(frozen=True)
 class Flags(Start):
-    config: Config = field(default_factory=Config)
+    """All flags of a fit.
+
+    Attributes:
+        data_dir: Folder of the data sets; by default $PYRO_VAE_DATA, else a
+            cache folder in your home.
+        overwrite: Replace the run in the output folder.
+        no_figures: Write no figures.
+    """
+
+    vae: VAEConfig = field(default_factory=VAEConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
     data_dir: Path | None = None
-    """Folder of the data sets; by default $PYRO_VAE_DATA, else a cache folder
-    in your home."""
     overwrite: bool = False
-    """Replace the run in the output folder."""
     no_figures: bool = False
-    """Write no figures."""
+
+    @classmethod
+    def over(cls, config: Config) -> "Flags":
+        """Returns the flags of a configuration."""
+        return cls(
+            vae=VAEConfig(**part_of(config, VAEConfig)),
+            data=DataConfig(**part_of(config, DataConfig)),
+            objective=ObjectiveConfig(**part_of(config, ObjectiveConfig)),
+            training=TrainingConfig(**part_of(config, TrainingConfig)),
+        )
+
+    def config(self) -> Config:
+        """Returns the configuration that the flags describe."""
+        return Config.of(self.vae, self.data, self.objective, self.training)
 
 
-def main() -> int:
-    flags = read_flags()
-    device = resolve_device(flags.config.device)
-    data = load_data(flags.config, flags.data_dir)
-    config = flags.config
+def main(command: CommandLine[Flags]) -> int:
+    """Fits; returns 0, or 130 if Ctrl-C stopped it."""
+    flags, config = read_flags(command)
+    data = load_data(config, flags.data_dir)
     if config.dataset == "auto":
         config = replace(config, dataset=data.name)
     folder = flags.output or Path("results", f"{data.name}-{config.prior}")
-    caveats = find_caveats(config, data)
-    for caveat in caveats:
-        print(f"warning: {caveat}", file=sys.stderr)
-    about = {
-        **describe(data),
-        "device": str(device),
-        "preset": flags.preset,
-        "caveats": caveats,
-    }
     torch.manual_seed(config.seed)
     vae = build(config, data.data_dim, data.image_shape)
-    num_train = len(hold_out(data, config)[0].train)
-    num_batches = -(-num_train // config.batch_size)
-    engine = resolve_engine(config, vae, config.epochs * num_batches)
-    if flags.resume:
-        check_same_data(folder, data)
-    else:
-        prepare(folder, flags.overwrite)
-        vae.save(folder, about)
-
-    if engine == "compiled":
-        print(
-            "compiling the step: some seconds, fewer the next time; "
-            "--engine eager does without"
-        )
+    caveats = find_caveats(vae, data)
+    for caveat in caveats:
+        warnings.warn(caveat, stacklevel=2)
+    progress = Progress(config.epochs, config.batch_size)
     interrupt = Interrupt()
-    progress = Progress(config, num_batches)
     records = fit(
         vae,
         data,
         config,
         folder,
         flags.resume,
+        flags.overwrite,
         on_step=progress.on_step,
         stop=interrupt.is_requested,
+        notes={"preset": flags.preset},
     )
+    if records.engine == "compiled":
+        print(
+            "compiling the step: some seconds, fewer the next time; "
+            "--engine eager does without"
+        )
+    progress.start(records.num_batches)
     for record in records:
-        vae.save(folder, about)
         progress.on_record(record)
     progress.close()
-    vae.save(folder, about)
     if interrupt.is_requested():
         print(
             f"stopped; everything is saved in {folder}. To go on: "
-            f"python scripts/fit.py --resume --output {folder}"
+            f"{command.program} --resume --output {shlex.quote(str(folder))}"
         )
         return 130
     if not flags.no_figures:
         write_figures(vae, data, folder)
-    print(
-        f"{folder}: {config.prior} prior on {data.name}, {sum_up(folder)}"
-        + "".join(f" ({caveat})" for caveat in caveats)
-    )
+    notes = "".join(f" ({command.in_flags(caveat)})" for caveat in caveats)
+    prior = f"{config.prior} prior on {data.name}"
+    print(f"{folder}: {prior}, {sum_up(folder, config)}{notes}")
     return 0
 
 
-def sum_up(folder: Path) -> str:
-    """How good the run has become, in words."""
+def sum_up(folder: Path, config: Config) -> str:
+    """Returns how good the run has become, in words."""
     records = read_history(folder / HISTORY)
-    config = Config.from_dict(read_json(folder / CONFIG)["config"])
 
     def describe_epoch(record: Record) -> str:
         return (
@@ -143,17 +152,23 @@ def sum_up(folder: Path) -> str:
     )
 
 
-def read_flags() -> Flags:
-    """Reads the command line, over a preset or over the run to resume."""
-    start = parse_some(Start)
+def read_flags(command: CommandLine[Flags]) -> tuple[Flags, Config]:
+    """Reads the command line, over a preset or over the run to resume.
+
+    Raises:
+        ValueError: If flags contradict each other, or the run to resume.
+    """
+    start = command.parse_some(Start)
     if start.resume:
-        return resumed(start)
+        return resumed(command, start)
     if start.preset is None:
-        return parse(Flags)
+        flags = command.parse()
+        return flags, flags.config()
     preset = make_preset(start.preset)
-    flags = parse(Flags, Flags(config=preset))
-    show_preset(start.preset, preset, flags.config)
-    return flags
+    flags = command.parse(Flags.over(preset))
+    config = flags.config()
+    show_preset(start.preset, preset, config)
+    return flags, config
 
 
 def show_preset(name: str, preset: Config, config: Config) -> None:
@@ -170,7 +185,7 @@ def show_preset(name: str, preset: Config, config: Config) -> None:
             print(f"  {choice.name} = {ours}{changed}")
 
 
-def resumed(start: Start) -> Flags:
+def resumed(command: CommandLine[Flags], start: Start) -> tuple[Flags, Config]:
     """Reads the flags over the choices of the run in the folder."""
     if start.preset is not None:
         raise ValueError(
@@ -181,25 +196,24 @@ def resumed(start: Start) -> Flags:
         raise ValueError(
             "--resume was given without --output; expected the run's folder"
         )
-    recipe = read_json(start.output / CONFIG)
-    saved = Config.from_dict(recipe.get("config", {}))
-    flags = parse(Flags, Flags(config=saved))
+    about: Mapping[str, Any] = read_json(start.output / CONFIG)
+    saved = Config.from_dict(about.get("config", {}))
+    flags = command.parse(Flags.over(saved))
     if flags.overwrite:
         raise ValueError("--resume and --overwrite were given; expected one")
+    config = flags.config()
     for choice in fields(Config):
-        given, kept = (
-            getattr(config, choice.name) for config in (flags.config, saved)
-        )
+        given, kept = (getattr(c, choice.name) for c in (config, saved))
         if given != kept and choice.name not in RESUMABLE:
             raise ValueError(
-                f"--{choice.name.replace('_', '-')} is {given}, but the run in "
+                f"{to_flag(choice.name)} is {given}, but the run in "
                 f"{flags.output} has {kept}; expected the same: leave the flag "
                 "out, or start a new run with another --output"
             )
-    return replace(flags, preset=recipe.get("preset"))
+    return replace(flags, preset=about.get("preset")), config
 
 
-def load_data(config: Config, data_dir: Path | None) -> Dataset:
+def load_data(config: DataConfig, data_dir: Path | None) -> Dataset:
     """Loads the data; unless the user named them, digits stand in."""
     name = "mnist" if config.dataset == "auto" else config.dataset
     try:
@@ -210,123 +224,3 @@ def load_data(config: Config, data_dir: Path | None) -> Dataset:
         print(f"{error}; going on with scikit-learn's embedded 8 x 8 digits")
         data = load("digits")
     return data.first(config.limit).binarize(config.binarize)
-
-
-def find_caveats(config: Config, data: Dataset) -> list[str]:
-    """What a reader of the run's numbers must know."""
-    if config.likelihood == "bernoulli" and not data.is_binary:
-        return [
-            "grey pixels under a Bernoulli are not a likelihood: use "
-            "--binarize, or --likelihood continuous-bernoulli"
-        ]
-    return []
-
-
-def describe(data: Dataset) -> dict:
-    """What `config.json` says beside the choices."""
-    packages = ("pyro-vae", "pyro-ppl", "torch", "torchvision", "numpy")
-    return {
-        "data": data.describe(),
-        "versions": {
-            "python": platform.python_version(),
-            **{package: version(package) for package in packages},
-        },
-        "git_commit": git_commit(),
-    }
-
-
-def git_commit() -> str | None:
-    """The commit that this script is of, if it is in a repository."""
-    try:
-        return subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def prepare(folder: Path, overwrite: bool) -> None:
-    """Makes the folder; with `overwrite`, removes the run in it."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--output is {folder}, a file; expected a folder")
-    if folder.exists() and any(folder.iterdir()):
-        if not overwrite:
-            raise ValueError(
-                f"{folder} exists; expected a new folder: go on with --resume "
-                f"--output {folder}, replace it with --overwrite, or name "
-                "another --output"
-            )
-        if not (folder / CONFIG).exists():
-            raise ValueError(
-                f"--overwrite was given, but {folder} holds no run; expected "
-                "a folder that fit.py wrote: name another --output"
-            )
-        for name in (CONFIG, HISTORY, WEIGHTS, BEST, CHECKPOINT, PREVIOUS):
-            (folder / name).unlink(missing_ok=True)
-        shutil.rmtree(folder / FIGURES, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-
-
-class Interrupt:
-    """Turns the first Ctrl-C into a request to stop after the step."""
-
-    def __init__(self):
-        self._requested = False
-        signal.signal(signal.SIGINT, self._request)
-
-    def is_requested(self) -> bool:
-        return self._requested
-
-    def _request(self, *_) -> None:
-        self._requested = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-class Progress:
-    """A live bar on a terminal, a line for each epoch elsewhere."""
-
-    def __init__(self, config: Config, num_batches: int):
-        self._last: Record = {}
-        self._epochs = config.epochs
-        self._num_batches = num_batches
-        self._bar = tqdm(
-            total=config.epochs * self._num_batches,
-            unit=" images",
-            unit_scale=config.batch_size,
-            disable=not sys.stderr.isatty(),
-            dynamic_ncols=True,
-        )
-
-    def on_step(self, step: int, elbo: float) -> None:
-        if self._bar.disable:
-            return
-        if self._bar.n == 0:  # a resumed run's rate is that of this session
-            self._bar.initial = self._bar.n = step - 1
-        epoch = (step - 1) // self._num_batches + 1
-        kl = self._last.get("test_kl", float("nan"))
-        self._bar.set_postfix_str(
-            f"epoch {epoch}/{self._epochs}, ELBO {elbo:.1f}, KL {kl:.2f}",
-            refresh=False,
-        )
-        self._bar.update(step - self._bar.n)
-
-    def on_record(self, record: Record) -> None:
-        self._last = record
-        tqdm.write(
-            f"epoch {record['epoch']:3d}  train ELBO "
-            f"{record['train_elbo']:9.2f}  test ELBO "
-            f"{record['test_elbo']:9.2f}  KL {record['test_kl']:6.2f}  "
-            f"{record['images_per_second']:8.0f} images/s  "
-            f"{record['seconds']:7.1f} s"
-        )
-
-    def close(self) -> None:
-        self._bar.close()
-
-
-if __name__ == "__main__":
-    run(main)

@@ -75,6 +75,10 @@ class CommandLine(Generic[Flags]):
         )
         return some
 
+    def in_flags(self, sentence: object) -> str:
+        """Returns a library's sentence with its arguments as flags."""
+        return arguments_to_flags(str(sentence), list_flags(self.kind))
+
     def _registry(self) -> ConstructorRegistry:
         registry = ConstructorRegistry()
         names = list(list_flags(self.kind))

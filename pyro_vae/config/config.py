@@ -68,9 +68,9 @@ class VAEConfig(Choices):
         temperature: Temperature of the Gumbel-softmax.
         straight_through: Draw one-hot vectors in gumbel-softmax, and relax the
             gradient alone.
-        likelihood: p(x | z). gaussian and continuous-bernoulli are for grey
+        likelihood: p(x | z). gaussian and continuous-bernoulli are for gray
             pixels; bernoulli is for binary pixels (see binarize), and is no
-            likelihood of grey ones.
+            likelihood of gray ones.
         inference: Where q's parameters come from. amortized: the encoder;
             local: each image's own, improved by E-steps; semi-amortized:
             E-steps that start from the encoder's proposal.
@@ -85,7 +85,7 @@ class VAEConfig(Choices):
             starts at 1 (categorical) or 2 (mixture), since with a narrow noise
             the first states that fit anything take all images.
         latent_dim: P, the number of latent dimensions.
-        network: The kind of encoder and decoder. conv: convolutions, of grey
+        network: The kind of encoder and decoder. conv: convolutions, of gray
             images, between the image and the hidden layers.
         channels: Channels of each of the encoder's convolutions, which halve
             the sides of the image; the decoder mirrors them.

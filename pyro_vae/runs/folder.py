@@ -141,7 +141,7 @@ def find_caveats(vae: VAE, data: Dataset) -> list[str]:
     """Returns what a reader of the run's numbers must know, as sentences."""
     if isinstance(vae.likelihood, BernoulliLikelihood) and not data.is_binary:
         return [
-            "grey pixels under a Bernoulli are not a likelihood: use "
+            "gray pixels under a Bernoulli are not a likelihood: use "
             "binarize=dynamic, or likelihood=continuous-bernoulli"
         ]
     return []

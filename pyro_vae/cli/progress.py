@@ -1,0 +1,80 @@
+"""What a fit shows while it runs, and how Ctrl-C stops it."""
+
+import signal
+import sys
+from types import FrameType
+
+from tqdm import tqdm
+
+from pyro_vae.runs.history import Record
+
+
+class Progress:
+    """A live bar on a terminal, and a line for each epoch everywhere.
+
+    Args:
+        epochs: The number of epochs of the run.
+        batch_size: The number of images in a step.
+    """
+
+    def __init__(self, epochs: int, batch_size: int):
+        self._epochs, self._batch_size = epochs, batch_size
+        self._num_batches = 1
+        self._last: Record = {}
+        self._bar = tqdm(disable=True)
+
+    def start(self, num_batches: int) -> None:
+        """Shows the bar, of a run with so many steps in an epoch."""
+        self._num_batches = num_batches
+        self._bar = tqdm(
+            total=self._epochs * num_batches,
+            unit=" images",
+            unit_scale=self._batch_size,
+            disable=not sys.stderr.isatty(),
+            dynamic_ncols=True,
+        )
+
+    def on_step(self, step: int, elbo: float) -> None:
+        """Moves the bar to a step, and shows its ELBO in nats per image."""
+        if self._bar.disable:
+            return
+        if self._bar.n == 0:  # a resumed run's rate is that of this session
+            self._bar.initial = self._bar.n = step - 1
+        epoch = (step - 1) // self._num_batches + 1
+        kl = self._last.get("test_kl", float("nan"))
+        self._bar.set_postfix_str(
+            f"epoch {epoch}/{self._epochs}, ELBO {elbo:.1f}, KL {kl:.2f}",
+            refresh=False,
+        )
+        self._bar.update(step - self._bar.n)
+
+    def on_record(self, record: Record) -> None:
+        """Prints the record of an epoch in one line."""
+        self._last = record
+        tqdm.write(
+            f"epoch {record['epoch']:3.0f}  train ELBO "
+            f"{record['train_elbo']:9.2f}  test ELBO "
+            f"{record['test_elbo']:9.2f}  KL {record['test_kl']:6.2f}  "
+            f"{record['images_per_second']:8.0f} images/s  "
+            f"{record['seconds']:7.1f} s"
+        )
+
+    def close(self) -> None:
+        """Leaves the bar as it stands."""
+        self._bar.close()
+
+
+class Interrupt:
+    """Turns the first Ctrl-C into a request to stop; the second one kills."""
+
+    def __init__(self) -> None:
+        self._requested = False
+        signal.signal(signal.SIGINT, self._request)
+
+    def is_requested(self) -> bool:
+        """Returns whether Ctrl-C was pressed."""
+        return self._requested
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self._requested = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)

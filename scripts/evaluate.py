@@ -1,0 +1,7 @@
+"""`pyro-vae evaluate`, in a clone of the repository."""
+
+from pyro_vae.cli import evaluate
+from pyro_vae.cli.command import run
+
+if __name__ == "__main__":
+    run(evaluate.main, evaluate.Flags, evaluate.__doc__)

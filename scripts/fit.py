@@ -1,0 +1,7 @@
+"""`pyro-vae fit`, in a clone of the repository."""
+
+from pyro_vae.cli import fit
+from pyro_vae.cli.command import run
+
+if __name__ == "__main__":
+    run(fit.main, fit.Flags, fit.__doc__)
