@@ -25,7 +25,6 @@ from pyro_vae.objectives import (
     PathwiseELBO,
     WeightedELBO,
     is_analytic,
-    list_analytic_pairs,
     make_objective,
 )
 from pyro_vae.objectives.kl import compute_kl
@@ -34,7 +33,7 @@ from pyro_vae.parts.guides import LaplaceGuide, NormalGuide
 from pyro_vae.parts.likelihoods import GaussianLikelihood
 from pyro_vae.parts.priors import LaplacePrior, NormalPrior
 from pyro_vae.svi import make_svi
-from tests.flows import bend
+from tests.models import bend, list_analytic_pairs
 from tests.statistics import assert_mean, z_limit
 
 NOISE = 0.7  # of the linear decoder
@@ -189,7 +188,7 @@ def test_at_the_exact_posterior_the_encoders_gradient_is_zero(name):
 def draw_gradients(vae, name, num_particles, x, count):
     """Draws of the gradient, upwards, in the encoder's biases."""
     objective = make_objective(vae, name, num_particles)
-    bias, draws = vae.guide.distribution.encoder.bias, []
+    bias, draws = vae.guide.encoder.bias, []
     for _ in range(count):
         vae.zero_grad()
         objective.loss_and_grads(vae.model, vae.guide, x)
@@ -205,7 +204,7 @@ def test_stl_is_unbiased_for_the_elbo():
     squares = squares + (q.variance * weight.square().sum(0)).sum()
     kl = torch.distributions.kl_divergence(q, vae.prior()).sum()
     (-squares / (2 * NOISE**2) - kl).backward()
-    truth = vae.guide.distribution.encoder.bias.grad.clone()
+    truth = vae.guide.encoder.bias.grad.clone()
     stl = draw_gradients(vae, "stl", 1, x, 600)
     assert_mean(stl, truth)
     assert_mean(draw_gradients(vae, "elbo", 1, x, 600), truth)
@@ -227,7 +226,7 @@ def test_dreg_is_unbiased_for_the_importance_bound():
     ).squeeze(-1)
     pairs = torch.logaddexp(log_weight[:, None], log_weight) - math.log(2)
     (weights @ pairs @ weights).backward()
-    truth = vae.guide.distribution.encoder.bias.grad.clone()
+    truth = vae.guide.encoder.bias.grad.clone()
     dreg = draw_gradients(vae, "dreg", 2, x, 800)
     iwae = draw_gradients(vae, "iwae", 2, x, 800)
     assert_mean(dreg, truth)
@@ -403,7 +402,7 @@ def test_score_functions_are_unbiased_for_the_weighted_elbo(x, gradient):
 
 @pytest.mark.parametrize("name", ["elbo", "analytic-kl"])
 def test_free_bits_are_the_hand_formula(small_vae, x, name):
-    encoder = small_vae.guide.distribution.encoder
+    encoder = small_vae.guide.encoder
     with torch.no_grad():  # the one dimension far above, the other below
         encoder.layers[-1].bias.copy_(torch.tensor([3.0, 0.0, 0.0, 0.5]))
         encoder.layers[-1].weight.mul_(0.1)

@@ -77,7 +77,8 @@ def test_a_flag_skips_the_update_as_if_it_had_not_been(name):
                 with torch.no_grad():
                     if flag:
                         grads = [torch.full_like(g, torch.nan) for g in grads]
-                    update(grads, torch.tensor(float(flag)))
+                    skip = torch.tensor(flag, dtype=torch.float32)
+                    update(grads, skip)
                 number += 1 - flag
             ends.append(torch.cat([p.detach().flatten() for p in params]))
     assert torch.equal(ends[0], ends[1]) and torch.equal(ends[0], ends[2])
