@@ -9,7 +9,11 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_vae.parts.contracts import AmortizedGuide, check_distribution
-from pyro_vae.parts.distributions import declare_latents
+from pyro_vae.parts.distributions import (
+    count_states,
+    declare_latents,
+    declare_site,
+)
 from pyro_vae.parts.gradient_estimators import GradientEstimator
 
 _count = itertools.count()
@@ -87,13 +91,34 @@ class Model(nn.Module):
             z, `(..., B, P)`.
 
         Raises:
-            ValueError: If `x` is not of two dimensions, or N < B.
+            ValueError: If `x` is not of two dimensions, or N < B, or z is not
+                of the prior's size, or the likelihood not a distribution of x.
         """
         announce(self)
         with _data_plate(x, num_data):
-            z = declare_latents(self.prior(), {})
-            pyro.sample("x", self.likelihood(z), obs=x)
+            p = self.prior()
+            z = declare_latents(p, {})
+            _check_size(z.shape[-1], p)
+            declare_site("x", self.decode(z, x.shape[-1]), obs=x)
         return z
+
+    def decode(self, z: Tensor, data_dim: int | None = None) -> Distribution:
+        """Returns p(x | z) for latents `(..., P)`: batch `(...)`, event `(D,)`.
+
+        Args:
+            z: Latents, `(..., P)`.
+            data_dim: D, if it is known.
+
+        Raises:
+            ValueError: If the likelihood returns anything else.
+        """
+        return check_distribution(
+            self.likelihood(z),
+            f"likelihood {type(self.likelihood).__name__}",
+            "p(x | z)",
+            z.shape[:-1],
+            data_dim,
+        )
 
 
 class Guide(nn.Module):
@@ -155,12 +180,13 @@ class Guide(nn.Module):
         """Returns q(z | x) by the encoder: batch `(B,)`, event `(P,)`.
 
         Raises:
-            ValueError: If the module returns no distribution.
+            ValueError: If the module returns anything else.
         """
         return check_distribution(
             self.distribution(x),
             f"guide {type(self.distribution).__name__}",
             "q(z | x)",
+            x.shape[:1],
         )
 
     def forward(
@@ -216,6 +242,35 @@ def _data_plate(x: Tensor, num_data: int | None) -> pyro.plate:
         )
     indices = torch.arange(size, device=x.device)
     return pyro.plate("data", num_data or size, subsample=indices)
+
+
+def check_latents(q: Distribution, p: Distribution) -> None:
+    """Refuses a guide whose latents are not the prior's.
+
+    Args:
+        q: q(z | x), event shape `(P,)`.
+        p: p(z), event shape `(P,)`.
+
+    Raises:
+        ValueError: If their sizes or their discrete states differ.
+    """
+    _check_size(q.event_shape[-1], p)
+    ours, theirs = count_states(q), count_states(p)
+    if ours != theirs:
+        raise ValueError(
+            f"the guide's q(z | x) is {type(q).__name__} with {ours} discrete "
+            f"states and the prior's p(z) {type(p).__name__} with {theirs}; "
+            "expected as many: use the guide that goes with the prior"
+        )
+
+
+def _check_size(size: int, p: Distribution) -> None:
+    if size != p.event_shape[-1]:
+        raise ValueError(
+            f"the guide's z has {size} dimensions and the prior's "
+            f"{p.event_shape[-1]}; expected as many of both: change the "
+            "guide's outputs or the prior's size"
+        )
 
 
 def check_images(x: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_vae.inference import Amortized, Inference
-from pyro_vae.pair import Guide, Model, check_images
-from pyro_vae.parts.contracts import check_distribution
+from pyro_vae.pair import Guide, Model, check_images, check_latents
+from pyro_vae.parts.contracts import AmortizedGuide, check_distribution
 from pyro_vae.parts.distributions import (
     center,
     count_states,
@@ -48,8 +48,9 @@ class VAE(nn.Module):
         recipe: What rebuilds this VAE, if it was built from a configuration.
 
     Raises:
-        ValueError: If the gradient estimator cannot take such latents, or a
-            part is not what its place asks for.
+        ValueError: If the gradient estimator cannot take such latents, a part
+            is not what its place asks for, or E-steps have a guide that is no
+            `AmortizedGuide`.
 
     References:
         Auto-Encoding Variational Bayes, D. P. Kingma and M. Welling, 2014.
@@ -75,16 +76,24 @@ class VAE(nn.Module):
                     "module whose forward returns a distribution"
                 )
         name = f"prior {type(prior).__name__}"
-        p = check_distribution(prior(), name, "p(z)")
+        p = check_distribution(prior(), name, "p(z)", torch.Size())
         gradient = gradient or choose_gradient(p)
         if not gradient.can_take(p):
             raise ValueError(
                 f"the gradient is {type(gradient).__name__} for a prior of "
                 f"type {type(prior).__name__}; expected {gradient.takes}"
             )
+        inference = inference or Amortized()
+        if not (inference.is_amortized or isinstance(guide, AmortizedGuide)):
+            raise ValueError(
+                f"the inference is {type(inference).__name__} with a guide of "
+                f"type {type(guide).__name__}; expected an AmortizedGuide, "
+                "whose family(parameters) E-steps climb in: derive the guide "
+                "from AmortizedGuide, or use Amortized()"
+            )
         self.model = Model(prior, likelihood)
         self.guide = Guide(guide, gradient)
-        self.inference = inference or Amortized()
+        self.inference = inference
         self.recipe: Mapping[str, Any] | None = None
 
     @property
@@ -114,7 +123,7 @@ class VAE(nn.Module):
 
     def generate(self, z: Tensor) -> Tensor:
         """Returns the mean images `(..., D)` of latents `(..., P)`."""
-        return self.likelihood(z).mean
+        return self.model.decode(z).mean
 
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:
@@ -182,12 +191,19 @@ class VAE(nn.Module):
 
         Returns:
             The expected log-likelihood and the KL, each `(B,)`, in nats.
+
+        Raises:
+            ValueError: If the guide's latents are not the prior's, or the
+                likelihood is not a distribution of x.
         """
         q = self.infer(x) if q is None else q
-        draws = weighted_draws(q, self.prior(), num_particles)
+        p = self.prior()
+        check_latents(q, p)
+        draws = weighted_draws(q, p, num_particles)
         if draws.z.dim() == 4:  # a z for each component
             x = x.unsqueeze(1)
-        log_likelihood = self.likelihood(draws.z).log_prob(x)
+        p_x = self.model.decode(draws.z, x.shape[-1])
+        log_likelihood = p_x.log_prob(x)
         return draws.expectation(log_likelihood), draws.expectation(
             draws.log_ratio
         )

@@ -5,10 +5,19 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from pyro_vae import Config, build, fit
+from pyro_vae import (
+    VAE,
+    Config,
+    GaussianLikelihood,
+    NormalGuide,
+    NormalPrior,
+    build,
+    fit,
+)
 from pyro_vae.config.variants import PRIORS
 from pyro_vae.objectives import is_analytic
 from pyro_vae.parts.flows import Couplings
+from pyro_vae.svi import graphs
 
 TIMING = ("seconds", "images_per_second")
 PAIRS = [
@@ -64,3 +73,41 @@ def fit_until(last_step, vae, data, config, folder):
     )
     list(records)
     assert steps[-1] == last_step
+
+
+NOISE = 0.5  # of the linear VAE
+
+
+def linear_vae(latent_dim=2, data_dim=6):
+    """Returns probabilistic PCA, whose posterior is known."""
+    decoder = nn.Linear(latent_dim, data_dim)
+    encoder = nn.Linear(data_dim, 2 * latent_dim)
+    nn.init.normal_(decoder.weight)
+    nn.init.normal_(encoder.weight, std=0.1)
+    return VAE(
+        NormalPrior(latent_dim),
+        GaussianLikelihood(decoder, "fixed", NOISE),
+        NormalGuide(encoder),
+    )
+
+
+def exact_posterior(vae, x):
+    """Returns the means and the covariance of p(z | x) of a linear VAE."""
+    weight, bias = (p.detach() for p in vae.likelihood.decoder.parameters())
+    precision = torch.eye(weight.shape[1]) + weight.T @ weight / NOISE**2
+    covariance = precision.inverse()
+    return (x - bias) @ weight @ covariance / NOISE**2, covariance
+
+
+@torch.no_grad()
+def draw_images(vae, size):
+    """Returns images, `(size, D)`, drawn from a VAE."""
+    return vae.likelihood(vae.prior().sample((size,))).sample()
+
+
+def keep_the_record(monkeypatch):
+    """Puts the recorded graph itself in the compiled one's place.
+
+    To compile a graph takes seconds of a core, to record it none.
+    """
+    monkeypatch.setattr(graphs, "compile_by_inductor", lambda graph, _: graph)

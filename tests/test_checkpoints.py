@@ -2,7 +2,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pyro_vae import checkpoints
+from pyro_vae.runs import files
 from pyro_vae.runs.files import (
     CHECKPOINT,
     PREVIOUS,
@@ -87,7 +87,7 @@ def test_a_crash_while_writing_leaves_the_previous_one(tmp_path, monkeypatch):
     def crash(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoints, "write_atomically", crash)
+    monkeypatch.setattr(files, "write_atomically", crash)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(tmp_path, TENSORS, {"epoch": 2})
     monkeypatch.undo()

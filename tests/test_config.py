@@ -94,31 +94,30 @@ def test_unknown_keys_raise():
         ("seed", 2**31),
     ],
 )
-def test_a_bad_choice_is_named_by_its_flag(choice, value):
-    flag = "--" + choice.replace("_", "-")
-    with pytest.raises(ValueError, match=f"^{flag} is .*; expected "):
+def test_a_bad_choice_is_named(choice, value):
+    with pytest.raises(ValueError, match=f"^{choice} is .*; expected "):
         replace(Config(), **{choice: value})
 
 
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ({"objective": "renyi", "alpha": 1}, "--alpha is 1; expected another"),
+        ({"objective": "renyi", "alpha": 1}, "alpha is 1; expected another"),
         (
             {"early_stopping": 3, "warmup": 30},
-            "--warmup is 30; expected at most --epochs, 20, with early",
+            "warmup is 30; expected at most epochs, 20, with early_stopping",
         ),
         (
             {"objective": "dreg", "free_bits": 0.1},
-            "--objective is 'dreg'; expected elbo or analytic-kl with --free",
+            "free_bits is 0.1; expected 0 with objective=dreg",
         ),
         (
             {"prior": "mixture", "objective": "stl"},
-            "--objective is 'stl'; expected elbo with the enumerated gradient",
+            "objective is 'stl'; expected elbo with gradient=enumerated",
         ),
         (
             {"gradient": "score-function", "free_bits": 0.1},
-            "--free-bits is 0.1; expected 0 with the score-function gradient",
+            "free_bits is 0.1; expected 0 with gradient=score-function",
         ),
     ],
 )
@@ -132,47 +131,47 @@ def test_what_an_objective_cannot_take_is_said(choices, message):
     [
         (
             {"prior": "mixture", "guide": "flow"},
-            "--guide is 'flow'; expected auto or one of mixture with --prior m",
+            "guide is 'flow'; expected mixture with prior=mixture",
         ),
         (
             {"prior": "vamp", "gradient": "enumerated"},
-            "--gradient is 'enumerated'; expected auto or one of pathwise, sco",
+            "gradient is 'enumerated'; expected one of pathwise, score-funct",
         ),
         (
             {"learn_prior_scale": True},
-            "--learn-prior-scale is True; expected False .leave it out.: it go",
+            "learn_prior_scale is True; expected False .leave it out.: it go",
         ),
         (
             {"prior": "flow", "latent_dim": 1},
-            "--latent-dim is 1; expected at least 2 with a flow",
+            "latent_dim is 1; expected a whole number of at least 2 with prior",
         ),
         (
             {"guide": "flow", "latent_dim": 1},
-            "--latent-dim is 1; expected at least 2 with a flow",
+            "latent_dim is 1; expected a whole number of at least 2 with guide",
         ),
         (
             {"likelihood": "bernoulli", "noise": "diagonal"},
-            "--noise is 'diagonal'; expected shared .leave it out.: it goes wi",
+            "noise is 'diagonal'; expected shared .leave it out.: it goes wi",
         ),
         (
             {"likelihood": "continuous-bernoulli", "noise_scale": 0.3},
-            "--noise-scale is 0.3; expected None .leave it out.: it goes with",
+            "noise_scale is 0.3; expected None .leave it out.: it goes with",
         ),
         (
             {"binarize": "static"},
-            "--binarize is 'static'; expected none .leave it out.: it goes wit",
+            "binarize is 'static'; expected none .leave it out.: it goes wit",
         ),
         (
             {"likelihood": "continuous-bernoulli", "binarize": "dynamic"},
-            "--binarize is 'dynamic'; expected none .leave it out.: it goes wi",
+            "binarize is 'dynamic'; expected none .leave it out.: it goes wi",
         ),
         (
             {"prior": "vamp", "inference": "local"},
-            "--inference is 'local'; expected another with --prior vamp",
+            "inference is 'local'; expected one of amortized, semi-amortized w",
         ),
         (
             {"prior": "student-t", "prior_df": 1e4},
-            "--prior-df is 10000.0; expected a positive number up to 1000",
+            "prior_df is 10000.0; expected a positive number up to 1000",
         ),
     ],
 )
@@ -210,8 +209,7 @@ def test_choices_that_do_not_go_together_are_refused(choices, message):
     ],
 )
 def test_what_would_have_no_effect_is_refused(choice, value, owner):
-    flag = "--" + choice.replace("_", "-")
-    with pytest.raises(ValueError, match=f"^{flag} is .*it goes with --"):
+    with pytest.raises(ValueError, match=f"^{choice} is .*it goes with "):
         Config(**{choice: value})
     assert getattr(Config(**{choice: value}, **owner), choice) == value
 

@@ -259,3 +259,10 @@ def test_the_weighted_draws_of_a_normal_are_draws_of_equal_weight():
     # Without a gradient, where the draws have none.
     detached = weighted_draws(detach_draws(q), p, 5)
     assert detached.z.shape == (5, 4, 2)
+
+
+def test_a_mixture_has_no_weighted_draws_under_another_prior():
+    loc, scale = torch.zeros(4, 3, 2), torch.ones(4, 3, 2)
+    q = NormalMixture(torch.zeros(4, 3), loc, scale)
+    with pytest.raises(ValueError, match="is OneHots; expected a NormalMixt"):
+        weighted_draws(q, OneHots(torch.zeros(1, 3)), 5)

@@ -3,6 +3,7 @@
 import copy
 import itertools
 
+import pyro
 import pytest
 import torch
 from pyro.distributions import TorchDistribution
@@ -96,10 +97,15 @@ def test_other_latents_with_a_bernoulli_and_convolutions(tmp_path, prior):
     ("prior", "guide", "choices"),
     [
         ("student-t", "full", {"likelihood": "bernoulli"}),
-        ("logistic", "normal", {"likelihood": "continuous-bernoulli"}),
-        ("summed-mixture", "laplace", {}),
         ("vamp", "normal", {}),
-        ("flow", "flow", {"num_couplings": 2}),
+        *(
+            pytest.param(*pair, marks=pytest.mark.slow)
+            for pair in (
+                ("logistic", "normal", {"likelihood": "continuous-bernoulli"}),
+                ("summed-mixture", "laplace", {}),
+                ("flow", "flow", {"num_couplings": 2}),
+            )
+        ),
     ],
 )
 def test_the_compiled_step_is_pyros(prior, guide, choices):
@@ -119,23 +125,24 @@ def test_the_score_function_has_the_mean_of_the_pathwise_gradient(guide):
     pathwise = make(**choices)
     scored = make(gradient="score-function", **choices)
     scored.load_state_dict(pathwise.state_dict())
-    x = torch.rand(1, 64)
+    x = torch.rand(1, 64).repeat(60, 1)  # a gradient is a sum over copies
 
     def draw(vae):
         vae.zero_grad()
-        loss = make_objective(vae, num_particles=20)
+        loss = make_objective(vae)
         loss.loss_and_grads(vae.model, vae.guide, x)
         parameters = vae.guide.distribution.parameters()
         return torch.stack([p.grad.sum() for p in parameters])
 
-    draws = [
-        torch.stack([draw(vae) for _ in range(300)])
-        for vae in (scored, pathwise)
-    ]
-    error = (sum(sample.var(0) for sample in draws) / 300).sqrt()
+    with pyro.validation_enabled(False):
+        draws = [
+            torch.stack([draw(vae) for _ in range(100)])
+            for vae in (scored, pathwise)
+        ]
+    error = (sum(sample.var(0) for sample in draws) / 100).sqrt()
     z = (draws[0].mean(0) - draws[1].mean(0)) / error
     assert z.abs().max() < z_limit(z.numel())
-    assert (draws[1].mean(0).abs() > 4 * draws[1].std(0) / 300**0.5).any()
+    assert (draws[1].mean(0).abs() > 4 * draws[1].std(0) / 10).any()
 
 
 def test_the_center_of_a_distribution():

@@ -67,7 +67,10 @@ def test_any_parameters_give_a_member_of_the_family(make):
 def test_the_covariance_of_the_full_normal():
     guide, x = full(min_scale=0.03), torch.rand(2, 6)
     parameters = guide.encoder(x)
-    loc, diagonal, (a, b, c) = *parameters[:, :6].chunk(2, -1), parameters[:, 6:].T
+    loc, diagonal, (a, b, c) = (
+        *parameters[:, :6].chunk(2, -1),
+        parameters[:, 6:].T,
+    )
     d, e, f = (0.03 + softplus(diagonal)).T
     zero = torch.zeros(2)
     factor = torch.stack([d, zero, zero, a, e, zero, b, c, f], -1).view(2, 3, 3)
@@ -126,7 +129,10 @@ def test_the_flow_guide_integrates_to_one_and_knows_x():
     ("make", "message"),
     [
         (lambda: NormalGuide(MLP(6, 3)), "returned 3 parameters; expected an"),
-        (lambda: FullNormalGuide(MLP(6, 8), 3), r"8 parameters; expected 6 \+ 3"),
+        (
+            lambda: FullNormalGuide(MLP(6, 8), 3),
+            r"8 parameters; expected 6 \+ 3",
+        ),
         (lambda: FlowGuide(MLP(6, 8), 2, 3), r"8 parameters; expected 4 \+ 3"),
     ],
 )

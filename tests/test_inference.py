@@ -11,17 +11,20 @@ from torch import nn
 
 from pyro_vae import VAE, CompiledSVI, Config, build, fit
 from pyro_vae.inference import (
-    HELD_OUT_STEPS,
     EStep,
-    Local,
+    ImageParameters,
     LocalInference,
     SemiAmortized,
-    make_inference,
 )
 from pyro_vae.objectives import make_objective
 from pyro_vae.runs.history import HISTORY, read_history
-from tests.test_evaluation import images, linear_vae, posterior
-from tests.test_training import fit_until, without_timing
+from tests.models import (
+    draw_images,
+    exact_posterior,
+    fit_until,
+    linear_vae,
+    without_timing,
+)
 
 CONFIG = Config(
     hidden=(16,), dataset="digits", epochs=2, batch_size=100, device="cpu"
@@ -35,20 +38,20 @@ def make(config):
 
 def best_normal(vae, x):
     """Of diagonal normals: the posterior's mean, its precisions' inverse."""
-    residual = x - vae.likelihood.decoder.bias.detach()
-    loc, covariance = posterior(vae.likelihood.decoder.weight, residual)
+    loc, covariance = exact_posterior(vae, x)
     return loc, covariance.inverse().diagonal().rsqrt()
 
 
 def test_e_steps_find_each_images_best_q():
     vae = linear_vae()
-    x, _ = images(vae, 10)
+    x = draw_images(vae, 10)
     loc, scale = best_normal(vae, x)
-    local = Local.start(torch.zeros(len(x), 4))
+    own = ImageParameters.start(torch.zeros(len(x), 4))
     for rate in (0.1, 0.01, 0.001):
-        step = EStep(vae, num_particles=64, learning_rate=rate)
-        local, _ = step.run(x, Local.start(local.features), 200)
-    q = vae.guide.distribution.family(local.features).base_dist
+        step = EStep(num_particles=64, learning_rate=rate)
+        start = ImageParameters.start(own.parameters)
+        own, _ = step.run(vae, x, start, 200)
+    q = vae.guide.family(own.parameters).base_dist
     assert (q.loc - loc).abs().max() < 0.05 * loc.abs().max()
     assert (q.scale / scale - 1).abs().max() < 0.1
     assert all(p.grad is None for p in vae.parameters())
@@ -56,28 +59,29 @@ def test_e_steps_find_each_images_best_q():
 
 def test_until_converged():
     vae = linear_vae()
-    x, _ = images(vae, 10)
-    step = EStep(vae, num_particles=16)
-    start = Local.start(torch.zeros(len(x), 4))
-    end, first = step.run(x, start, math.inf)
+    x = draw_images(vae, 10)
+    step = EStep(num_particles=16)
+    start = ImageParameters.start(torch.zeros(len(x), 4))
+    end, first = step.run(vae, x, start, math.inf)
     assert 40 <= end.count.max() < 1000 and first.shape == (10, 4)
-    family = vae.guide.distribution.family
+    family = vae.guide.family
     elbo = [
-        vae.compute_elbo(x, 500, family(features)).mean()
-        for features in (start.features, end.features)
+        vae.compute_elbo(x, 500, family(images.parameters)).mean()
+        for images in (start, end)
     ]
     assert elbo[1] > elbo[0] + 1
 
 
 def test_compiled_e_steps_are_the_same():
     vae = linear_vae()
-    x, _ = images(vae, 10)
+    x = draw_images(vae, 10)
     results = []
     for sizes in ((), (10,)):
-        step = EStep(vae, compiled_sizes=sizes)
-        start = Local.start(torch.zeros(len(x), 4))
+        step = EStep()
+        step.compile_for(sizes)
+        start = ImageParameters.start(torch.zeros(len(x), 4))
         torch.manual_seed(3)
-        results.append(step.run(x, start, 7))
+        results.append(step.run(vae, x, start, 7))
         assert bool(step._programs) == bool(sizes)
     (left, first), (right, again) = results
     for a, b in zip(
@@ -90,8 +94,8 @@ def test_a_step_on_theta_leaves_the_encoder_or_lets_it_follow():
     for engine in (SVI, CompiledSVI):
         for follow in (False, True):
             vae = build(Config(hidden=()), 20)
-            x, features = torch.rand(5, 20), torch.randn(5, 4)
-            ascent = (torch.randn(5, 4),) if follow else ()
+            x, parameters = torch.rand(5, 20), torch.randn(5, 4)
+            encoder_gradient = (torch.randn(5, 4),) if follow else ()
             before = {k: v.clone() for k, v in vae.state_dict().items()}
             svi = engine(
                 vae.model,
@@ -99,7 +103,7 @@ def test_a_step_on_theta_leaves_the_encoder_or_lets_it_follow():
                 pyro.optim.Adam({"lr": 1e-3}),
                 make_objective(vae),
             )
-            svi.step(x, 50, features, *ascent)
+            svi.step(x, 50, parameters, *encoder_gradient)
             moved = {
                 k: not torch.equal(v, before[k])
                 for k, v in vae.state_dict().items()
@@ -110,22 +114,22 @@ def test_a_step_on_theta_leaves_the_encoder_or_lets_it_follow():
 
 
 def test_the_encoder_follows_its_own_elbos_gradient():
-    """With no refinement, the semi-amortised gradient is the amortised one."""
+    """With no refinement, the semi-amortized gradient is the amortized one."""
     vae = build(Config(hidden=(8,), noise="fixed"), 20)
     x = torch.rand(5, 20)
     objective = make_objective(vae)
     torch.manual_seed(1)
     objective.loss_and_grads(vae.model, vae.guide, x)
-    encoder = vae.guide.distribution.encoder
+    encoder = vae.guide.encoder
     expected = [p.grad.clone() for p in encoder.parameters()]
     torch.manual_seed(1)
-    features = encoder(x).detach().requires_grad_()
-    q = vae.guide.distribution.family(features)
+    parameters = encoder(x).detach().requires_grad_()
+    q = vae.guide.family(parameters)
     elbo = vae.compute_elbo(x, 1, q).sum()
-    (ascent,) = torch.autograd.grad(elbo, features)
+    (gradient,) = torch.autograd.grad(elbo, parameters)
     vae.zero_grad()
     objective.loss_and_grads(
-        vae.model, vae.guide, x, None, features.detach(), ascent
+        vae.model, vae.guide, x, None, parameters.detach(), gradient
     )
     for p, gradient in zip(encoder.parameters(), expected, strict=True):
         assert torch.allclose(p.grad, gradient, atol=1e-12)
@@ -150,7 +154,7 @@ def test_a_fit_whose_e_steps_run_until_they_have_converged(digits):
     vae = make(config)
     records = list(fit(vae, digits.first(150), config))
     assert records[1]["test_elbo"] > records[0]["test_elbo"]
-    counts = vae.inference.__self__.local.count
+    counts = vae.inference.tensors()["count"]
     assert counts.min() >= 40 and (counts % 20 == 0).all()
 
 
@@ -159,56 +163,57 @@ def test_local_inference_keeps_a_lambda_for_each_image(digits):
     vae = make(config)
     before = [p.clone() for p in vae.guide.parameters()]
     list(fit(vae, digits, config))
-    inference = vae.inference.__self__
-    assert isinstance(inference, LocalInference)
-    local = inference.local
-    assert local.features.shape == (len(digits.train), 4)
-    assert (local.count == 1).all()  # one E-step on each, in one epoch
-    assert local.features.abs().sum(1).min() > 0
+    assert isinstance(vae.inference, LocalInference)
+    own = vae.inference.tensors()
+    parameters = own["features"]  # as files of all versions name them
+    assert parameters.shape == (len(digits.train), 4)
+    assert (own["count"] == 1).all()  # one E-step on each, in one epoch
+    assert parameters.abs().sum(1).min() > 0
     after = list(vae.guide.parameters())
     assert all(map(torch.equal, before, after))  # no encoder is trained
 
 
 def test_held_out_images_get_their_own_e_step():
-    for name in ("local", "semi-amortized"):
+    for kind in (LocalInference, SemiAmortized):
         vae = linear_vae()
-        vae.guide.distribution.encoder.out_features = 4
-        make_inference(name, vae, HELD_OUT_STEPS)
-        x, _ = images(vae, 200)
+        vae.inference = kind(EStep(), 100)
+        x = draw_images(vae, 200)
         loc, _ = best_normal(vae, x)
         error = (vae.infer(x).mean - loc).abs().mean()
-        amortised = (vae.guide.distribution(x).mean - loc).abs().mean()
-        assert error < 0.3 * amortised
+        amortized = (vae.guide.infer(x).mean - loc).abs().mean()
+        assert error < 0.3 * amortized
 
 
+@pytest.mark.slow
 def test_the_engines_agree(digits):
     config = replace(CONFIG, inference="semi-amortized", e_steps=2, epochs=1)
-    traces = [
+    histories = [
         without_timing(fit(make(c), digits, c))
         for c in (config, replace(config, engine="compiled"))
     ]
-    for left, right in zip(*traces, strict=True):
+    for left, right in zip(*histories, strict=True):
         assert left == pytest.approx(right, rel=1e-7)
 
 
 def test_what_it_cannot_take_is_refused():
     with pytest.raises(ValueError, match="'global'; expected one of amort"):
-        make_inference("global", linear_vae())
-    with pytest.raises(ValueError, match=r"no family\(features\); expected"):
+        Config(inference="global")
+    with pytest.raises(ValueError, match="Identity; expected an AmortizedGui"):
         vae = linear_vae()
-        EStep(VAE(vae.prior, vae.likelihood, nn.Identity()))
-    with pytest.raises(ValueError, match="--inference is 'local'; expected"):
+        pair = VAE(vae.prior, vae.likelihood, nn.Identity())
+        start = ImageParameters.start(torch.zeros(1, 4))
+        EStep().run(pair, torch.zeros(1, 6), start, 1)
+    with pytest.raises(ValueError, match="inference is 'local'; expected"):
         Config(inference="local", prior="laplace", gradient="score-function")
-    with pytest.raises(ValueError, match="--e-steps is 0; expected inf or"):
+    with pytest.raises(ValueError, match="e_steps is 0; expected inf or"):
         Config(e_steps=0)
-    with pytest.raises(ValueError, match="'iwae'; expected elbo with --inf"):
+    with pytest.raises(ValueError, match="'iwae'; expected elbo with inf"):
         Config(inference="local", objective="iwae")
     for choices in ({"beta": 0.5}, {"warmup": 2}, {"free_bits": 0.1}):
         (name,) = choices
-        flag = "--" + name.replace("_", "-")
-        with pytest.raises(ValueError, match=f"{flag} is .*with --inference"):
+        with pytest.raises(ValueError, match=f"{name} is .*with inference="):
             Config(inference="semi-amortized", **choices)
     assert Config(inference="local", e_steps="inf").e_steps == "inf"
     config = Config(inference="semi-amortized", hidden=(4,))
     vae = build(config, 9)
-    assert isinstance(vae.inference.__self__, SemiAmortized)
+    assert isinstance(vae.inference, SemiAmortized)

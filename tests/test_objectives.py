@@ -119,7 +119,7 @@ def test_renyi_is_the_hand_formula(small_vae, x, alpha, num_particles):
     truth = (-bound.item(), hand_gradients(small_vae, bound))
     assert_same(result, truth)
     elbo = (likelihood + log_p - log_q).mean(0).sum() * N / len(x)
-    assert objective.elbo.item() == pytest.approx(elbo.item(), rel=1e-12)
+    assert objective.report().item() == pytest.approx(elbo.item(), rel=1e-12)
 
 
 def test_one_particle_makes_all_bounds_the_elbo(small_vae, x):
@@ -185,15 +185,24 @@ def test_at_the_exact_posterior_the_encoders_gradient_is_zero(name):
             assert noisy[key].abs().max() > 1e-2
 
 
-def draw_gradients(vae, name, num_particles, x, count):
-    """Draws of the gradient, upwards, in the encoder's biases."""
-    objective = make_objective(vae, name, num_particles)
-    bias, draws = vae.guide.encoder.bias, []
-    for _ in range(count):
-        vae.zero_grad()
-        objective.loss_and_grads(vae.model, vae.guide, x)
-        draws.append(-bias.grad.clone())
+def draw_gradients(vae, objective, bias, x, count):
+    """Draws of the gradient, upwards, in the encoder's biases.
+
+    Each is the mean of draws for 10 copies of the images: as good as 10
+    draws, in the time of one.
+    """
+    draws, copies = [], x.repeat(10, 1)
+    with pyro.validation_enabled(False):
+        for _ in range(count):
+            vae.zero_grad()
+            objective.loss_and_grads(vae.model, vae.guide, copies)
+            draws.append(-bias.grad / 10)
     return torch.stack(draws)
+
+
+def draw_for(vae, name, num_particles, x, count):
+    objective = make_objective(vae, name, num_particles)
+    return draw_gradients(vae, objective, vae.guide.encoder.bias, x, count)
 
 
 def test_stl_is_unbiased_for_the_elbo():
@@ -205,9 +214,9 @@ def test_stl_is_unbiased_for_the_elbo():
     kl = torch.distributions.kl_divergence(q, vae.prior()).sum()
     (-squares / (2 * NOISE**2) - kl).backward()
     truth = vae.guide.encoder.bias.grad.clone()
-    stl = draw_gradients(vae, "stl", 1, x, 600)
+    stl = draw_for(vae, "stl", 1, x, 100)
     assert_mean(stl, truth)
-    assert_mean(draw_gradients(vae, "elbo", 1, x, 600), truth)
+    assert_mean(draw_for(vae, "elbo", 1, x, 100), truth)
     assert (stl.mean(0) - truth).abs().max() < 0.5 * truth.abs().max()
 
 
@@ -227,8 +236,8 @@ def test_dreg_is_unbiased_for_the_importance_bound():
     pairs = torch.logaddexp(log_weight[:, None], log_weight) - math.log(2)
     (weights @ pairs @ weights).backward()
     truth = vae.guide.encoder.bias.grad.clone()
-    dreg = draw_gradients(vae, "dreg", 2, x, 800)
-    iwae = draw_gradients(vae, "iwae", 2, x, 800)
+    dreg = draw_for(vae, "dreg", 2, x, 150)
+    iwae = draw_for(vae, "iwae", 2, x, 150)
     assert_mean(dreg, truth)
     assert_mean(iwae, truth)
     assert dreg.var(0).sum() < 0.5 * iwae.var(0).sum()
@@ -238,12 +247,11 @@ def test_dreg_is_unbiased_for_a_flow(x):
     """Which remembers its draws: no gradient may bypass z that way."""
     config = Config(guide="flow", hidden=(8,), noise_scale=1.0)
     vae, means, errors = bend(build(config, 64)), [], []
-    name = "guide.distribution.encoder.layers.2.bias"
-    for objective in ("dreg", "iwae"):
-        estimator, draws = make_objective(vae, objective, 3), []
-        for seed in range(300):
-            draws.append(gradients(vae, estimator, x[:1], seed=seed)[1][name])
-        draws = torch.stack(draws)[:, :4]  # loc and scale of the base
+    bias = vae.guide.encoder.layers[-1].bias
+    for name in ("dreg", "iwae"):
+        objective = make_objective(vae, name, 8)
+        draws = draw_gradients(vae, objective, bias, x[:1], 100)
+        draws = draws[:, :4]  # loc and scale of the base
         means.append(draws.mean(0))
         errors.append(draws.var(0) / len(draws))
     deviation = (means[0] - means[1]) / (errors[0] + errors[1]).sqrt()
@@ -301,7 +309,7 @@ def test_analytic_kl_is_pyros_mean_field_elbo(x, prior, guide, num_particles):
     ours = make_objective(vae, "analytic-kl", num_particles)
     result = gradients(vae, ours, x, N)
     assert_same(result, gradients(vae, pyros, x, N))
-    assert ours.elbo.item() == pytest.approx(-result[0], rel=1e-12)
+    assert ours.report().item() == pytest.approx(-result[0], rel=1e-12)
 
 
 @pytest.mark.parametrize("prior", [NormalPrior, LaplacePrior])
@@ -366,7 +374,7 @@ def test_the_kls_weight_is_the_hand_formulas(small_vae, x, name):
     scale = N / len(x)
     assert -loss == pytest.approx(bound.sum().item() * scale, rel=1e-10)
     elbo = (likelihood - ratio).mean(0).sum().item() * scale
-    assert objective.elbo.item() == pytest.approx(elbo, rel=1e-10)
+    assert objective.report().item() == pytest.approx(elbo, rel=1e-10)
     beta.fill_(1.0)  # it is read anew
     assert gradients(small_vae, objective, x, N)[0] != loss
 
@@ -384,7 +392,7 @@ def test_discrete_latents_have_a_weight_too(x):
     bound = likelihood - 0.3 * kl
     assert_same(result, (-bound.item(), hand_gradients(vae, bound)))
     elbo = (likelihood - kl).item()
-    assert objective.elbo.item() == pytest.approx(elbo, rel=1e-12)
+    assert objective.report().item() == pytest.approx(elbo, rel=1e-12)
 
 
 @pytest.mark.parametrize("gradient", ["", "-baseline"])
@@ -392,12 +400,11 @@ def test_score_functions_are_unbiased_for_the_weighted_elbo(x, gradient):
     config = replace(CATEGORICAL, gradient="score-function" + gradient)
     vae, x = build(config, 64), x[:2]
     likelihood, kl = (term.sum() for term in vae.compute_elbo_terms(x))
-    name = "guide.distribution.encoder.layers.2.bias"
-    truth = -hand_gradients(vae, likelihood - 0.3 * kl)[name]
-    objective, draws = make_objective(vae, beta=0.3), []
-    for seed in range(400):
-        draws.append(-gradients(vae, objective, x, seed=seed)[1][name])
-    assert_mean(torch.stack(draws), truth)
+    hand_gradients(vae, likelihood - 0.3 * kl)
+    bias = vae.guide.encoder.layers[-1].bias
+    truth = bias.grad.clone()
+    objective = make_objective(vae, beta=0.3)
+    assert_mean(draw_gradients(vae, objective, bias, x, 100), truth)
 
 
 @pytest.mark.parametrize("name", ["elbo", "analytic-kl"])
@@ -421,7 +428,7 @@ def test_free_bits_are_the_hand_formula(small_vae, x, name):
     truth = hand_gradients(small_vae, bound)
     assert_same(result, (-bound.item(), truth))
     elbo = (likelihood - kl.sum(-1)).sum().item() * N / len(x)
-    assert objective.elbo.item() == pytest.approx(elbo, rel=1e-12)
+    assert objective.report().item() == pytest.approx(elbo, rel=1e-12)
 
 
 def test_what_an_objective_cannot_take_is_refused(small_vae):
@@ -430,13 +437,14 @@ def test_what_an_objective_cannot_take_is_refused(small_vae):
         message = f"'{name}' with the gradient Enumerated; expected Pathwise"
         with pytest.raises(ValueError, match=message):
             make_objective(discrete, name)
-    with pytest.raises(ValueError, match="free-bits with the gradient Enum"):
+    message = r"free_bits is 1\.0 with the gradient Enum"
+    with pytest.raises(ValueError, match=message):
         make_objective(discrete, free_bits=1.0)
     with pytest.raises(ValueError, match="'vae'; expected one of elbo, ana"):
         make_objective(small_vae, "vae")
     with pytest.raises(ValueError, match="alpha is 1, where"):
         make_objective(small_vae, "renyi", alpha=1)
-    with pytest.raises(ValueError, match="'iwae'; expected elbo or analytic"):
+    with pytest.raises(ValueError, match="=iwae; expected elbo or analytic"):
         make_objective(small_vae, "iwae", free_bits=0.1)
 
 
@@ -520,15 +528,33 @@ COMPILED = [
     {"free_bits": 0.4},
     {"config": CATEGORICAL},
     {
-        "config": Config(prior="vamp", guide="flow", num_couplings=2),
+        "config": Config(
+            prior="vamp",
+            guide="flow",
+            num_components=2,
+            num_couplings=1,
+            coupling_units=4,
+        ),
         "name": "dreg",
         "num_particles": 2,
     },
 ]
 
 
+COMPILED_IDS = [*OBJECTIVES, "free bits", "enumerated", "flow"]
+COMPILED_FIRST = ("dreg", "free bits", "enumerated")
+
+
 @pytest.mark.parametrize(
-    "choices", COMPILED, ids=[*OBJECTIVES, "free bits", "enumerated", "flow"]
+    "choices",
+    [
+        pytest.param(
+            choices,
+            id=name,
+            marks=() if name in COMPILED_FIRST else pytest.mark.slow,
+        )
+        for name, choices in zip(COMPILED_IDS, COMPILED, strict=True)
+    ],
 )
 def test_the_compiled_engine_in_a_warm_up(choices):
     """One graph for all weights, its gradients clipped."""
@@ -545,7 +571,7 @@ def test_the_compiled_engine_in_a_warm_up(choices):
         x, values = torch.rand(8, 16), []
         for step in range(4):
             beta.fill_((step + 1) / 4)
-            values += [svi.step(x, N), objective.elbo.item()]
+            values += [svi.step(x, N), objective.report().item()]
         values += [v for p in vae.parameters() for v in p.flatten().tolist()]
         results.append(torch.tensor(values))
     assert svi.num_compilations == 1
@@ -559,7 +585,7 @@ def test_what_the_compiled_engine_cannot_take_is_named():
     config = replace(CATEGORICAL, gradient="score-function-baseline")
     vae = build(config, 64)
     objective = make_objective(vae, beta=0.5)
-    with pytest.raises(ValueError, match="the loss is BaselineELBO; expected"):
+    with pytest.raises(ValueError, match="the loss is WeightedELBO; expected"):
         CompiledSVI(vae.model, vae.guide, Adam({"lr": 0.1}), objective)
 
 

@@ -2,7 +2,7 @@ import pytest
 
 from pyro_vae import Config, build
 from pyro_vae.config.presets import PRESETS, make_preset
-from pyro_vae.objectives import choose_objective
+from pyro_vae.objectives import make_objective
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -11,7 +11,14 @@ def test_each_is_valid_complete_and_says_where_it_comes_from(name):
     config = make_preset(name)
     vae = build(config)
     assert vae.prior().event_shape == (config.latent_dim,)
-    choose_objective(config, vae)
+    make_objective(
+        vae,
+        config.objective,
+        config.num_particles,
+        config.alpha,
+        config.beta,
+        config.free_bits,
+    )
     assert {
         "prior",
         "guide",

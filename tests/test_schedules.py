@@ -1,11 +1,7 @@
 import pytest
 
-from pyro_vae.training.schedules import (
-    SCHEDULES,
-    best_epoch,
-    has_stalled,
-    kl_weight,
-)
+from pyro_vae.training.schedules import SCHEDULES, kl_weight
+from pyro_vae.training.stopping import best_epoch, has_stalled
 
 
 def test_the_schedule_of_burda_et_al():

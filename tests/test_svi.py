@@ -1,3 +1,6 @@
+"""Pyro's own SVI, made to refuse losses that are not finite."""
+
+import copy
 import math
 
 import pyro
@@ -22,8 +25,6 @@ def run(vae, svi, x, steps=5):
 
 
 def test_it_is_pyros_svi_step_for_step(small_vae):
-    import copy
-
     twin, x = copy.deepcopy(small_vae), torch.rand(8, 64)
     losses = run(
         small_vae,
@@ -111,8 +112,8 @@ def test_a_bad_observation_is_told_from_a_bad_parameter(small_vae):
         svi.step()
 
 
-def test_the_optimisers_state_survives_a_change_of_process(small_vae):
-    """The second optimiser stands for one made after a restart."""
+def test_the_optimizers_state_survives_a_change_of_process(small_vae):
+    """The second optimizer stands for one made after a restart."""
     x = torch.rand(8, 64)
     names = list(small_vae.named_parameters())
     optim = Adam({"lr": 1e-2})

@@ -24,7 +24,7 @@ from pyro_vae import (
     save_vae,
 )
 from pyro_vae.runs.files import FileError
-from tests.statistics import assert_mean
+from tests.statistics import assert_mean, z_limit
 
 PAIRS = [
     (prior, guide)
@@ -160,7 +160,8 @@ def test_the_terms_of_the_elbo(guide):
     x = torch.rand(3, 64)
     terms = vae.compute_elbo_terms(x, num_particles=4)
     assert all(term.shape == (3,) for term in terms)
-    draws = torch.stack([vae.compute_elbo_terms(x)[1] for _ in range(4000)])
+    copies = x.repeat(4000, 1)  # in one call
+    draws = vae.compute_elbo_terms(copies)[1].detach().view(4000, 3)
     exact = kl_divergence(
         vae.infer(x).base_dist, vae.prior().base_dist.expand((3, 2))
     )
@@ -168,11 +169,15 @@ def test_the_terms_of_the_elbo(guide):
 
 
 def test_more_particles_only_narrow_the_estimate(small_vae):
-    x = torch.rand(2, 64)
-    few = torch.stack([small_vae.compute_elbo(x) for _ in range(1000)])
-    many = torch.stack([small_vae.compute_elbo(x, 50) for _ in range(1000)])
-    error = (few.var(0) / 1000 + many.var(0) / 1000).sqrt()
-    assert ((few.mean(0) - many.mean(0)).abs() < 4.26 * error).all()
+    copies = torch.rand(2, 64).repeat(500, 1)  # in one call
+    with torch.no_grad():
+        few, many = (
+            small_vae.compute_elbo(copies, size).view(500, 2)
+            for size in (1, 50)
+        )
+    error = (few.var(0) / 500 + many.var(0) / 500).sqrt()
+    z = (few.mean(0) - many.mean(0)) / error
+    assert z.abs().max() < z_limit(2)
     assert (many.std(0) < 0.3 * few.std(0)).all()
 
 
@@ -259,7 +264,8 @@ def test_fitting_improves_the_elbo(digits, prior):
 
     bar = 0.0
     assert test_elbo() < bar - 20
-    for _ in range(20):
-        for x in digits.train[torch.randperm(1438)].split(64):
-            svi.step(x, 1438)
+    with pyro.validation_enabled(False):
+        for _ in range(20):
+            for x in digits.train[torch.randperm(1438)].split(64):
+                svi.step(x, 1438)
     assert test_elbo() > bar

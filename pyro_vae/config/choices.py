@@ -131,8 +131,17 @@ def _one_of(names: tuple[str, ...], condition: str) -> Bound:
     return Bound(expected + condition, ("auto", *names).__contains__)
 
 
+# A type checker takes a group of choices, but no `type`, to be unhashable.
+def _names(group: type) -> tuple[str, ...]:
+    return _collect_names(group)
+
+
+def _bounds(group: type) -> dict[str, Bound]:
+    return _collect_bounds(group)
+
+
 @cache
-def _names(group: Any) -> tuple[str, ...]:
+def _collect_names(group: Any) -> tuple[str, ...]:
     return tuple(field.name for field in fields(group))
 
 
@@ -141,7 +150,7 @@ def _default(group: Any, name: str) -> Any:
 
 
 @cache
-def _bounds(group: Any) -> dict[str, Bound]:
+def _collect_bounds(group: Any) -> dict[str, Bound]:
     """Returns the bound that stands beside the type of each choice."""
     bounds = {}
     for name, hint in get_type_hints(group, include_extras=True).items():

@@ -6,45 +6,35 @@ from pyro_vae.evaluation.elbo import (
     Sums,
     assign,
     compile_sums,
-    evaluate,
+    estimate_elbo,
     evaluation_batch,
     evaluation_mode,
+    mean_elbo_terms,
     sum_terms,
 )
-from pyro_vae.evaluation.gaps import (
-    Gaps,
-    default_method,
-    estimate_elbo,
-    gaps,
-    posterior_kl,
-)
-from pyro_vae.evaluation.importance import (
-    Importance,
-    importance_bound,
-    log_weights,
-)
+from pyro_vae.evaluation.gaps import Gaps, posterior_kl, split_gap
+from pyro_vae.evaluation.importance import importance_bound, log_weights
 from pyro_vae.evaluation.log_marginal import (
     METHODS,
-    SMALL,
-    Marginal,
+    Method,
+    default_method,
+    find_method,
+    list_methods,
     log_marginal_likelihood,
     sum_states,
+    warn_of_few,
 )
-from pyro_vae.evaluation.quadrature import (
-    Marginals,
-    integrate,
-    posterior_density,
-)
+from pyro_vae.evaluation.quadrature import integrate, posterior_density
+from pyro_vae.evaluation.result import Latents, LogMarginal
 
 __all__ = [
     "METHODS",
-    "SMALL",
     "Aggregate",
     "Annealed",
     "Gaps",
-    "Importance",
-    "Marginal",
-    "Marginals",
+    "Latents",
+    "LogMarginal",
+    "Method",
     "Sums",
     "annealed_bound",
     "assign",
@@ -52,16 +42,19 @@ __all__ = [
     "compile_sums",
     "default_method",
     "estimate_elbo",
-    "evaluate",
     "evaluation_batch",
     "evaluation_mode",
-    "gaps",
+    "find_method",
     "importance_bound",
     "integrate",
+    "list_methods",
     "log_marginal_likelihood",
     "log_weights",
+    "mean_elbo_terms",
     "posterior_density",
     "posterior_kl",
+    "split_gap",
     "sum_states",
     "sum_terms",
+    "warn_of_few",
 ]

@@ -1,19 +1,20 @@
-"""Whether the guide, averaged over the data, is the prior; and what it uses."""
+"""How far the guide, averaged over the data, is from the prior."""
 
 import math
 from dataclasses import dataclass
 
 import torch
-from pyro.distributions import Distribution, Independent
 from torch import Tensor
+from torch.distributions import Distribution, Independent
 
 from pyro_vae.evaluation.elbo import evaluation_mode
 from pyro_vae.randomness import random_stream
 from pyro_vae.vae import VAE
 
-ACTIVE = 0.01  # variance over the data of q's mean, from which a unit is used
+ACTIVE = 0.01  # variance of q's mean over the data, above which a unit is used
+DRAWS = 10  # of each image's q
 PAIRS = 2000  # latents in each sample of a discrepancy
-BLOCKS = 10
+BLOCKS = 10  # of samples; their spread is the standard error
 
 
 @dataclass(frozen=True)
@@ -21,17 +22,17 @@ class Aggregate:
     r"""The aggregate posterior :math:`q(z) = \frac1N \sum_n q(z \mid x_n)`.
 
     Attributes:
-        active: Which latent dimensions are in use, `(P,)`: the variance over
-            the data of q's mean exceeds 0.01.
-        kl: Each dimension's mean KL, `(P,)`, in nats; NaN where prior or
-            guide are not a product over dimensions.
-        mean: Of q(z), `(P,)`.
-        scale: Its standard deviation, `(P,)`.
-        prior_mean: Of p(z), from samples.
-        prior_scale: Its standard deviation.
+        active: Which latent dimensions are in use, `(P,)`: those where the
+            variance of q's mean over the data exceeds 0.01.
+        kl: Each dimension's mean KL, `(P,)`, in nats; NaN if prior or guide
+            are not a product over dimensions.
+        mean: The mean of q(z), `(P,)`.
+        scale: The standard deviation of q(z), `(P,)`.
+        prior_mean: The mean of p(z), from samples, `(P,)`.
+        prior_scale: The standard deviation of p(z), from samples, `(P,)`.
         mmd: The squared maximum mean discrepancy of q(z) and p(z), unbiased,
             under a Gaussian kernel of the samples' median distance.
-        mmd_error: Its standard error, over blocks.
+        mmd_error: The standard error of `mmd`, over blocks of samples.
     """
 
     active: Tensor
@@ -51,7 +52,7 @@ def check_aggregate(vae: VAE, x: Tensor, seed: int = 0) -> Aggregate:
     Args:
         vae: The VAE.
         x: Images, `(B, D)`.
-        seed: Of the samples.
+        seed: The seed of the samples.
 
     References:
         Importance Weighted Autoencoders, Y. Burda, R. Grosse and
@@ -62,14 +63,14 @@ def check_aggregate(vae: VAE, x: Tensor, seed: int = 0) -> Aggregate:
         draws, centers, kls = [], [], []
         for part in x.split(1000):
             q = vae.infer(part)
-            z = q.sample((10,))
+            z = q.sample(torch.Size([DRAWS]))
             draws.append(z)
             centers.append(z.mean(0))
             kls.append(_kl_by_dimension(q, vae.prior(), z))
         z = torch.cat(draws, dim=1)
-        # The mean of ten draws has a tenth of q's variance on top.
+        # The mean of the draws has a share of q's variance on top.
         spread = torch.cat(centers).var(0) - z.var(0).mean(0) / len(z)
-        prior = vae.prior().sample((max(10_000, BLOCKS * PAIRS),))
+        prior = vae.prior().sample(torch.Size([BLOCKS * PAIRS]))
         flat = z.flatten(0, 1)
         mmd, error = _discrepancy(flat, prior)
     return Aggregate(
@@ -85,15 +86,15 @@ def check_aggregate(vae: VAE, x: Tensor, seed: int = 0) -> Aggregate:
 
 
 def _kl_by_dimension(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
-    """A Monte Carlo estimate, `(B, P)`."""
+    """Estimates the KL of each dimension by draws z, `(S, B, P)`: `(B, P)`."""
     if not (isinstance(q, Independent) and isinstance(p, Independent)):
         return torch.full(z.shape[1:], math.nan).to(z)
     return (q.base_dist.log_prob(z) - p.base_dist.log_prob(z)).mean(0)
 
 
 def _discrepancy(left: Tensor, right: Tensor) -> tuple[float, float]:
-    """The unbiased squared discrepancy, a mean over blocks, and its error."""
-    values = []
+    """Returns the squared discrepancy, a mean over blocks, and its error."""
+    found = []
     for _ in range(BLOCKS):
         a, b = (
             sample[torch.randperm(len(sample), device=sample.device)[:PAIRS]]
@@ -107,6 +108,6 @@ def _discrepancy(left: Tensor, right: Tensor) -> tuple[float, float]:
             (kernel.sum() - len(kernel)) / (len(kernel) * (len(kernel) - 1))
             for kernel in kernels[:2]
         ]
-        values.append((sum(of_pairs) - 2 * kernels[2].mean()).item())
-    values = torch.tensor(values, dtype=torch.float64)
+        found.append((sum(of_pairs) - 2 * kernels[2].mean()).item())
+    values = torch.tensor(found, dtype=torch.float64)
     return values.mean().item(), (values.std() / BLOCKS**0.5).item()

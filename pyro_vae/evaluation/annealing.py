@@ -1,4 +1,15 @@
-"""Annealed importance sampling, from the prior to the posterior."""
+r"""Annealed importance sampling, from the prior to the posterior.
+
+Chains go from the prior through :math:`f_\beta(z) = p(z) p(x \mid z)^\beta` to
+the posterior, by Hamiltonian transitions, and
+
+.. math:: \log w = \sum_t (\beta_t - \beta_{t-1}) \log p(x \mid z_t),
+    \quad E w = p(x).
+
+It is our own: Pyro has none, and its HMC moves one chain with one step size.
+Here all chains of all images move together, each image with step sizes of its
+own at each temperature.
+"""
 
 import math
 from dataclasses import dataclass
@@ -8,26 +19,27 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evaluation.elbo import evaluation_mode
+from pyro_vae.evaluation.result import CONTINUOUS, LogMarginal
 from pyro_vae.randomness import random_stream
 from pyro_vae.vae import VAE
 
 TARGET = 0.65  # acceptance rate of the transitions
 LEAPFROG = 10  # steps in a transition
+ADAPTATIONS = 2  # passes before the one that measures
+FIRST_STEP = 0.1  # size of a leapfrog step before it is adapted
 
 
-@dataclass(frozen=True)
-class Annealed:
-    """Annealed estimates of log p(x).
+@dataclass(frozen=True, kw_only=True)
+class Annealed(LogMarginal):
+    """Annealed estimates of log p(x), in the mean too low.
 
     Attributes:
-        log_marginal_likelihood: `(B,)`, in nats; in the mean too low.
-        standard_error: Of it, over chains, by the delta method, `(B,)`.
-        acceptance: The mean acceptance rate of the transitions, `(B,)`.
-        upper_bound: For simulated data, `(B,)`, in the mean too high.
+        acceptance: The mean acceptance rate of each image's transitions,
+            `(B,)`.
+        upper_bound: For simulated data, estimates of log p(x) that are in the
+            mean too high, `(B,)`, in nats; None otherwise.
     """
 
-    log_marginal_likelihood: Tensor
-    standard_error: Tensor
     acceptance: Tensor
     upper_bound: Tensor | None = None
 
@@ -40,24 +52,17 @@ def annealed_bound(
     seed: int = 0,
     z: Tensor | None = None,
 ) -> Annealed:
-    r"""Estimates log p(x) without trusting the guide.
+    """Estimates log p(x) without trusting the guide.
 
-    Chains go from the prior through
-    :math:`f_\beta(z) = p(z) p(x \mid z)^\beta` to the posterior, by
-    Hamiltonian transitions, and
-
-    .. math:: \log w = \sum_t (\beta_t - \beta_{t-1}) \log p(x \mid z_t),
-        \quad E w = p(x).
-
-    A first pass adapts each image's step size at each temperature; a second
+    The first passes adapt each image's step size at each temperature; the last
     one, whose steps are then fixed and its weights unbiased, measures.
 
     Args:
-        vae: Of continuous latents.
+        vae: A VAE with continuous latents.
         x: Images, `(B, D)`.
-        num_chains: Chains for each image.
-        num_temperatures: Intermediate distributions.
-        seed: Of all randomness.
+        num_chains: C, the number of chains for each image.
+        num_temperatures: The number of intermediate distributions.
+        seed: The seed of all randomness.
         z: Where `x` was simulated from the model, the latents that it came
             from, `(B, P)`: exact draws of the posterior, from which chains go
             back to the prior and bound log p(x) from above.
@@ -70,41 +75,58 @@ def annealed_bound(
         Marginal Likelihood Using Bidirectional Monte Carlo, R. Grosse,
         Z. Ghahramani and R. P. Adams, 2015.
     """
-    if vae.prior().has_enumerate_support:
-        raise ValueError(
-            "the latents are discrete; expected continuous ones for annealed "
-            "importance sampling: use method exact"
-        )
-    # Slow at both ends, where the distributions change fastest.
-    steps = torch.linspace(-4, 4, num_temperatures + 1).sigmoid().to(x)
-    betas = (steps - steps[0]) / (steps[-1] - steps[0])
+    CONTINUOUS.check(vae.prior(), "annealed importance sampling")
     with (
         random_stream(seed, 0, x.device),
         pyro.validation_enabled(False),
         evaluation_mode(vae),
     ):
-        chains = _Chains(vae, x)
-        start = vae.prior().sample((num_chains, len(x)))
-        sizes = torch.full((num_temperatures, len(x)), 0.1).to(x)
-        for _ in range(2):
-            chains.run(start, betas, sizes, adapt=True)
-        start = vae.prior().sample((num_chains, len(x)))
-        log_weight, acceptance = chains.run(start, betas, sizes)
-        upper = None
-        if z is not None:
-            start = z.expand(num_chains, *z.shape)
-            backward, _ = chains.run(start, betas.flip(0), sizes.flip(0))
-            upper = -(backward.logsumexp(0) - math.log(num_chains))
-    bound = log_weight.logsumexp(0) - math.log(num_chains)
-    relative = (log_weight - bound).exp().var(0) / num_chains
-    return Annealed(bound, relative.sqrt(), acceptance, upper)
+        chains = _Chains(vae, x, num_temperatures)
+        chains.adapt(num_chains)
+        log_weight, acceptance = chains.rise(num_chains)
+        upper = None if z is None else -_log_mean(chains.fall(num_chains, z))
+    bound = _log_mean(log_weight)
+    # The relative variance of the mean weight is, by the delta method, the
+    # variance of its log.
+    variance = (log_weight - bound).exp().var(0) / num_chains
+    return Annealed(
+        value=bound,
+        error=variance.sqrt(),
+        acceptance=acceptance,
+        upper_bound=upper,
+    )
+
+
+def _log_mean(log_weight: Tensor) -> Tensor:
+    """Returns the log of the mean weight over chains, `(C, B)` to `(B,)`."""
+    return log_weight.logsumexp(0) - math.log(len(log_weight))
 
 
 class _Chains:
-    """Hamiltonian chains, vectorised over chains and images."""
+    """Hamiltonian chains, vectorized over chains and images."""
 
-    def __init__(self, vae: VAE, x: Tensor):
+    def __init__(self, vae: VAE, x: Tensor, num_temperatures: int):
         self.vae, self.x = vae, x
+        # Slow at both ends, where the distributions change fastest.
+        steps = torch.linspace(-4, 4, num_temperatures + 1).sigmoid().to(x)
+        self.betas = (steps - steps[0]) / (steps[-1] - steps[0])
+        self.sizes = torch.full((num_temperatures, len(x)), FIRST_STEP).to(x)
+
+    def adapt(self, num_chains: int) -> None:
+        """Adapts the sizes of the leapfrog steps."""
+        start = self.vae.prior().sample((num_chains, len(self.x)))
+        for _ in range(ADAPTATIONS):
+            self.run(start, self.betas, self.sizes, adapt=True)
+
+    def rise(self, num_chains: int) -> tuple[Tensor, Tensor]:
+        """Anneals draws of the prior; the log-weights `(C, B)`, acceptance."""
+        start = self.vae.prior().sample((num_chains, len(self.x)))
+        return self.run(start, self.betas, self.sizes)
+
+    def fall(self, num_chains: int, z: Tensor) -> Tensor:
+        """Anneals draws of the posterior back; the log-weights, `(C, B)`."""
+        start = z.expand(num_chains, *z.shape)
+        return self.run(start, self.betas.flip(0), self.sizes.flip(0))[0]
 
     def run(
         self, z: Tensor, betas: Tensor, sizes: Tensor, adapt: bool = False
@@ -134,7 +156,7 @@ class _Chains:
     def move(
         self, z: Tensor, beta: Tensor, size: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """One Hamiltonian transition, and each image's acceptance rate."""
+        """Makes a transition; the new latents, each image's acceptance rate."""
         step = size.view(1, -1, 1)
         momentum = torch.randn_like(z)
         energy, force = self.density(z, beta)
@@ -151,7 +173,7 @@ class _Chains:
         return torch.where(accept.unsqueeze(-1), new, z), rate
 
     def density(self, z: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-        """log p(z) + beta log p(x | z), and its gradient in z."""
+        """Returns log p(z) + beta log p(x | z), and its gradient in z."""
         z = z.detach().requires_grad_()
         with torch.enable_grad():
             value = self.vae.prior().log_prob(z)

@@ -1,4 +1,4 @@
-"""The ELBO over a data set."""
+"""The ELBO of images: of each, and in the mean over a data set."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -8,29 +8,32 @@ from functools import partial
 import pyro
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
+from pyro_vae.evaluation.result import LogMarginal
 from pyro_vae.randomness import random_stream
 from pyro_vae.svi import NonFiniteLossError, compile_graph
 from pyro_vae.vae import VAE
 
 EVALUATION_BATCH = 1000  # images
 EVALUATION_ROWS = 64_000  # images times discrete states
+BLOCKS = 20  # of samples; their spread is the standard error
 
 Sums = Callable[[Tensor], Sequence[Tensor]]
 
 
 @torch.no_grad()
-def evaluate(
+def mean_elbo_terms(
     vae: VAE, images: Tensor, seed: int = 0, compute_sums: Sums | None = None
 ) -> tuple[float, float]:
     """Estimates the two terms of the ELBO with one sample of z per image.
 
     Args:
         vae: The VAE.
-        images: `(N, D)`, on its device.
-        seed: Of the noise, which is the same at every call.
-        compute_sums: What to compute the terms' sums over images with; by
-            default `vae.compute_elbo_terms`.
+        images: `(N, D)`, on the device of the VAE.
+        seed: The seed of the noise, which is the same at every call.
+        compute_sums: Returns the sums of the two terms over images; by
+            default `sum_terms`.
 
     Returns:
         The means over the images of the expected log-likelihood and of the
@@ -53,13 +56,33 @@ def evaluate(
         raise NonFiniteLossError(
             "the evaluation is not finite: the mean expected log-likelihood "
             f"is {expected_log_likelihood} and the mean KL is {kl}: try a "
-            "smaller --learning-rate or --init-std"
+            "smaller learning_rate or init_std"
         )
     return expected_log_likelihood, kl
 
 
+@torch.no_grad()
+def estimate_elbo(
+    vae: VAE, x: Tensor, num_samples: int, q: Distribution | None = None
+) -> LogMarginal:
+    """Estimates each image's ELBO, a lower bound of log p(x).
+
+    Args:
+        vae: The VAE.
+        x: Images, `(B, D)`.
+        num_samples: The number of samples of z for each image; it is rounded
+            down to a multiple of 20, and 20 at least.
+        q: q(z | x), batch shape `(B,)`; by default `vae.infer(x)`.
+    """
+    size = max(1, num_samples // BLOCKS)
+    draws = torch.stack(
+        [vae.compute_elbo(x, size, q).double() for _ in range(BLOCKS)]
+    )
+    return LogMarginal(draws.mean(0), draws.std(0) / BLOCKS**0.5)
+
+
 def evaluation_batch(vae: VAE) -> int:
-    """How many images are evaluated at a time, for a bounded memory."""
+    """Returns how many images to evaluate at a time, for a bounded memory."""
     return min(EVALUATION_BATCH, max(1, EVALUATION_ROWS // vae.num_states))
 
 
@@ -74,7 +97,10 @@ def assign(vae: VAE, images: Tensor) -> Tensor:
 
 @contextmanager
 def evaluation_mode(vae: VAE) -> Iterator[None]:
-    """`vae.eval()` for a block."""
+    """Puts a VAE into evaluation mode for a block, as `vae.eval()` does.
+
+    After the block each of its modules is in the mode that it was in before.
+    """
     modes = [(module, module.training) for module in vae.modules()]
     vae.eval()
     try:
@@ -85,13 +111,22 @@ def evaluation_mode(vae: VAE) -> Iterator[None]:
 
 
 def sum_terms(vae: VAE, x: Tensor) -> list[Tensor]:
-    """The sums over images of the ELBO's terms, in double precision."""
+    """Returns the sums over images of the ELBO's two terms.
+
+    They are the expected log-likelihood and the KL, from one sample of z for
+    each image: scalars, in nats, in double precision.
+    """
     with torch.no_grad():
         return [term.double().sum() for term in vae.compute_elbo_terms(x)]
 
 
 def compile_sums(vae: VAE, images: Tensor) -> Sums:
-    """`sum_terms`, compiled for whole batches of images.
+    """Returns `sum_terms`, compiled for whole batches of images.
+
+    Args:
+        vae: The VAE.
+        images: The images that it is for, `(N, D)`; where they do not fill a
+            batch, nothing is compiled.
 
     Raises:
         CompilationError: If the machine cannot compile.
@@ -101,5 +136,6 @@ def compile_sums(vae: VAE, images: Tensor) -> Sums:
     if len(images) < size:
         return eager
     with evaluation_mode(vae):
-        compiled = compile_graph(eager, [images[:size]], modules=list(vae.modules()))
+        modules = list(vae.modules())
+        compiled = compile_graph(eager, [images[:size]], modules=modules)
     return lambda x: (compiled if len(x) == size else eager)(x)

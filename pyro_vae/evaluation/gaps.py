@@ -1,4 +1,4 @@
-"""Where the bound loses: in the guide's family, or in amortising it."""
+"""Where the bound loses: in the guide's family, or in amortizing it."""
 
 from dataclasses import dataclass
 
@@ -6,32 +6,33 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_vae.evaluation.elbo import evaluation_mode
+from pyro_vae.evaluation.elbo import estimate_elbo, evaluation_mode
 from pyro_vae.evaluation.grid import log_joint
-from pyro_vae.evaluation.log_marginal import log_marginal_likelihood
-from pyro_vae.evaluation.quadrature import check_quadrature
+from pyro_vae.evaluation.log_marginal import (
+    default_method,
+    log_marginal_likelihood,
+)
+from pyro_vae.evaluation.result import FEW
 from pyro_vae.inference import EStep, ImageParameters
-from pyro_vae.parts.distributions import OneHots
 from pyro_vae.randomness import random_stream
 from pyro_vae.vae import VAE
 
 RATES = (0.1, 0.03, 0.01)  # of the E-steps, a third of them each
-BLOCKS = 20  # of samples; their spread is the standard error
 SIDE = 64  # grid points along each axis for KL(q, posterior)
 
 
 @dataclass(frozen=True)
 class Gaps:
-    r"""log p(x) - ELBO, split in two; each tensor `(B,)`, in nats.
+    r"""The gap log p(x) - ELBO of each image, split in two.
 
     Attributes:
-        log_marginal_likelihood: log p(x).
-        elbo: The ELBO of the guide as it is.
-        elbo_error: Its standard error.
-        best_elbo: That of the best member of the guide's family, found for
-            each image by itself.
-        best_elbo_error: Its standard error.
-        features: That member's parameters, `(B, F)`.
+        log_marginal_likelihood: log p(x), `(B,)`, in nats.
+        elbo: The ELBO of the guide as it is, `(B,)`, in nats.
+        elbo_error: The standard error of `elbo`, `(B,)`.
+        best_elbo: The ELBO of the best member of the guide's family, which is
+            found for each image by itself, `(B,)`, in nats.
+        best_elbo_error: The standard error of `best_elbo`, `(B,)`.
+        parameters: The unconstrained parameters of that member, `(B, F)`.
     """
 
     log_marginal_likelihood: Tensor
@@ -39,20 +40,20 @@ class Gaps:
     elbo_error: Tensor
     best_elbo: Tensor
     best_elbo_error: Tensor
-    features: Tensor
+    parameters: Tensor
 
     @property
     def approximation(self) -> Tensor:
-        """KL(best q, posterior): what the family cannot do."""
+        """KL(best q, posterior), `(B,)`, in nats: what the family cannot do."""
         return self.log_marginal_likelihood - self.best_elbo
 
     @property
     def amortization(self) -> Tensor:
-        """What the encoder loses against each image's best q."""
+        """What the encoder loses against the best q, `(B,)`, in nats."""
         return self.best_elbo - self.elbo
 
 
-def gaps(
+def split_gap(
     vae: VAE,
     x: Tensor,
     method: str | None = None,
@@ -65,76 +66,60 @@ def gaps(
 
     .. math:: \log p(x) - \text{ELBO}(q) =
         \underbrace{\log p(x) - \text{ELBO}(q^*)}_{\text{approximation}} +
-        \underbrace{\text{ELBO}(q^*) - \text{ELBO}(q)}_{\text{amortisation}}
+        \underbrace{\text{ELBO}(q^*) - \text{ELBO}(q)}_{\text{amortization}}
 
     Args:
-        vae: Its guide has `encoder` and `family`.
+        vae: A VAE whose guide is an `AmortizedGuide`.
         x: Images, `(B, D)`.
-        method: For log p(x), see `log_marginal_likelihood`; by default exact
-            if the latents are discrete, quadrature up to two dimensions, and
-            importance beyond.
-        num_steps: E-steps for each image's own q, from the guide's and from
-            the family's origin, of which the better one counts.
-        num_particles: Samples of z in their gradient.
-        num_samples: Samples of z per image in each ELBO.
-        seed: Of the samples.
+        method: The method for log p(x); by default `default_method(vae)`.
+        num_steps: The number of E-steps for each image's own q.
+        num_particles: The number of samples of z in their gradient.
+        num_samples: The number of samples of z per image in each ELBO.
+        seed: The seed of all samples.
 
     References:
         Inference Suboptimality in Variational Autoencoders, C. Cremer, X. Li
         and D. Duvenaud, 2018.
     """
-    exact = log_marginal_likelihood(
-        vae, x, method=method or default_method(vae), seed=seed
-    ).value
+    method = method or default_method(vae)
+    exact = log_marginal_likelihood(vae, x, method=method, seed=seed).value
     with (
         random_stream(seed, 0, x.device),
         pyro.validation_enabled(False),
         evaluation_mode(vae),
     ):
-        elbo = estimate_elbo(vae, x, vae.infer(x), num_samples)
-        with torch.no_grad():
-            start = vae.guide.encode(x)
-        candidates = []
-        for features in (start, torch.zeros_like(start)):
-            local = ImageParameters.start(features)
-            for rate in RATES:
-                step = EStep(num_particles, rate)
-                local, _ = step.run(vae, x, local, num_steps // len(RATES))
-                local = ImageParameters.start(local.parameters)
-            candidates.append(local.parameters)
-        family = vae.guide.family
-        candidates = torch.stack([*candidates, start])
-        values = torch.stack(
-            [
-                estimate_elbo(vae, x, family(features), num_samples)[0]
-                for features in candidates
-            ]
-        )
-        winner = values.argmax(0)
-        features = candidates[winner, torch.arange(len(x), device=x.device)]
+        own = estimate_elbo(vae, x, num_samples, vae.infer(x))
+        steps = [EStep(num_particles, rate) for rate in RATES]
+        found = _find_best(vae, x, steps, num_steps, num_samples)
         # By fresh samples: the winner's own ones made it win.
-        best, error = estimate_elbo(vae, x, family(features), num_samples)
-    return Gaps(exact, *elbo, best, error, features)
+        best = estimate_elbo(vae, x, num_samples, vae.guide.family(found))
+    return Gaps(exact, own.value, own.error, best.value, best.error, found)
 
 
-def default_method(vae: VAE) -> str:
-    """The most exact method for log p(x) that a VAE allows."""
-    prior = vae.prior()
-    if isinstance(prior, OneHots):
-        return "exact"
-    return "quadrature" if prior.event_shape[0] <= 2 else "importance"
+def _find_best(
+    vae: VAE, x: Tensor, steps: list[EStep], num_steps: int, num_samples: int
+) -> Tensor:
+    """Returns the parameters of each image's best q, `(B, F)`.
 
-
-@torch.no_grad()
-def estimate_elbo(
-    vae: VAE, x: Tensor, q, num_samples: int
-) -> tuple[Tensor, Tensor]:
-    """Each image's ELBO under q, and its standard error, `(B,)` each."""
-    size = max(1, num_samples // BLOCKS)
-    draws = torch.stack(
-        [vae.compute_elbo(x, size, q).double() for _ in range(BLOCKS)]
-    )
-    return draws.mean(0), draws.std(0) / BLOCKS**0.5
+    E-steps start at the encoder's output and at the family's origin; the best
+    of the two ends and the encoder's output itself counts.
+    """
+    with torch.no_grad():
+        encoded = vae.guide.encode(x)
+    ends = []
+    for start in (encoded, torch.zeros_like(encoded)):
+        images = ImageParameters.start(start)
+        for step in steps:
+            images, _ = step.run(vae, x, images, num_steps // len(steps))
+            images = ImageParameters.start(images.parameters)
+        ends.append(images.parameters)
+    candidates = torch.stack([*ends, encoded])
+    elbos = [
+        estimate_elbo(vae, x, num_samples, vae.guide.family(parameters)).value
+        for parameters in candidates
+    ]
+    winner = torch.stack(elbos).argmax(0)
+    return candidates[winner, torch.arange(len(x), device=x.device)]
 
 
 @torch.no_grad()
@@ -146,19 +131,22 @@ def posterior_kl(vae: VAE, x: Tensor, log_marginal: Tensor) -> Tensor:
     which must equal log p(x) - ELBO.
 
     Args:
-        vae: Of one or two continuous latent dimensions.
+        vae: A VAE with one or two continuous latent dimensions.
         x: Images, `(B, D)`.
-        log_marginal: log p(x), `(B,)`.
+        log_marginal: log p(x), `(B,)`, in nats.
 
     Returns:
         `(B,)`, in nats.
+
+    Raises:
+        ValueError: If the latents are discrete, or more than two.
     """
-    check_quadrature(vae)
+    FEW.check(vae.prior(), "a grid")
     kl = []
     with evaluation_mode(vae), random_stream(0, 0, x.device):
         for image, total in zip(x.split(1), log_marginal, strict=True):
             q = vae.infer(image)
-            draws = q.sample((2000,)).squeeze(1)
+            draws = q.sample(torch.Size([2000])).squeeze(1)
             low, high = draws.amin(0), draws.amax(0)
             margin = (high - low) / 2
             side = (high - low + 2 * margin) / SIDE

@@ -1,4 +1,4 @@
-"""Latent space as equal cells, and what they hold of some images' mass."""
+"""Latent space as equal cells, and how much of images' mass they hold."""
 
 import copy
 import math
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.parts.contracts import Likelihood, pairwise_log_prob
 from pyro_vae.parts.distributions import center
 from pyro_vae.vae import VAE
 
@@ -19,14 +20,15 @@ POINTS = 512  # decoded at a time
 
 @dataclass(frozen=True)
 class Cells:
-    """Sparse (cell, image) pairs: what each cell holds of an image's mass.
+    """M (cell, image) pairs: how much of the image's mass the cell holds.
 
     Attributes:
-        cell: Its index in the grid of its level.
-        image: The image's index.
-        log_mass: log of the integral over the cell.
-        log_error: log of what that may be off by; at first, the whole mass.
-        level: How often the grid was halved.
+        cell: The cell's index in the grid of its level, `(M,)`.
+        image: The image's index, `(M,)`.
+        log_mass: The log of the integral of p(x, z) over the cell, `(M,)`.
+        log_error: The log of how far off the integral may be, `(M,)`; at first
+            that is the whole mass.
+        level: How often the grid was halved, `(M,)`.
     """
 
     cell: Tensor
@@ -36,26 +38,26 @@ class Cells:
     level: Tensor
 
     def total(self, num_images: int) -> Tensor:
-        """The log of each image's mass, `(B,)`."""
+        """Returns the log of each image's mass, `(B,)`."""
         return log_sums(self.log_mass, self.image, num_images)
 
     def where(self, keep: Tensor) -> "Cells":
-        """Some of them."""
+        """Returns the pairs where a mask, `(M,)`, is true."""
         return Cells(*[tensor[keep] for tensor in self.tensors()])
 
     def tensors(self) -> list[Tensor]:
-        """All columns."""
+        """Returns the five columns, in the order of the attributes."""
         return [getattr(self, field.name) for field in fields(self)]
 
 
 def join(cells: list[Cells]) -> Cells:
-    """All of them."""
+    """Returns the pairs of several `Cells` as one."""
     columns = zip(*[one.tensors() for one in cells], strict=True)
     return Cells(*map(torch.cat, columns))
 
 
 def log_sums(values: Tensor, group: Tensor, num_groups: int) -> Tensor:
-    """logsumexp over the values of each group, `(num_groups,)`."""
+    """Returns the logsumexp over each group's values, `(num_groups,)`."""
     highest = values.new_full((num_groups,), -math.inf)
     highest = highest.scatter_reduce(0, group, values, "amax")
     excess = (values - highest[group]).exp()
@@ -63,7 +65,15 @@ def log_sums(values: Tensor, group: Tensor, num_groups: int) -> Tensor:
 
 
 class Grid:
-    """Equal cells over a box of latent space, for some images."""
+    """Equal cells over a box of latent space, for some images.
+
+    Args:
+        vae: The VAE.
+        x: Images, `(B, D)`.
+        low: The box's lower corner, `(P,)`.
+        side: The cells' sides, `(P,)`.
+        count: The number of cells along each axis.
+    """
 
     def __init__(
         self, vae: VAE, x: Tensor, low: Tensor, side: Tensor, count: int
@@ -74,32 +84,41 @@ class Grid:
         self.dim = len(low)
 
     def double(self) -> "Grid":
-        """The same grid in double precision, as narrow peaks far out need."""
+        """Returns the grid in double precision, for narrow peaks far out."""
         vae, x = copy.deepcopy(self.vae).double(), self.exact_x
         return Grid(vae, x, self.low.double(), self.side.double(), self.count)
 
     def halved(self, times: int) -> "Grid":
-        """The grid whose cells were halved so often."""
+        """Returns the grid whose cells were halved that many times."""
         finer = copy.copy(self)
         finer.side, finer.count = self.side / 2**times, self.count * 2**times
         return finer
 
     def halves(self, cells: Tensor) -> Tensor:
-        """What cells consist of in the grid halved once: `(C, 2^P)`."""
+        """Returns the cells' parts in the grid halved once, `(C, 2^P)`."""
         places = 2 * self._coordinates(cells).unsqueeze(1)
         return self.halved(1)._index(places + self._product(torch.arange(2)))
 
     def points(self, cells: Tensor, places: Tensor) -> Tensor:
-        """Points at so much of each axis of the cells: `(C, size^P, P)`."""
+        """Returns points in the cells, `(C, size^P, P)`.
+
+        Args:
+            cells: The cells' indices, `(C,)`.
+            places: The points' places along each side of a cell, from 0 to 1,
+                `(size,)`.
+        """
         corners = self.low + self._coordinates(cells) * self.side
         offsets = self._product(places).to(corners) * self.side
         return corners.unsqueeze(1) + offsets
 
     def find(self) -> tuple[Tensor, Tensor]:
-        """The cells that may hold mass, with the images that may have it.
+        """Returns the pairs of cells and images that may hold mass.
 
         A peak between the points of the first, coarse look is seen by its
-        slopes; the cells around the guide's centre are always looked into.
+        slopes; the cells around the guide's center are always looked into.
+
+        Returns:
+            The cells' and the images' indices, `(M,)` each.
         """
         best = []
         num_points = COARSE**self.dim
@@ -110,16 +129,16 @@ class Grid:
             joint = log_joint(self.vae, z.flatten(0, 1), self.x)
             joint = joint.view(len(cells), num_points, -1)
             best.append(joint.amax(1))
-        best = torch.cat(best)
-        active = best > best.amax(0) - SLACK
+        highest = torch.cat(best)
+        active = highest > highest.amax(0) - SLACK
         images = torch.arange(len(self.x), device=self.x.device)
-        for neighbour in self._around_guide():
-            active[neighbour, images] = True
+        for neighbor in self._around_guide():
+            active[neighbor, images] = True
         cell, image = active.nonzero(as_tuple=True)
         return cell, image
 
     def integrate(self, cell: Tensor, image: Tensor) -> Cells:
-        """The pairs' masses, of which nothing more is known yet."""
+        """Returns the pairs with their masses, of unknown errors so far."""
         log_mass = self.log_masses(cell, image)
         return Cells(cell, image, log_mass, log_mass, torch.zeros_like(cell))
 
@@ -127,11 +146,11 @@ class Grid:
         """Integrates the joint density over each pair's cell.
 
         Args:
-            cell: Sorted, `(M,)`.
-            image: `(M,)`.
+            cell: The cells' indices, sorted, `(M,)`.
+            image: The images' indices, `(M,)`.
 
         Returns:
-            The logs, `(M,)`, in double precision.
+            The logs of the integrals, `(M,)`, in double precision.
         """
         nodes, weights = map(
             torch.tensor, np.polynomial.legendre.leggauss(FINE)
@@ -158,7 +177,7 @@ class Grid:
         return torch.cat(parts).double()
 
     def edge_mass(self, cells: Cells) -> Tensor:
-        """The fraction of each image's mass that lies in outermost cells."""
+        """Returns the fraction of each image's mass at the edge, `(B,)`."""
         coordinates = self._coordinates(cells.cell)
         is_edge = ((coordinates == 0) | (coordinates == self.count - 1)).any(-1)
         total = cells.total(len(self.x))
@@ -166,7 +185,7 @@ class Grid:
         return (at_edge.total(len(self.x)) - total).exp()
 
     def _product(self, values: Tensor) -> Tensor:
-        """Every choice of one of n values for each axis: `(n^P, P)`."""
+        """Returns every choice of one of n values for each axis, `(n^P, P)`."""
         values = values.to(self.x.device)
         product = torch.cartesian_prod(*[values] * self.dim)
         return product.view(-1, self.dim)
@@ -189,21 +208,23 @@ class Grid:
 
 
 def log_joint(vae: VAE, z: Tensor, x: Tensor) -> Tensor:
-    """Returns log p(x, z) for every pair of `(M, P)` and `(B, D)`: `(M, B)`.
+    """Returns log p(x, z) for every pair of a latent and an image.
 
-    By the likelihood's `cross_log_prob` if it has one.
+    Args:
+        vae: The VAE.
+        z: Latents, `(M, P)`.
+        x: Images, `(B, D)`.
+
+    Returns:
+        `(M, B)`, in nats, of x's dtype.
     """
     log_p = vae.prior().log_prob(z).to(x).unsqueeze(-1)
-    if hasattr(vae.likelihood, "cross_log_prob"):
-        return log_p + vae.likelihood.cross_log_prob(z, x)
-    rows = max(1, 100_000_000 // x.numel())
-    parts = [
-        vae.likelihood(part.unsqueeze(1)).log_prob(x.to(z)).to(x)
-        for part in z.split(rows)
-    ]
-    return log_p + torch.cat(parts)
+    likelihood = vae.likelihood
+    if isinstance(likelihood, Likelihood):
+        return log_p + likelihood.cross_log_prob(z, x)
+    return log_p + pairwise_log_prob(likelihood, z, x)
 
 
 def find_centers(vae: VAE, x: Tensor) -> Tensor:
-    """One point to stand for the guide of each image, `(B, P)`."""
+    """Returns one point to stand for each image's q(z | x), `(B, P)`."""
     return torch.cat([center(vae.infer(part)) for part in x.split(1000)])

@@ -1,13 +1,20 @@
-"""The importance-weighted bound, with the guide as proposal."""
+"""The importance-weighted bound, with the guide as proposal.
+
+It is our own: Pyro's importance sampling takes a trace for each sample, or
+holds all samples of all images at once. Here memory is bounded, and samples are
+decoded in chunks that stay in the cache.
+"""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import pyro
 import torch
 from torch import Tensor
 
 from pyro_vae.evaluation.elbo import evaluation_mode
+from pyro_vae.evaluation.result import LogMarginal
 from pyro_vae.randomness import random_stream
 from pyro_vae.svi import CompilationError, DynamicPairError, compile_graph
 from pyro_vae.vae import VAE
@@ -16,39 +23,23 @@ ROWS = 2000  # latents decoded at a time: the decoder's output stays in cache
 COMPILE_FROM = 2_000_000  # latents, from which compilation pays
 
 
-@dataclass(frozen=True)
-class Importance:
-    """Importance-weighted estimates of log p(x).
-
-    Attributes:
-        log_marginal_likelihood: The bound, `(B,)`, in nats.
-        standard_error: Of it, by the delta method, `(B,)`: too small where
-            few samples carry the weight.
-        effective_sample_size: :math:`(\\sum w)^2 / \\sum w^2`, `(B,)`.
-    """
-
-    log_marginal_likelihood: Tensor
-    standard_error: Tensor
-    effective_sample_size: Tensor
-
-
 def log_weights(
-    vae: VAE, x: Tensor, num_samples: int, features: Tensor | None = None
+    vae: VAE, x: Tensor, num_samples: int, parameters: Tensor | None = None
 ) -> Tensor:
     """Returns log p(x, z) - log q(z | x) for z from the guide.
 
     Args:
         vae: The VAE.
         x: Images, `(B, D)`.
-        num_samples: S.
-        features: q's parameters, `(B, F)`, if they have been found already.
+        num_samples: S, the number of samples for each image.
+        parameters: q's parameters, `(B, F)`, if they have been found already.
 
     Returns:
         `(S, B)`, in nats.
     """
-    known = features is not None and features.numel()
-    q = vae.guide.family(features) if known else vae.infer(x)
-    z = (q.rsample if q.has_rsample else q.sample)((num_samples,))
+    q = vae.infer(x) if parameters is None else vae.guide.family(parameters)
+    draw = q.rsample if q.has_rsample else q.sample
+    z = draw(torch.Size([num_samples]))
     log_p = vae.prior().log_prob(z) + vae.likelihood(z).log_prob(x)
     return log_p - q.log_prob(z)
 
@@ -56,7 +47,7 @@ def log_weights(
 @torch.no_grad()
 def importance_bound(
     vae: VAE, x: Tensor, num_samples: int, seed: int = 0
-) -> Importance:
+) -> LogMarginal:
     r"""Estimates log p(x) by importance sampling; in the mean it is too low.
 
     .. math:: \log \frac{1}{S} \sum_s \frac{p(x, z_s)}{q(z_s \mid x)},
@@ -68,72 +59,71 @@ def importance_bound(
     Args:
         vae: The VAE.
         x: Images, `(B, D)`.
-        num_samples: S.
-        seed: Of the samples.
+        num_samples: S, the number of samples for each image.
+        seed: The seed of the samples.
+
+    Returns:
+        The bound, with its standard error by the delta method, which is too
+        small where few samples carry the weight, and the effective sample
+        sizes, :math:`(\sum w)^2 / \sum w^2`.
 
     References:
         Importance Weighted Autoencoders, Y. Burda, R. Grosse and
         R. Salakhutdinov, 2015.
     """
-    size = min(num_samples, max(1, ROWS // min(len(x), 40)))
-    images = max(1, ROWS // size)
     with (
         random_stream(seed, 0, x.device),
         pyro.validation_enabled(False),
         evaluation_mode(vae),
     ):
-        # E-steps are taken once, not for every chunk of samples.
-        features = x[:, :0] if vae.inference.is_amortized else vae.inference.infer(vae, x)
-        compute = _chunk(vae, x, features, images, size, num_samples)
-        sums = [
-            _accumulate(vae, *parts, num_samples, size, images, compute)
-            for parts in zip(
-                x.split(images), features.split(images), strict=True
-            )
-        ]
-    log_sum, log_square = torch.cat(sums, dim=1)
+        log_sum, log_square = _sum_weights(vae, x, num_samples)
     effective = (2 * log_sum - log_square).exp()
     variance = (1 / effective - 1 / num_samples).clamp(min=0)
     bound = log_sum - math.log(num_samples)
-    return Importance(bound, variance.sqrt(), effective)
+    return LogMarginal(bound, variance.sqrt(), effective)
 
 
-def _sums(
-    vae: VAE, x: Tensor, features: Tensor, num_samples: int
+def _sum_weights(vae: VAE, x: Tensor, num_samples: int) -> Tensor:
+    """Returns what `_log_sums` does, chunk by chunk: `(2, B)`."""
+    size = min(num_samples, max(1, ROWS // min(len(x), 40)))
+    images = max(1, ROWS // size)
+    # E-steps are taken once, not for every chunk of samples.
+    parameters = vae.inference.infer(vae, x)
+    inputs = [x] if parameters is None else [x, parameters]
+    compute: Callable[..., Sequence[Tensor]] = partial(_log_sums, vae, size)
+    if len(x) * num_samples >= COMPILE_FROM and len(x) >= images:
+        first = [tensor[:images] for tensor in inputs]
+        compute = _compile_if_possible(vae, compute, first)
+    sums = []
+    for group in zip(*[t.split(images) for t in inputs], strict=True):
+        shape = (2, len(group[0]))
+        total = x.new_full(shape, -math.inf, dtype=torch.float64)
+        for start in range(0, num_samples, size):
+            count = min(size, num_samples - start)
+            is_whole = count == size and len(group[0]) == images
+            chunk = compute if is_whole else partial(_log_sums, vae, count)
+            total = torch.logaddexp(total, *chunk(*group))
+        sums.append(total)
+    return torch.cat(sums, dim=1)
+
+
+def _log_sums(
+    vae: VAE, num_samples: int, x: Tensor, parameters: Tensor | None = None
 ) -> list[Tensor]:
-    """The logs of the sums of the weights and of their squares, `(2, B)`."""
+    """Returns the logs of the weights' and their squares' sums, `(2, B)`."""
     with torch.no_grad():
-        weights = log_weights(vae, x, num_samples, features).double()
+        weights = log_weights(vae, x, num_samples, parameters).double()
         both = [weights.logsumexp(0), (2 * weights).logsumexp(0)]
         return [torch.stack(both)]
 
 
-def _chunk(vae, x, features, images, size, num_samples):
-    """`_sums` for whole chunks, compiled if that pays and is possible."""
-
-    def compute(x: Tensor, features: Tensor) -> list[Tensor]:
-        return _sums(vae, x, features, size)
-
-    if len(x) * num_samples < COMPILE_FROM or len(x) < images:
-        return compute
+def _compile_if_possible(
+    vae: VAE,
+    compute: Callable[..., Sequence[Tensor]],
+    inputs: Sequence[Tensor],
+) -> Callable[..., Sequence[Tensor]]:
+    """Returns the function compiled, or as it is if it cannot be."""
     try:
-        inputs = [x[:images], features[:images]]
         return compile_graph(compute, inputs, modules=list(vae.modules()))
     except (CompilationError, DynamicPairError):
         return compute
-
-
-def _accumulate(vae, x, features, num_samples, size, images, compute) -> Tensor:
-    """All of some images' samples, chunk by chunk: `(2, B)`."""
-    total = torch.full((2, len(x)), -math.inf, dtype=torch.float64)
-    total = total.to(x.device)
-    left = num_samples
-    while left > 0:
-        is_whole = left >= size and len(x) == images
-        count = min(size, left)
-        (sums,) = (
-            compute(x, features) if is_whole else _sums(vae, x, features, count)
-        )
-        total = torch.logaddexp(total, sums)
-        left -= count
-    return total

@@ -1,6 +1,7 @@
-"""log p(x), by the method of one's choice."""
+"""log p(x), by any method: the table of the methods, and what calls them."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,29 +9,93 @@ from torch import Tensor
 
 from pyro_vae.evaluation.annealing import annealed_bound
 from pyro_vae.evaluation.elbo import evaluation_mode
+from pyro_vae.evaluation.grid import log_joint
 from pyro_vae.evaluation.importance import importance_bound
-from pyro_vae.evaluation.quadrature import integrate, log_joint
-from pyro_vae.parts.distributions import OneHots
+from pyro_vae.evaluation.quadrature import integrate
+from pyro_vae.evaluation.result import (
+    ANY,
+    CONTINUOUS,
+    DISCRETE,
+    FEW,
+    Latents,
+    LogMarginal,
+)
 from pyro_vae.vae import VAE
 
 SMALL = 10  # effective samples
-METHODS = ("importance", "quadrature", "ais", "exact")
+TEMPERATURES = 200  # of annealed importance sampling
+
+
+@torch.no_grad()
+def sum_states(vae: VAE, x: Tensor) -> LogMarginal:
+    r"""Sums discrete latents out: :math:`\log \sum_z p(z) p(x \mid z)`.
+
+    Args:
+        vae: A VAE with discrete latents, of at most 1,024 configurations.
+        x: Images, `(B, D)`.
+
+    Raises:
+        ValueError: If the latents are not discrete, or are too many.
+    """
+    prior = vae.prior()
+    DISCRETE.check(prior, "an exact sum")
+    z = prior.enumerate_support()
+    with evaluation_mode(vae):
+        parts = [
+            log_joint(vae, z, part.double()).logsumexp(0)
+            for part in x.split(1000)
+        ]
+    value = torch.cat(parts)
+    return LogMarginal(value, torch.zeros_like(value))
+
+
+def _sum(vae: VAE, x: Tensor, num_samples: int, seed: int) -> LogMarginal:
+    return sum_states(vae, x)
+
+
+def _integrate(vae: VAE, x: Tensor, num_samples: int, seed: int) -> LogMarginal:
+    return integrate(vae, x)
+
+
+def _anneal(vae: VAE, x: Tensor, num_samples: int, seed: int) -> LogMarginal:
+    num_chains = max(2, num_samples // TEMPERATURES)
+    return annealed_bound(vae, x, num_chains, TEMPERATURES, seed)
 
 
 @dataclass(frozen=True)
-class Marginal:
-    """log p(x) of some images.
+class Method:
+    """A way to find log p(x).
 
     Attributes:
-        value: `(B,)`, in nats, double precision.
-        error: `(B,)`: the standard error of a Monte Carlo method, the last
-            change of a quadrature, zero of an exact sum.
-        effective_sample_size: `(B,)` for importance sampling, else None.
+        about: What it computes, in words.
+        takes: The latents that it takes.
+        estimate: Takes a VAE, images `(B, D)`, the number of samples for each
+            image, and the seed of all randomness; the last two mean nothing
+            to an exact method.
     """
 
-    value: Tensor
-    error: Tensor
-    effective_sample_size: Tensor | None = None
+    about: str
+    takes: Latents
+    estimate: Callable[[VAE, Tensor, int, int], LogMarginal]
+
+
+# The more exact a method is, the farther up it stands: the default one for a
+# VAE is the first that takes its latents.
+METHODS = {
+    "exact": Method("the sum over discrete latents", DISCRETE, _sum),
+    "quadrature": Method(
+        "the integral over one or two latents, to 1e-3 nats", FEW, _integrate
+    ),
+    "importance": Method(
+        "a lower bound by samples from the guide", ANY, importance_bound
+    ),
+    "ais": Method(
+        "annealed importance sampling, a lower bound for continuous latents "
+        "that does not rest on the guide",
+        CONTINUOUS,
+        _anneal,
+    ),
+}
 
 
 def log_marginal_likelihood(
@@ -39,7 +104,7 @@ def log_marginal_likelihood(
     num_samples: int = 5000,
     method: str = "importance",
     seed: int = 0,
-) -> Marginal:
+) -> LogMarginal:
     r"""Estimates or computes log p(x), image by image.
 
     .. math:: \log p(x) = \log \int p(z) p(x \mid z) dz
@@ -47,78 +112,72 @@ def log_marginal_likelihood(
     Args:
         vae: The VAE.
         x: Images, `(B, D)`.
-        num_samples: Of `importance`; of `ais`, chains times temperatures, 200
-            of them.
-        method: `importance`, a bound for any latents (`importance_bound`);
-            `quadrature`, to 1e-3 nats for one or two continuous latents
-            (`integrate`); `ais`, for continuous ones (`annealed_bound`);
-            `exact`, the sum over discrete latents.
-        seed: Of the samples.
+        num_samples: The samples for each image that `importance` takes, or
+            those that `ais` takes: chains times 200 temperatures.
+        method: A name in `METHODS`: `exact` (`sum_states`), `quadrature`
+            (`integrate`), `importance` (`importance_bound`) or `ais`
+            (`annealed_bound`).
+        seed: The seed of all randomness.
 
     Warns:
-        UserWarning: If a tenth of the images have an effective sample size
-            under 10, so that their bound is loose and its error too small.
+        UserWarning: If more than a tenth of the images have an effective
+            sample size under 10, so that their bound is loose and its error
+            too small.
 
     Raises:
         ValueError: If the method is unknown or cannot take the latents.
     """
-    if method == "quadrature":
-        result = integrate(vae, x)
-        return Marginal(result.log_marginal_likelihood, result.error)
-    if method == "exact":
-        total = sum_states(vae, x)
-        return Marginal(total, torch.zeros_like(total))
-    if method == "ais":
-        chains = max(2, num_samples // 200)
-        annealed = annealed_bound(vae, x, chains, seed=seed)
-        return Marginal(
-            annealed.log_marginal_likelihood, annealed.standard_error
-        )
-    if method != "importance":
-        raise ValueError(
-            f"method is {method!r}; expected one of {', '.join(METHODS)}"
-        )
-    importance = importance_bound(vae, x, num_samples, seed)
-    effective = importance.effective_sample_size
-    few = int((effective < SMALL).sum())
-    if few * 10 > len(x):
-        warnings.warn(
-            f"{few} of {len(x)} images have an effective sample size under "
-            f"{SMALL} of {num_samples}: their bound is loose; take more "
-            "samples, or method quadrature or ais",
-            stacklevel=2,
-        )
-    return Marginal(
-        importance.log_marginal_likelihood,
-        importance.standard_error,
-        effective,
-    )
+    chosen = find_method(vae, method)
+    found = chosen.estimate(vae, x, num_samples, seed)
+    if found.effective_sample_size is not None:
+        warn_of_few(vae, found.effective_sample_size, num_samples)
+    return found
 
 
-@torch.no_grad()
-def sum_states(vae: VAE, x: Tensor) -> Tensor:
-    r"""Sums discrete latents out: :math:`\log \sum_z p(z) p(x \mid z)`.
-
-    Args:
-        vae: Of discrete latents, with at most `MAX_STATES` configurations.
-        x: Images, `(B, D)`.
-
-    Returns:
-        `(B,)`, in nats, double precision.
+def find_method(vae: VAE, name: str) -> Method:
+    """Returns the method of a name.
 
     Raises:
-        ValueError: If the latents are not discrete.
+        ValueError: If there is none, or it cannot take the VAE's latents.
     """
-    prior = vae.prior()
-    if not isinstance(prior, OneHots):
+    if name not in METHODS:
         raise ValueError(
-            "the latents are not all discrete; expected a categorical prior "
-            "for an exact sum: use method quadrature, importance or ais"
+            f"method is {name!r}; expected one of {', '.join(METHODS)}"
         )
-    z = prior.enumerate_support()
-    with evaluation_mode(vae):
-        parts = [
-            log_joint(vae, z, part.double()).logsumexp(0)
-            for part in x.split(1000)
-        ]
-    return torch.cat(parts)
+    fix = f": use method {' or '.join(list_methods(vae))}"
+    METHODS[name].takes.check(vae.prior(), f"method {name}", fix)
+    return METHODS[name]
+
+
+def list_methods(vae: VAE) -> list[str]:
+    """Returns the names of the methods that take a VAE's latents."""
+    prior = vae.prior()
+    return [name for name, row in METHODS.items() if row.takes.include(prior)]
+
+
+def default_method(vae: VAE) -> str:
+    """Returns the name of the most exact method that a VAE allows."""
+    return list_methods(vae)[0]
+
+
+def warn_of_few(vae: VAE, effective: Tensor, num_samples: int) -> None:
+    """Warns if an importance bound is loose.
+
+    Args:
+        vae: The VAE.
+        effective: The effective sample sizes of all images, `(B,)`.
+        num_samples: The number of samples for each image.
+
+    Warns:
+        UserWarning: If more than a tenth of the images have an effective
+            sample size under 10.
+    """
+    few = int((effective < SMALL).sum())
+    if few * 10 > len(effective):
+        others = [name for name in list_methods(vae) if name != "importance"]
+        warnings.warn(
+            f"{few} of {len(effective)} images have an effective sample size "
+            f"under {SMALL} of {num_samples}: their importance bound is loose; "
+            f"take more samples, or method {' or '.join(others)}",
+            stacklevel=3,
+        )

@@ -1,15 +1,17 @@
-"""Exact answers where there are at most two latent dimensions.
+"""Exact answers where there are one or two latent dimensions.
 
 The integrals are Gauss-Legendre sums over cells of latent space. All images
 share the grid, so that each point is decoded once and meets its images in one
 matrix product; a cell is halved, for the images whose mass it holds, until its
-parts add up to what it held. An image whose mass goes on outside the box has a
-larger one.
+parts add up to what it held. An image whose mass goes on outside the box gets a
+larger one. docs/quadrature.md explains the rules.
+
+It is our own: the adaptive rules of a library (SciPy's, say) take one integrand
+at a time, and would decode every point anew for each image, 10,000 times.
 """
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -25,6 +27,7 @@ from pyro_vae.evaluation.grid import (
     log_joint,
     log_sums,
 )
+from pyro_vae.evaluation.result import FEW, LogMarginal
 from pyro_vae.vae import VAE
 
 CELLS = 64  # along each axis, before any is split
@@ -36,37 +39,27 @@ EDGE = 1e-5  # of an image's mass in the outermost cells, for a larger domain
 STEADY = 0.1  # nats, by which a total may move for cells to be left alone
 
 
-@dataclass(frozen=True)
-class Marginals:
-    """Marginal likelihoods by quadrature.
-
-    Attributes:
-        log_marginal_likelihood: log p(x), `(B,)`, in nats.
-        error: What the last splits of all cells moved, or its geometric mean
-            with the error before if that is more, added up without signs,
-            `(B,)`, in nats: an estimate.
-    """
-
-    log_marginal_likelihood: Tensor
-    error: Tensor
-
-
 @torch.no_grad()
-def integrate(vae: VAE, x: Tensor, tolerance: float = 1e-3) -> Marginals:
+def integrate(vae: VAE, x: Tensor, tolerance: float = 1e-3) -> LogMarginal:
     r"""Integrates the latents out, exactly up to a tolerance.
 
     .. math:: \log p(x) = \log \int p(z) p(x \mid z) dz
 
     Args:
-        vae: Of one or two continuous latent dimensions.
+        vae: A VAE with one or two continuous latent dimensions.
         x: Images, `(B, D)`.
-        tolerance: Of the error, in nats.
+        tolerance: The largest error that is accepted, in nats.
+
+    Returns:
+        The values, each with an estimate of its error: what the last splits of
+        all cells moved, or its geometric mean with the error before if that is
+        more, added up without signs.
 
     Raises:
-        ValueError: If there are more than two latent dimensions.
-        ArithmeticError: If the error does not come to be so small.
+        ValueError: If the latents are discrete, or more than two.
+        ArithmeticError: If the error does not become so small.
     """
-    check_quadrature(vae)
+    FEW.check(vae.prior(), "quadrature")
     value, error = (x.new_empty(len(x), dtype=torch.float64) for _ in range(2))
     left = torch.arange(len(x), device=x.device)
     with evaluation_mode(vae):
@@ -78,11 +71,11 @@ def integrate(vae: VAE, x: Tensor, tolerance: float = 1e-3) -> Marginals:
             cells = cells.where(is_inside[cells.image])
             found = _refine(grid, cells, tolerance)
             inside = left[is_inside]
-            value[inside] = found.log_marginal_likelihood[is_inside]
+            value[inside] = found.value[is_inside]
             error[inside] = found.error[is_inside]
             left = left[~is_inside]
             if not len(left):
-                return Marginals(value, error)
+                return LogMarginal(value, error)
             margin = (high - low) / 2
             low, high = low - margin, high + margin
     raise ArithmeticError(
@@ -92,23 +85,7 @@ def integrate(vae: VAE, x: Tensor, tolerance: float = 1e-3) -> Marginals:
     )
 
 
-def check_quadrature(vae: VAE) -> None:
-    """Refuses what quadrature cannot integrate.
-
-    Raises:
-        ValueError: If the latents are discrete, or more than two.
-    """
-    prior = vae.prior()
-    if prior.has_enumerate_support or prior.event_shape[0] > 2:
-        raise ValueError(
-            f"the prior has {prior.event_shape[0]} latent dimensions, "
-            f"{'discrete' if prior.has_enumerate_support else 'continuous'}; "
-            "expected one or two continuous ones: use method importance or ais "
-            "(exact, where discrete)"
-        )
-
-
-def _refine(grid: Grid, cells: Cells, tolerance: float) -> Marginals:
+def _refine(grid: Grid, cells: Cells, tolerance: float) -> LogMarginal:
     """Halves the cells whose parts do not add up to what they held.
 
     Nothing is settled before all of an image is: a share of a total that may
@@ -135,7 +112,7 @@ def _refine(grid: Grid, cells: Cells, tolerance: float) -> Marginals:
         cells = join(
             [old, *_halve(grid, exact, cells.where(is_open & ~is_kept))]
         )
-    return Marginals(value, error)
+    return LogMarginal(value, error)
 
 
 def _halve(
@@ -170,7 +147,7 @@ def _halve(
 def _smallest(
     values: Tensor, group: Tensor, num_groups: int, budget: float
 ) -> Tensor:
-    """Which values of each group, the smallest first, are within a budget."""
+    """Returns which values of each group fit into a budget, smallest first."""
     order = values.argsort()
     order = order[group[order].argsort(stable=True)]
     sums = torch.zeros(num_groups).to(values).index_add(0, group, values)
@@ -181,11 +158,11 @@ def _smallest(
 
 
 def _domain(vae: VAE, x: Tensor) -> tuple[Tensor, Tensor]:
-    """A box that the prior's bulk and the guide's centres fit into."""
+    """Returns a box around the prior's bulk and the guide's centers."""
     centers = find_centers(vae, x)
     with torch.random.fork_rng([x.device] if x.is_cuda else []):
         torch.manual_seed(0)
-        inside = torch.cat([centers, vae.prior().sample((10_000,))])
+        inside = torch.cat([centers, vae.prior().sample(torch.Size([10_000]))])
     low, high = inside.amin(0), inside.amax(0)
     margin = 0.15 * (high - low) + 1e-3
     return low - margin, high + margin
@@ -195,19 +172,23 @@ def _domain(vae: VAE, x: Tensor) -> tuple[Tensor, Tensor]:
 def posterior_density(
     vae: VAE, x: Tensor, low: Tensor, high: Tensor, size: int = 200
 ) -> tuple[Tensor, Tensor]:
-    """Evaluates one image's joint density, normalised over a grid.
+    """Evaluates one image's joint density, normalized over a grid.
 
     Args:
-        vae: Of two continuous latent dimensions.
+        vae: A VAE with two continuous latent dimensions.
         x: One image, `(1, D)`.
-        low, high: The box's corners, `(2,)`.
-        size: Midpoints along each axis.
+        low: The box's lower corner, `(2,)`.
+        high: The box's upper corner, `(2,)`.
+        size: The number of midpoints along each axis.
 
     Returns:
         The points, `(size, size, 2)`, and p(z | x) at them, `(size, size)`,
         if the box holds the posterior.
+
+    Raises:
+        ValueError: If the latents are discrete, or more than two.
     """
-    check_quadrature(vae)
+    FEW.check(vae.prior(), "a grid")
     side = (high - low) / size
     steps = torch.arange(size, device=low.device).view(-1, 1) + 0.5
     steps = low + side * steps
@@ -219,6 +200,6 @@ def posterior_density(
 
 
 def _log_difference(left: Tensor, right: Tensor) -> Tensor:
-    """log |exp(left) - exp(right)|."""
+    """Returns log |exp(left) - exp(right)|."""
     high, low = torch.maximum(left, right), torch.minimum(left, right)
     return high + (-torch.expm1(low - high)).log()

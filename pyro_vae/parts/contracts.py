@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -126,15 +127,45 @@ def pairwise_log_prob(likelihood: nn.Module, z: Tensor, x: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def check_distribution(value: Any, what: str, expected: str) -> Distribution:
-    """Returns what a part returned, if it is a distribution.
+def check_distribution(
+    value: Any,
+    what: str,
+    expected: str,
+    batch_shape: torch.Size,
+    event_size: int | None = None,
+) -> Distribution:
+    """Returns what a part returned, if it is what the part's place asks for.
+
+    Args:
+        value: What the part returned.
+        what: The part in words, such as `prior NormalPrior`.
+        expected: The distribution in words, such as `p(z)`.
+        batch_shape: The batch shape that it must have.
+        event_size: The size of its one event dimension; None if any will do.
 
     Raises:
-        ValueError: If it is not.
+        ValueError: If it is no distribution of Pyro's, or of another shape.
     """
-    if isinstance(value, torch.distributions.Distribution):
+    if not isinstance(value, Distribution):
+        raise ValueError(
+            f"the {what} returned {type(value).__name__}; expected a module "
+            f"whose forward returns {expected}, a distribution of "
+            "pyro.distributions"
+        )
+    if not isinstance(value, TorchDistributionMixin):
+        raise ValueError(
+            f"the {what} returned torch's {type(value).__name__}; expected one "
+            "of pyro.distributions, which Pyro can sample: import it from "
+            "there, it takes the same arguments"
+        )
+    shape, event = tuple(value.batch_shape), tuple(value.event_shape)
+    is_event = len(event) == 1 and event_size in (None, *event)
+    if shape == tuple(batch_shape) and is_event:
         return value
+    fix = "" if event else ": use .to_event(1)"
+    size = "(n,) of any size" if event_size is None else f"({event_size},)"
     raise ValueError(
-        f"the {what} returned {type(value).__name__}; expected a module whose "
-        f"forward returns {expected}"
+        f"the {what} returned {expected} of batch shape {shape} and event "
+        f"shape {event}; expected batch shape {tuple(batch_shape)} and event "
+        f"shape {size}{fix}"
     )

@@ -6,6 +6,7 @@ says which latents it can take, and names the Pyro loss that belongs to it.
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -231,7 +232,13 @@ class LearnedBaseline(Baseline):
 class BaselineELBO(TraceGraph_ELBO):
     """`TraceGraph_ELBO`, which also tells the baseline each ELBO."""
 
-    def loss_and_grads(self, model, guide, x, num_data=None) -> float:
+    def loss_and_grads(
+        self,
+        model: Callable,
+        guide: Any,
+        x: Tensor,
+        num_data: int | None = None,
+    ) -> float:
         """Returns the loss and leaves gradients, also the baseline's."""
         loss = super().loss_and_grads(model, guide, x, num_data)
         if math.isfinite(loss):

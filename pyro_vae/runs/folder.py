@@ -54,8 +54,7 @@ class RunFolder:
                 run, or a run that is not to be removed.
         """
         path = self.path
-        if path.exists() and not path.is_dir():
-            raise ValueError(f"output is {path}, a file; expected a folder")
+        self._check_no_file()
         if path.exists() and any(path.iterdir()):
             if not overwrite:
                 raise ValueError(
@@ -63,7 +62,8 @@ class RunFolder:
                     f"resume=True, replace it with overwrite=True, or name "
                     "another output"
                 )
-            if not (path / CONFIG).exists():
+            # A VAE that was put together by hand leaves no config.json.
+            if not any((path / name).exists() for name in (CONFIG, CHECKPOINT)):
                 raise ValueError(
                     f"overwrite=True was given, but {path} holds no run; "
                     "expected a folder that a fit wrote: name another output"
@@ -72,6 +72,20 @@ class RunFolder:
                 (path / name).unlink(missing_ok=True)
             shutil.rmtree(path / FIGURES, ignore_errors=True)
         path.mkdir(parents=True, exist_ok=True)
+
+    def reopen(self, data: Dataset) -> None:
+        """Makes the folder if there is none, or checks the run that is in it.
+
+        Args:
+            data: Training and test images, binarized as the run's are.
+
+        Raises:
+            ValueError: If the folder is a file, or the run was on other data.
+        """
+        self._check_no_file()
+        self.path.mkdir(parents=True, exist_ok=True)
+        if (self.path / CONFIG).exists():
+            check_same_data(self.path, data)
 
     def describe(
         self,
@@ -86,10 +100,12 @@ class RunFolder:
         Args:
             vae: The VAE; its recipe becomes that of the run.
             choices: All choices of the run.
-            data: Training and test images.
+            data: Training and test images, binarized as the run's are.
             device: The fit's device.
             notes: Further JSON-able entries.
         """
+        if choices["dataset"] == "auto":  # load_run must find the data
+            choices = {**choices, "dataset": data.name}
         if vae.recipe is not None:
             vae.recipe = {**vae.recipe, "config": dict(choices)}
         self.about = {
@@ -109,6 +125,12 @@ class RunFolder:
         """Writes the model as the best so far, if it can be rebuilt."""
         if vae.recipe is not None:
             save_weights(vae, self.path / BEST)
+
+    def _check_no_file(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(
+                f"output is {self.path}, a file; expected a folder"
+            )
 
 
 def describe_provenance(data: Dataset) -> dict[str, Any]:

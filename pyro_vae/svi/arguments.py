@@ -53,10 +53,11 @@ class Arguments:
         self.key = (self._spec, tuple(signature), order, values)
 
     def rebuild(self, tensors: tuple[Tensor, ...]) -> tuple[tuple, dict]:
-        """Returns `(args, kwargs)` with a graph's inputs as their tensors.
+        """Returns `(args, kwargs)` with other tensors in their places.
 
         Args:
-            tensors: The parameters, and tensors in the order of `tensors`.
+            tensors: A graph's inputs: the parameters, and then one tensor for
+                each of the attribute `tensors`, in its order.
         """
         leaves = [
             tensors[slot] if is_tensor else slot

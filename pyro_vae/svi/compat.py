@@ -18,6 +18,7 @@ from pyro.infer.enum import get_importance_trace
 from pyro.infer.util import Dice
 from pyro.optim import PyroOptim
 from pyro.poutine import Trace
+from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -25,6 +26,7 @@ from torch.utils import _pytree as pytree
 
 __all__ = [
     "adopt_parameters",
+    "am_i_wrapped",
     "aten",
     "compile_by_inductor",
     "convert_element_type",
@@ -78,7 +80,7 @@ convert_element_type = torch.ops.prims.convert_element_type.default
 
 
 def read_example(node: fx.Node) -> Any:
-    """Returns what `make_fx` notes of a node: a tensor like its result."""
+    """Returns a tensor like a node's result, as `make_fx` notes it, or None."""
     return node.meta.get("val")
 
 

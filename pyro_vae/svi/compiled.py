@@ -12,7 +12,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 
 from pyro_vae.svi.arguments import Arguments
-from pyro_vae.svi.compat import get_unconstrained
+from pyro_vae.svi.compat import am_i_wrapped, get_unconstrained
 from pyro_vae.svi.eager import NonFiniteLossError, find_nonfinite_site
 from pyro_vae.svi.estimator import ReportingELBO, check_estimator
 from pyro_vae.svi.graphs import DynamicPairError, Program, compile_graph
@@ -30,14 +30,14 @@ MANY = 16  # graphs, from which an argument is likely to change at every step
 
 
 class _Run(NamedTuple):
-    """What one eager run of a pair told.
+    """The results of one eager run of a pair.
 
     Attributes:
         loss: The loss, `()`.
         gradients: The gradient of each parameter. The order is that in which
             this run met the parameters; another one may meet them in another.
         names: The names of all parameters in Pyro's store.
-        report: What the estimator reported, if it does.
+        report: The estimator's report, if it is a `ReportingELBO`.
     """
 
     loss: Tensor
@@ -170,7 +170,7 @@ class CompiledSVI:
 
     def _look(self) -> None:
         """Forgets the graphs if something they took for granted is gone."""
-        if poutine.runtime.am_i_wrapped():
+        if am_i_wrapped():
             raise ValueError(
                 "the step runs inside a Pyro handler; expected it outside: "
                 "put the handler around the model or the guide instead"

@@ -36,7 +36,7 @@ def make_svi(
             are left as they are.
 
     Returns:
-        An SVI, whose `step` raises `NonFiniteLossError`, naming the site,
+        An SVI. Its `step` raises `NonFiniteLossError`, which names the site,
         before the optimizer touches a parameter.
     """
 
@@ -74,7 +74,8 @@ def find_nonfinite_site(
     Random states are left as they were.
 
     Returns:
-        Words that follow "the loss is not finite".
+        The end of a sentence that begins with "the loss is nan", such as
+        "at site 'z' of the guide".
     """
     with torch.random.fork_rng(), pyro.validation_enabled(False):
         return _find_nonfinite_site(model, guide, *args, **kwargs)

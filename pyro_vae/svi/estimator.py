@@ -16,10 +16,10 @@ class ReportingELBO(ELBO):
     """A Pyro estimator that reports a number beside its loss: the ELBO, say.
 
     A subclass has the methods of Pyro's estimators, `loss` and
-    `loss_and_grads`, and calls `take_report` in the latter. A compiled step
-    does not run them: it computes the report in its graph, and calls
-    `take_report` in the estimator's place. So `report` answers alike under
-    `pyro.infer.SVI` and `CompiledSVI`.
+    `loss_and_grads` (and `_get_trace`, which Pyro declares abstract), and
+    calls `take_report` in `loss_and_grads`. A compiled step does not run
+    these methods: its graph computes the report, and `CompiledSVI` calls
+    `take_report`. So `report` returns the same under `pyro.infer.SVI`.
 
     Attributes:
         can_be_compiled: Whether `CompiledSVI` can record `loss_and_grads`:
@@ -31,7 +31,7 @@ class ReportingELBO(ELBO):
     _report: Tensor | None = None
 
     def report(self) -> Tensor:
-        """Returns what the last step reported.
+        """Returns the tensor that the last step reported.
 
         Raises:
             ValueError: If there was no step yet.
@@ -44,15 +44,15 @@ class ReportingELBO(ELBO):
         return self._report
 
     def take_report(self, value: Tensor) -> None:
-        """Takes what a step reports: a tensor without a gradient."""
+        """Keeps the tensor that a step reports, which has no gradient."""
         self._report = value
 
 
 def can_compile(loss: ELBO) -> bool:
     """Returns whether `CompiledSVI` takes an estimator.
 
-    It takes those of `LOSSES`, whose subclasses may do anything, and each
-    `ReportingELBO` that says that it can be compiled.
+    It takes the estimators of `LOSSES`, but not their subclasses, which may
+    do anything, and each `ReportingELBO` whose `can_be_compiled` is true.
     """
     if isinstance(loss, ReportingELBO):
         return loss.can_be_compiled

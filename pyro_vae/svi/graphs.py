@@ -54,8 +54,8 @@ def compile_graph(
             the function reads it.
         precision: The precision of float32 matrix products: `highest`, `high`
             or `medium`, as `CompiledSVI` has it.
-        modules: Those whose buffers the function may change in place (running
-            statistics, say); the recording puts them back.
+        modules: The modules whose buffers the function may change in place
+            (running statistics, say); the recording puts them back.
 
     Returns:
         A callable that takes tensors like `inputs`. Its next call overwrites
@@ -66,6 +66,19 @@ def compile_graph(
             recordings of it differ.
         CompilationError: If Inductor or its C++ compiler fails.
     """
+    graph, constants = _record_twice(function, inputs, modules)
+    keep_draws(graph)
+    choose_matmuls(graph, precision)
+    compiled = _compile(graph, [*inputs, *constants])
+    return lambda *tensors: compiled(*tensors, *constants)
+
+
+def _record_twice(
+    function: Callable[..., Sequence[Tensor]],
+    inputs: Sequence[Tensor],
+    modules: Sequence[nn.Module],
+) -> tuple[fx.GraphModule, list[Tensor]]:
+    """Records a function, and refuses it if a second record is another."""
     graph, constants = _record(function, inputs, modules)
     again, others = _record(function, inputs, modules)
     if (
@@ -78,10 +91,7 @@ def compile_graph(
             "time; expected a static pair, with no Python or NumPy randomness "
             "and no changing state: use pyro.infer.SVI"
         )
-    keep_draws(graph)
-    choose_matmuls(graph, precision)
-    compiled = _compile(graph, [*inputs, *constants])
-    return lambda *tensors: compiled(*tensors, *constants)
+    return graph, constants
 
 
 def _record(

@@ -14,8 +14,9 @@ def clip_gradients(params: Iterable[Tensor], max_norm: float | None) -> None:
 
     .. math:: g \leftarrow g \min(1, c / \|g\|_2)
 
-    The norm is that of all parameters together. A Pyro optimizer's own
-    `clip_norm` is for each parameter by itself, which turns the direction.
+    The norm is that of all parameters together (torch adds 1e-6 to it). A
+    Pyro optimizer's own `clip_norm` is for each parameter by itself, which
+    turns the direction.
 
     Args:
         params: Parameters; one may come twice, or have no gradient.
@@ -32,12 +33,13 @@ def set_learning_rate(
 ) -> None:
     """Sets the step size of parameters from the next step on.
 
-    Both engines look for it where it is set, in each parameter's optimizer.
+    It is set in each parameter's torch optimizer, where `pyro.infer.SVI` and
+    `CompiledSVI` both read it.
 
     Args:
         optim: A Pyro optimizer.
-        parameters: Those of the pair; what is frozen is left out.
-        rate: The step size.
+        parameters: The pair's parameters; frozen ones are left as they are.
+        rate: The step size, positive.
     """
     optimizers = get_torch_optimizers(optim)
     for parameter in parameters:
@@ -53,7 +55,7 @@ def optimizer_state(
 
     Args:
         optim: A Pyro optimizer.
-        parameters: The module's `named_parameters()`.
+        parameters: A module's `named_parameters()`.
 
     Returns:
         Entries such as `decoder.0.weight.exp_avg`; none for a parameter that
@@ -77,8 +79,8 @@ def load_optimizer_state(
 
     Args:
         optim: A Pyro optimizer.
-        parameters: The module's `named_parameters()`.
-        state: What `optimizer_state` returned.
+        parameters: A module's `named_parameters()`.
+        state: The entries that `optimizer_state` returned.
     """
     optimizers = get_torch_optimizers(optim)
     for name, parameter in parameters:

@@ -17,14 +17,14 @@ def get_random_states() -> list[Tensor]:
 
 
 def set_random_states(states: list[Tensor]) -> None:
-    """Puts back what `get_random_states` returned."""
+    """Puts back the states that `get_random_states` returned."""
     torch.set_rng_state(states[0])
     if len(states) > 1:
         torch.cuda.set_rng_state_all(states[1:])
 
 
 def are_same_states(left: list[Tensor], right: list[Tensor]) -> bool:
-    """Returns whether two answers of `get_random_states` are the same."""
+    """Returns whether two results of `get_random_states` are equal."""
     return len(left) == len(right) and all(map(torch.equal, left, right))
 
 

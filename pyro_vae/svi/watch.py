@@ -84,11 +84,15 @@ class Watch:
         ]
 
     def modes(self) -> tuple[bool, ...]:
-        """Returns of each module whether it is in training mode."""
+        """Returns the mode of each module: true for training."""
         return tuple([module.training for module in self.modules])
 
     def holds(self) -> bool:
-        """Returns whether parameters, submodules and buffers are the same."""
+        """Returns whether all that the graph took for granted still holds.
+
+        It does while parameters, submodules and buffers are the same objects,
+        and the same parameters are trainable.
+        """
         stored = dict(get_param_store().named_parameters())
         for name, param in self._params:
             if stored.get(name) is not param:

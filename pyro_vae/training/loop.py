@@ -60,10 +60,13 @@ def fit(
         notes: Further JSON-able entries for the run's `config.json`.
 
     Raises:
-        ValueError: If the configuration describes another VAE, the objective
-            cannot take this one, or the folder holds another run.
+        ValueError: If the configuration describes another VAE or does not go
+            with this one, the objective cannot take it, or the folder holds
+            another run.
         FileError: If the folder's checkpoint does not fit this VAE.
     """
+    if resume and overwrite:
+        raise ValueError("resume and overwrite were given; expected one")
     check_describes(config, vae)
     trainer = Trainer(vae, data, config)
     if folder is not None:

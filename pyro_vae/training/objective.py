@@ -1,8 +1,10 @@
 """The objective of a fit: the weight of its KL by the step, and its reports."""
 
+from dataclasses import asdict
+
 from torch import Tensor
 
-from pyro_vae.config import ObjectiveConfig
+from pyro_vae.config import ObjectiveConfig, part_of
 from pyro_vae.objectives import make_objective
 from pyro_vae.svi import ReportingELBO
 from pyro_vae.training.schedules import kl_weight
@@ -36,6 +38,7 @@ class AnnealedObjective:
         num_data: int,
         epoch_steps: int,
     ):
+        _check_inference(config, vae)
         beta: Number = config.beta
         if config.warmup:
             # A tensor, which a compiled step reads anew every time.
@@ -73,3 +76,20 @@ class AnnealedObjective:
             return value, value
         elbo = self.estimator.report() / self._num_data
         return value, elbo if isinstance(loss, Tensor) else elbo.item()
+
+
+def _check_inference(config: ObjectiveConfig, vae: VAE) -> None:
+    """Refuses E-steps, which climb the plain ELBO, for another objective.
+
+    Raises:
+        ValueError: If the VAE has E-steps, and the objective is another.
+    """
+    ours = part_of(config, ObjectiveConfig)
+    plain = asdict(ObjectiveConfig(num_particles=config.num_particles))
+    if vae.inference.is_amortized or ours == plain:
+        return
+    raise ValueError(
+        f"the inference is {type(vae.inference).__name__}, whose E-steps climb "
+        "the ELBO; expected objective=elbo, with beta=1 and without warmup or "
+        "free_bits"
+    )

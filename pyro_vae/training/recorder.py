@@ -3,6 +3,7 @@
 import math
 import time
 from functools import partial
+from typing import Any
 
 import pyro
 from torch import Tensor
@@ -13,9 +14,9 @@ from pyro_vae.evaluation import (
     Sums,
     assign,
     compile_sums,
-    evaluate,
     evaluation_batch,
     evaluation_mode,
+    mean_elbo_terms,
     sum_terms,
 )
 from pyro_vae.evaluation.clustering import cluster_scores
@@ -92,7 +93,7 @@ class Recorder:
     def _terms(self, images: Tensor) -> tuple[float, float]:
         """Returns the means of the ELBO's two terms, in nats."""
         seed = self.config.seed
-        return evaluate(self.vae, images, seed, self._compute_sums)
+        return mean_elbo_terms(self.vae, images, seed, self._compute_sums)
 
     def _untrained_elbo(self) -> float:
         """Returns the training images' mean ELBO before the first step."""
@@ -107,6 +108,8 @@ class Recorder:
         """Returns the objective before the first step, summed over images."""
         self.objective.set_weight(0)
         pair = (self.vae.model, self.vae.guide)
+        # Pyro declares no loss of an ELBO; each of its estimators has one.
+        estimator: Any = self.objective.estimator
         size = max(1, evaluation_batch(self.vae) // self.config.num_particles)
         with (
             random_stream(self.config.seed, 0, self.data.train.device),
@@ -114,16 +117,13 @@ class Recorder:
             evaluation_mode(self.vae),
         ):
             images = training_images(self.data, self.config)
-            return -sum(
-                self.objective.estimator.loss(*pair, x)
-                for x in images.split(size)
-            )
+            return -sum(estimator.loss(*pair, x) for x in images.split(size))
 
     def _other_bounds(self, progress: Progress) -> Record:
         """Returns the validation ELBO, and the objective if it is another."""
         bounds: Record = {}
         if not self.objective.is_elbo:
-            total = progress.objective_sum
+            total = float(progress.objective_sum)
             if progress.is_untrained:
                 total = self._untrained_objective()
             bounds["train_objective"] = total / len(self.data.train)

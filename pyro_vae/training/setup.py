@@ -1,7 +1,6 @@
 """What a configuration's choices come to here: device, engine, optimizer."""
 
 import torch
-from pyro import optim
 from pyro.optim import PyroOptim
 from torch import Tensor
 
@@ -65,7 +64,7 @@ def make_optimizer(config: FitConfig, num_data: int) -> PyroOptim:
     options = {"lr": config.learning_rate}
     if config.adam_eps is not None:
         options["eps"] = config.adam_eps * num_data
-    return optim.Adam(options)
+    return PyroOptim(torch.optim.Adam, options)
 
 
 def hold_out(data: Dataset, config: FitConfig) -> tuple[Dataset, Tensor | None]:

@@ -9,7 +9,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_vae.config import FitConfig, VAEConfig, part_of
+from pyro_vae.config import Config, FitConfig, VAEConfig, part_of
 from pyro_vae.runs.files import FileError, load_checkpoint, save_checkpoint
 from pyro_vae.runs.history import HISTORY, Record, write_history
 from pyro_vae.svi import load_optimizer_state, optimizer_state
@@ -171,11 +171,16 @@ def list_fixed_choices(
 
 
 def choices_of_run(vae: VAE, config: FitConfig) -> dict[str, Any]:
-    """Returns all choices of a run: the VAE's own, and those of the fit."""
-    own = asdict(VAEConfig())
-    if vae.recipe is not None:
-        own = {name: vae.recipe["config"].get(name, own[name]) for name in own}
-    return {**own, **part_of(config, FitConfig)}
+    """Returns all choices of a run: the VAE's own, and those of the fit.
+
+    Raises:
+        ValueError: If the fit's do not go with those that the VAE was built by.
+    """
+    own, ours = asdict(VAEConfig()), part_of(config, FitConfig)
+    if vae.recipe is None:
+        return {**own, **ours}
+    own = {name: vae.recipe["config"].get(name, own[name]) for name in own}
+    return asdict(Config.from_dict({**own, **ours}))
 
 
 def _prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -34,7 +34,7 @@ class Stepper:
         num_data: N, the number of training images.
 
     Attributes:
-        engine: `eager` or `compiled`.
+        compiled: The compiled steps; None where steps are eager.
     """
 
     def __init__(
@@ -53,16 +53,16 @@ class Stepper:
             self._clip_norm = config.gradient_clip * num_data
         self._pair = (vae.model, vae.guide, optim, objective.estimator)
         self._eager = make_svi(*self._pair, self._clip_norm)
-        self._compiled: CompiledSVI | None = None
+        self.compiled: CompiledSVI | None = None
 
     @property
     def engine(self) -> str:
         """The engine that steps are taken with: `eager` or `compiled`."""
-        return "eager" if self._compiled is None else "compiled"
+        return "eager" if self.compiled is None else "compiled"
 
     def compile_steps(self) -> None:
         """Goes on with compiled steps; the first of them compiles."""
-        self._compiled = CompiledSVI(
+        self.compiled = CompiledSVI(
             *self._pair,
             self.config.matmul_precision,
             clip_norm=self._clip_norm,
@@ -77,7 +77,7 @@ class Stepper:
         if self.config.engine == "compiled":
             raise error
         warnings.warn(f"{error}; going on eagerly", stacklevel=2)
-        self._compiled = None
+        self.compiled = None
 
     def step(
         self, number: int, x: Tensor, *inferred: Tensor
@@ -98,7 +98,7 @@ class Stepper:
         """
         self.objective.set_weight(number)
         is_whole = len(x) == self.config.batch_size
-        svi = (self._compiled if is_whole else None) or self._eager
+        svi = (self.compiled if is_whole else None) or self._eager
         try:
             loss = self._take_step(svi, x, *inferred)
         except (CompilationError, DynamicPairError) as error:

@@ -62,10 +62,10 @@ class Trainer:
         self.num_data = len(self.data.train)
         self.num_batches = -(-self.num_data // config.batch_size)
         vae.inference.start(vae, self.num_data)
+        fixed = list_fixed_choices(vae, config, self.num_data)
         objective = AnnealedObjective(
             config, vae, self.num_data, self.num_batches
         )
-        fixed = list_fixed_choices(vae, config, self.num_data)
         optim = make_optimizer(config, self.num_data)
         self.state = State(vae, optim, self.device, fixed)
         self.stepper = Stepper(vae, config, objective, optim, self.num_data)
@@ -87,15 +87,16 @@ class Trainer:
         notes: Mapping[str, Any],
     ) -> None:
         """Keeps the run in a folder, after going back to its checkpoint."""
+        data = self._given_data.binarize(self.config.binarize)
         if resume:
-            folder.path.mkdir(parents=True, exist_ok=True)
+            folder.reopen(data)
             self.state.restore(folder.path, self.config.epochs)
             if self.config.engine == "auto" and self.progress.engine:
                 self.engine = self.progress.engine
         else:
             folder.prepare(overwrite)
         choices = choices_of_run(self.vae, self.config)
-        folder.describe(self.vae, choices, self._given_data, self.device, notes)
+        folder.describe(self.vae, choices, data, self.device, notes)
         self.folder = folder
         if not resume:
             folder.save_model(self.vae)

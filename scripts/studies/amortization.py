@@ -1,61 +1,60 @@
-"""The price of amortisation: the same model, fitted with three inferences."""
+"""The price of amortization: the same model, fitted with three inferences."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 import torch
-from command_line import parse, run
+from amortization_figure import draw_amortization
 
-from pyro_vae import Config, build, figures, fit
+from pyro_vae import Config, build, fit
+from pyro_vae.cli.command import run
+from pyro_vae.cli.flags import CommandLine, check_at_least_1
 from pyro_vae.data import Dataset, load
 from pyro_vae.evaluation import default_method, log_marginal_likelihood
+
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Flags:
+    """All flags of the study.
+
+    Attributes:
+        dataset: The data set, as in fit.
+        epochs: Passes over the training images.
+        e_steps: E-steps of local and semi-amortized inference.
+        limit: Use the first LIMIT training images only.
+        test_images: Test images that are evaluated.
+        seed: Seed of every run.
+        engine: Pyro's own step, or the same step compiled, as in fit.
+        data_dir: Folder of the data sets; by default $PYRO_VAE_DATA, else a
+            cache folder in your home.
+        output: Folder for amortization.csv and amortization.png.
+    """
+
     dataset: str = "mnist"
-    """Data set, as in fit.py."""
     epochs: int = 6
-    """Passes over the training images."""
     e_steps: tuple[int, ...] = (1, 5, 25)
-    """E-steps of local and semi-amortized inference."""
     limit: int | None = None
-    """Use the first LIMIT training images only."""
     test_images: int = 1000
-    """Test images that are evaluated."""
     seed: int = 0
-    """Of every run."""
     engine: Literal["auto", "compiled", "eager"] = "compiled"
-    """As in fit.py."""
     data_dir: Path | None = None
-    """Folder of the data sets; by default $PYRO_VAE_DATA, else a cache folder
-    in your home."""
     output: Path = Path("results/amortization")
-    """Folder for amortization.csv and amortization.png."""
 
 
-def main() -> None:
-    flags = parse(Flags)
-    if flags.epochs < 1 or flags.test_images < 1:
-        raise ValueError(
-            f"--epochs is {flags.epochs} and --test-images "
-            f"{flags.test_images}; expected at least 1 of each"
-        )
-    data = load(flags.dataset, flags.data_dir)
-    data = Dataset(
-        data.name,
-        data.train[: flags.limit],
-        data.test[: flags.test_images],
-        None,
-        None,
-        data.image_shape,
-    )
+def main(command: CommandLine[Flags]) -> None:
+    """Fits with each way of inference; writes a table and its figure."""
+    flags = command.parse()
+    check_at_least_1(flags, "epochs", "limit", "test_images")
+    configs = dict(make_configs(flags))
+    data = load_data(flags)
     flags.output.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
-    for name, config in configs(flags):
+    rows: list[Row] = []
+    for name, config in configs.items():
         for row in study(name, config, data):
             rows.append(row)
             print(
@@ -65,26 +64,41 @@ def main() -> None:
             )
         table = pd.DataFrame(rows)
         table.to_csv(flags.output / "amortization.csv", index=False)
-    figures.amortization(table).savefig(flags.output / "amortization.png")
+    draw_amortization(table).savefig(flags.output / "amortization.png")
 
 
-def configs(flags: Flags) -> Iterator[tuple[str, Config]]:
-    """A configuration for each way of inference."""
-    shared = {
-        "dataset": flags.dataset,
-        "epochs": flags.epochs,
-        "seed": flags.seed,
-        "engine": flags.engine,
-    }
-    yield "amortized", Config(**shared)
+def make_configs(flags: Flags) -> Iterator[tuple[str, Config]]:
+    """Yields the name and the configuration of each way of inference."""
+    shared = Config(
+        dataset=flags.dataset,
+        epochs=flags.epochs,
+        seed=flags.seed,
+        engine=flags.engine,
+    )
+    yield "amortized", shared
     for inference in ("semi-amortized", "local"):
         for steps in flags.e_steps:
-            config = Config(inference=inference, e_steps=steps, **shared)
+            config = replace(shared, inference=inference, e_steps=steps)
             yield f"{inference}, {steps}", config
 
 
-def study(name: str, config: Config, data: Dataset) -> Iterator[dict[str, Any]]:
-    """A row an epoch; log p(x) after the last one."""
+def load_data(flags: Flags) -> Dataset:
+    """Loads the images, as many of each set as the flags say."""
+    data = load(flags.dataset, flags.data_dir)
+    return replace(
+        data,
+        train=data.train[: flags.limit],
+        test=data.test[: flags.test_images],
+        train_labels=None,
+        test_labels=None,
+    )
+
+
+def study(name: str, config: Config, data: Dataset) -> Iterator[Row]:
+    """Fits, and yields a row for each epoch.
+
+    log p(x), in nats per image, is in the last row alone.
+    """
     torch.manual_seed(config.seed)
     vae = build(config, data.data_dim, data.image_shape)
     seconds = 0.0
@@ -110,4 +124,4 @@ def study(name: str, config: Config, data: Dataset) -> Iterator[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, Flags, __doc__)

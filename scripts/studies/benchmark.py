@@ -1,9 +1,7 @@
 """Times a training step and a whole fit, side by side with the rivals'."""
 
-import importlib.util
 import itertools
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -11,20 +9,31 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from command_line import check_at_least_1, parse, run
-from rivals import RIVALS, bernoulli_pair, gaussian_pair, make_rival
+from benchmark_figure import draw_benchmark
+from machine import describe_machine, describe_versions
+from rivals import (
+    RIVALS,
+    NotInstalledError,
+    Rival,
+    bernoulli_pair,
+    gaussian_pair,
+    make_rival,
+)
+from torch import Tensor
 
-from pyro_vae import VAE, figures
-from pyro_vae.data import load
-from pyro_vae.evaluation import evaluate
-from pyro_vae.runs.history import HISTORY, read_history
+from pyro_vae import VAE
+from pyro_vae.cli.command import run
+from pyro_vae.cli.flags import CommandLine, check_at_least_1
+from pyro_vae.data import Dataset, load
+from pyro_vae.evaluation import mean_elbo_terms
+from pyro_vae.runs.history import HISTORY, Record, read_history
 
+FIT = Path(__file__).parents[1] / "fit.py"
 SVI = "Pyro SVI, Trace_ELBO"
 NUMPYRO = "NumPyro, jitted loop"
 PAIRS = {
@@ -52,31 +61,33 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Flags:
+    """All flags of the benchmark.
+
+    Attributes:
+        rounds: Interleaved rounds; a rival's time is its median round.
+        steps: Steps in a round at batch 128; fewer at larger batches.
+        batch_sizes: Batch sizes to time; the second pair runs at 128 alone.
+        fit_epochs: Epochs of each whole fit by scripts/fit.py; 0 leaves them
+            out.
+        dataset: The data set, of 784 pixels, as in fit.
+        data_dir: Folder of the data sets; by default $PYRO_VAE_DATA, else a
+            cache folder in your home.
+        output: Folder for benchmark.csv and benchmark.png.
+    """
+
     rounds: int = 10
-    """Interleaved rounds; a rival's time is its median round."""
     steps: int = 50
-    """Steps a round at batch 128; fewer at larger batches."""
     batch_sizes: tuple[int, ...] = (32, 128, 512, 2048)
-    """Batch sizes to time; the second pair runs at 128 alone."""
     fit_epochs: int = 20
-    """Epochs of each whole fit by scripts/fit.py; 0 leaves them out."""
     dataset: str = "mnist"
-    """What to fit; see scripts/fit.py."""
     data_dir: Path | None = None
-    """Folder of the data sets; see scripts/fit.py."""
     output: Path = Path("results")
-    """Folder for benchmark.csv and benchmark.png."""
 
 
-def main() -> None:
-    flags = parse(Flags)
-    check_at_least_1(flags, "rounds", "steps")
-    known = {size for _, sizes in PAIRS.values() for size in sizes}
-    if not flags.batch_sizes or not known.issuperset(flags.batch_sizes):
-        raise ValueError(
-            f"--batch-sizes is {flags.batch_sizes}; expected some of "
-            f"{sorted(known)}"
-        )
+def main(command: CommandLine[Flags]) -> None:
+    """Times the steps and the fits; writes a table and its figure."""
+    flags = command.parse()
+    check_flags(flags)
     data = load(flags.dataset, flags.data_dir)
     if data.data_dim != 784:
         raise ValueError(
@@ -90,120 +101,178 @@ def main() -> None:
                 torch.manual_seed(0)
                 rows += time_steps(pair, make(), batch_size, data, flags)
     rows += time_fits(flags)
-    table = pd.DataFrame(rows).assign(machine=machine(), versions=versions())
-    table = judge(table)
+    table = judge(pd.DataFrame(rows)).assign(
+        machine=describe_machine(), versions=describe_versions()
+    )
     flags.output.mkdir(parents=True, exist_ok=True)
     table.to_csv(flags.output / "benchmark.csv", index=False)
     steps = table[table["batch_size"].notna()]
-    figures.benchmark(steps, SVI).savefig(flags.output / "benchmark.png")
+    draw_benchmark(steps, SVI).savefig(flags.output / "benchmark.png")
+    sum_up(table)
+
+
+def check_flags(flags: Flags) -> None:
+    """Refuses counts and batch sizes that cannot be timed.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    check_at_least_1(flags, "rounds", "steps")
+    if flags.fit_epochs < 0:
+        raise ValueError(
+            f"--fit-epochs is {flags.fit_epochs}; expected at least 0"
+        )
+    known = {size for _, sizes in PAIRS.values() for size in sizes}
+    if not flags.batch_sizes or not known.issuperset(flags.batch_sizes):
+        raise ValueError(
+            f"--batch-sizes is {flags.batch_sizes}; expected some of "
+            f"{sorted(known)}"
+        )
+
+
+def sum_up(table: pd.DataFrame) -> None:
+    """Prints the table, where it was made, and what it says."""
     shown = table.drop(columns=["machine", "versions", "targets"])
     print(shown.to_string(index=False, float_format="{:.2f}".format))
-    print(machine(), versions(), sep="\n")
+    print(describe_machine(), describe_versions(), sep="\n")
     for sentences in table["targets"][table["targets"] != ""]:
         print(sentences)
-    print(spread(table))
+    print(describe_spread(table))
 
 
 def time_steps(
-    pair: str, vae: VAE, batch_size: int, data: Any, flags: Flags
-) -> list[Row]:
-    """Times every rival's steps, in interleaved rounds, on the same images."""
-    rivals = {}
-    for name in RIVALS:
-        if name == NUMPYRO and importlib.util.find_spec("numpyro") is None:
-            print("NumPyro is not installed (extra 'bench'); leaving it out")
-            continue
-        rivals[name] = make_rival(name, vae, batch_size)
+    pair: str, vae: VAE, batch_size: int, data: Dataset, flags: Flags
+) -> Iterator[Row]:
+    """Times every rival's steps on the same images, and yields their rows."""
+    rivals = make_rivals(vae, batch_size)
     steps = max(5, min(flags.steps, flags.steps * 128 // batch_size))
     times: dict[str, list[float]] = {name: [] for name in rivals}
     for index in range(flags.rounds + 1):
-        # The first round compiles, and warms up; its time does not count.
-        torch.manual_seed(index)
-        order = torch.randperm(len(data.train))
-        need = steps * batch_size
-        chosen = order.repeat(-(-need // len(order)))[:need]
-        batches = data.train[chosen].split(batch_size)
+        batches = draw_batches(data.train, batch_size, steps, seed=index)
         for name, rival in rivals.items():
             started = time.perf_counter()
             rival.steps(batches)
+            # The first round compiles, and warms up; its time does not count.
             if index:
                 elapsed = time.perf_counter() - started
                 times[name].append(1e3 * elapsed / steps)
         print(f"{pair}, batch {batch_size}: round {index}/{flags.rounds}")
     medians = {name: statistics.median(t) for name, t in times.items()}
-    rows = []
     for name, rival in rivals.items():
-        rival.finish()
-        elbo = None
-        if rival.vae is not None:
-            terms = evaluate(rival.vae, data.test)
-            elbo = terms[0] - terms[1]
-        rows.append(
-            {
-                "what": pair,
-                "batch_size": batch_size,
-                "rival": name,
-                "ms": medians[name],
-                "ms_fastest": min(times[name]),
-                "times_faster_than_svi": medians[SVI] / medians[name],
-                "times_faster_than_numpyro": medians.get(NUMPYRO, float("nan"))
-                / medians[name],
-                "steps": steps * (flags.rounds + 1),
-                "test_elbo": elbo,
-            }
-        )
-    return rows
+        numpyro = medians.get(NUMPYRO, float("nan"))
+        yield {
+            "what": pair,
+            "batch_size": batch_size,
+            "rival": name,
+            "ms": medians[name],
+            "ms_fastest": min(times[name]),
+            "times_faster_than_svi": medians[SVI] / medians[name],
+            "times_faster_than_numpyro": numpyro / medians[name],
+            "steps": steps * (flags.rounds + 1),
+            "test_elbo": compute_test_elbo(rival, data.test),
+        }
+
+
+def make_rivals(vae: VAE, batch_size: int) -> dict[str, Rival]:
+    """Makes all rivals, and says which one is left out."""
+    rivals = {}
+    for name in RIVALS:
+        try:
+            rivals[name] = make_rival(name, vae, batch_size)
+        except NotInstalledError as error:
+            print(f"leaving it out: {error}")
+    return rivals
+
+
+def draw_batches(
+    images: Tensor, batch_size: int, steps: int, seed: int
+) -> tuple[Tensor, ...]:
+    """Returns minibatches, `(B, D)`, one for each step, by a seed.
+
+    The global generator is left seeded, so that the noise follows.
+    """
+    torch.manual_seed(seed)
+    order = torch.randperm(len(images))
+    need = steps * batch_size
+    chosen = order.repeat(-(-need // len(order)))[:need]
+    return images[chosen].split(batch_size)
+
+
+def compute_test_elbo(rival: Rival, images: Tensor) -> float | None:
+    """Returns a rival's ELBO, in nats per image; None if it fits nothing."""
+    rival.finish()
+    if rival.vae is None:
+        return None
+    expected_log_likelihood, kl = mean_elbo_terms(rival.vae, images)
+    return expected_log_likelihood - kl
 
 
 def time_fits(flags: Flags) -> Iterator[Row]:
     """Times whole runs of scripts/fit.py, figures and all."""
     if not flags.fit_epochs:
         return
-    seconds: dict[str, float] = {}
+    eager = None
     with tempfile.TemporaryDirectory() as folder:
         for name, (engine, precision, warm) in FITS.items():
             cache = Path(folder, precision if warm else f"cold-{precision}")
             if warm:
                 Path(folder, f"cold-{precision}").rename(cache)
             output = Path(folder, "run")
-            command = [
-                *(sys.executable, str(Path(__file__).with_name("fit.py"))),
-                *("--dataset", flags.dataset, "--output", str(output)),
-                *("--epochs", str(flags.fit_epochs), "--overwrite"),
-                *("--engine", engine, "--matmul-precision", precision),
-            ]
-            if flags.data_dir is not None:
-                command += ["--data-dir", str(flags.data_dir)]
-            started = time.perf_counter()
-            subprocess.run(
-                command,
-                env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cache)},
-                stdout=subprocess.DEVNULL,
-                check=True,
-            )
-            seconds[name] = time.perf_counter() - started
-            trace = read_history(output / HISTORY)
-            print(f"fit.py, {name}: {seconds[name]:.1f} s")
-            ends = [record["seconds"] for record in trace]
-            epochs = [b - a for a, b in itertools.pairwise(ends)]
-            for what, value, base in (
-                (f"fit.py, {flags.fit_epochs} epochs", seconds[name], True),
-                (
-                    "fit.py, one epoch (median)",
-                    statistics.median(epochs),
-                    False,
-                ),
-            ):
-                yield {
-                    "what": what,
-                    "rival": name,
-                    "ms": 1e3 * value,
-                    "times_faster_than_eager": seconds["eager"] / value
-                    if base
-                    else None,
-                    "steps": trace[-1]["step"],
-                    "test_elbo": trace[-1]["test_elbo"],
-                }
+            choices = ["--engine", engine, "--matmul-precision", precision]
+            seconds = time_fit(flags, choices, output, cache)
+            eager = eager or seconds  # the first
+            print(f"fit.py, {name}: {seconds:.1f} s")
+            records = read_history(output / HISTORY)
+            yield {
+                "what": f"fit.py, {flags.fit_epochs} epochs",
+                "rival": name,
+                "ms": 1e3 * seconds,
+                "times_faster_than_eager": eager / seconds,
+                "steps": records[-1]["step"],
+                "test_elbo": records[-1]["test_elbo"],
+            }
+            yield {
+                "what": "fit.py, one epoch (median)",
+                "rival": name,
+                "ms": 1e3 * find_median_epoch(records),
+                "times_faster_than_eager": None,
+                "steps": records[-1]["step"],
+                "test_elbo": records[-1]["test_elbo"],
+            }
+
+
+def time_fit(
+    flags: Flags, choices: list[str], output: Path, cache: Path
+) -> float:
+    """Runs scripts/fit.py in a process, and returns its seconds.
+
+    Args:
+        flags: The data set and the epochs.
+        choices: Further flags of the fit.
+        output: The run's folder.
+        cache: The compiler's cache folder.
+    """
+    command = [
+        *(sys.executable, str(FIT), "--overwrite", *choices),
+        *("--dataset", flags.dataset, "--output", str(output)),
+        *("--epochs", str(flags.fit_epochs)),
+    ]
+    if flags.data_dir is not None:
+        command += ["--data-dir", str(flags.data_dir)]
+    started = time.perf_counter()
+    subprocess.run(
+        command,
+        env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cache)},
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+    return time.perf_counter() - started
+
+
+def find_median_epoch(records: list[Record]) -> float:
+    """Returns the median of the epochs' seconds."""
+    ends = [record["seconds"] for record in records]
+    return statistics.median(b - a for a, b in itertools.pairwise(ends))
 
 
 def judge(table: pd.DataFrame) -> pd.DataFrame:
@@ -226,8 +295,8 @@ def judge(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(targets=targets)
 
 
-def spread(table: pd.DataFrame) -> str:
-    """Says how far apart the rivals' ELBOs are after the same steps."""
+def describe_spread(table: pd.DataFrame) -> str:
+    """Returns how far apart the rivals' ELBOs are, in words."""
     lines = ["test ELBO after the same steps, lowest and highest rival:"]
     for (what, size), group in table.groupby(["what", "batch_size"]):
         elbos = group["test_elbo"].dropna()
@@ -237,25 +306,5 @@ def spread(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def machine() -> str:
-    """The processor and what torch uses of it."""
-    cpu = getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name")
-    return (
-        f"{cpu or platform.machine()}, {os.cpu_count()} cores, "
-        f"{torch.get_num_threads()} threads, "
-        f"{torch.backends.cpu.get_cpu_capability()}"
-    )
-
-
-def versions() -> str:
-    found = [f"python {platform.python_version()}"]
-    for package in ("torch", "pyro-ppl", "jax", "numpyro", "pyro-vae"):
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
-    return ", ".join(found)
-
-
 if __name__ == "__main__":
-    run(main)
+    run(main, Flags, __doc__)

@@ -2,38 +2,45 @@
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import pandas as pd
 import torch
-from command_line import check_at_least_1, parse, run
 from tqdm import tqdm
 
 from pyro_vae import Config, build, fit
-from pyro_vae.config import FITTING_GUIDES
-from pyro_vae.config.build import LIKELIHOODS, PRIORS
+from pyro_vae.cli.command import run
+from pyro_vae.cli.flags import (
+    CommandLine,
+    arguments_to_flags,
+    check_at_least_1,
+    list_flags,
+)
+from pyro_vae.config.variants import LIKELIHOODS, OBJECTIVES, PRIORS
 from pyro_vae.data import load
-from pyro_vae.objectives import choose_objective
 from pyro_vae.svi import NonFiniteLossError
 
-OBJECTIVES = get_args(get_type_hints(Config)["objective"])
 MARGIN = 1.0  # nats that a fit must gain on its untrained ELBO
 UNITS = 32  # in the hidden layer
 LEARNING_RATE = 2e-3  # see the page's words on it, and on the next
 PARTICLES = 2  # of the objectives that take several
 CSV = "combinations.csv"
 
+Choice = dict[str, str]
+
 HEADER = """\
 # Combinations
 
 Every prior, guide, likelihood and objective together: one fit of {epochs}
 epochs on scikit-learn's 8 x 8 digits each, {units} hidden units, Adam at
-{rate:g}, written by `python scripts/combinations.py`. A number is the gain of
-the test ELBO over that of the untrained model, in nats per image (the margin to
-pass is {margin:g}); a letter is a refusal, whose sentence stands below.
+{rate:g}, written by `python scripts/studies/combinations.py`. A number is the
+gain of the test ELBO over that of the untrained model, in nats per image (the
+margin to pass is {margin:g}); a letter is a refusal, whose sentence stands
+below.
 
 The importance-weighted and Renyi bounds have {particles} samples of z. That and
 the step size were chosen by their result: with 4 samples, or at 5e-3, a few
@@ -45,22 +52,28 @@ the ELBO is their mean.
 
 @dataclass(frozen=True)
 class Flags:
+    """All flags of the study.
+
+    Attributes:
+        epochs: Passes over the digits in each fit.
+        limit: Use the first LIMIT digits only.
+        priors: The priors to combine.
+        processes: Fits at a time.
+        output: Folder for combinations.csv.
+        page: The table as a page; docs/combinations.md is the project's.
+    """
+
     epochs: int = 4
-    """Passes over the digits in each fit."""
     limit: int | None = None
-    """Use the first LIMIT digits only."""
     priors: tuple[str, ...] = tuple(PRIORS)
-    """The priors to combine."""
     processes: int = 2
-    """Fits at a time."""
     output: Path = Path("results/combinations")
-    """Folder for combinations.csv."""
     page: Path = Path("results/combinations/combinations.md")
-    """The table as a page; docs/combinations.md is the project's."""
 
 
-def main() -> int:
-    flags = parse(Flags)
+def main(command: CommandLine[Flags]) -> int:
+    """Fits all; returns 1 if a fit gained less than the margin, else 0."""
+    flags = command.parse()
     check_at_least_1(flags, "epochs", "limit", "processes")
     if not flags.priors:
         raise ValueError(
@@ -71,25 +84,35 @@ def main() -> int:
             f"--priors has {', '.join(sorted(unknown))}; expected some of "
             f"{', '.join(PRIORS)}"
         )
-    choices = [
+    choices = list_choices(flags.priors)
+    work = [(choice, flags.epochs, flags.limit) for choice in choices]
+    with get_context("spawn").Pool(flags.processes, one_thread) as pool:
+        rows = list(tqdm(pool.imap(gain, work), total=len(work), disable=None))
+    table = pd.DataFrame(rows)
+    flags.output.mkdir(parents=True, exist_ok=True)
+    table.to_csv(flags.output / CSV, index=False)
+    flags.page.parent.mkdir(parents=True, exist_ok=True)
+    flags.page.write_text(write_page(table, flags.epochs))
+    return sum_up(table)
+
+
+def list_choices(priors: tuple[str, ...]) -> list[Choice]:
+    """Returns every combination with some priors and the guides they take."""
+    return [
         {
             "prior": prior,
             "guide": guide,
             "likelihood": likelihood,
             "objective": objective,
         }
-        for prior in flags.priors
-        for guide in FITTING_GUIDES[prior]
+        for prior in priors
+        for guide in PRIORS[prior].goes_with["guide"]
         for likelihood, objective in itertools.product(LIKELIHOODS, OBJECTIVES)
     ]
-    work = [(choice, flags.epochs, flags.limit) for choice in choices]
-    with get_context("spawn").Pool(flags.processes, one_thread) as pool:
-        rows = list(tqdm(pool.imap(gain, work), total=len(work), disable=None))
-    flags.output.mkdir(parents=True, exist_ok=True)
-    table = pd.DataFrame(rows)
-    table.to_csv(flags.output / CSV, index=False)
-    flags.page.parent.mkdir(parents=True, exist_ok=True)
-    flags.page.write_text(page(table, flags.epochs))
+
+
+def sum_up(table: pd.DataFrame) -> int:
+    """Prints how the fits went; returns 1 if one failed, else 0."""
     refused = table["refusal"].notna()
     failed = table[~refused & ~(table["gain"] >= MARGIN)]
     print(
@@ -102,11 +125,12 @@ def main() -> int:
 
 
 def one_thread() -> None:
+    """Limits torch to one thread, in a process that shares the machine."""
     torch.set_num_threads(1)
 
 
-def gain(work: tuple[dict[str, str], int, int | None]) -> dict[str, Any]:
-    """A short fit's gain, or why it was refused before it began."""
+def gain(work: tuple[Choice, int, int | None]) -> dict[str, Any]:
+    """Fits shortly, and returns the gain, or why it was refused before."""
     choice, epochs, limit = work
     row = {**choice, "untrained": math.nan, "test_elbo": math.nan}
     row |= {"gain": math.nan, "refusal": None}
@@ -115,21 +139,26 @@ def gain(work: tuple[dict[str, str], int, int | None]) -> dict[str, Any]:
         config = make_config(choice, epochs)
         torch.manual_seed(config.seed)
         vae = build(config, data.data_dim, data.image_shape)
-        choose_objective(config, vae)
+        records = fit(vae, data, config)
     except ValueError as refusal:
-        return {**row, "refusal": str(refusal)}
+        sentence = arguments_to_flags(str(refusal), list_flags(Config))
+        return {**row, "refusal": sentence}
     try:
-        first, *_, last = (r["test_elbo"] for r in fit(vae, data, config))
+        first, *_, last = (record["test_elbo"] for record in records)
     except NonFiniteLossError:
         return row
     return {**row, "untrained": first, "test_elbo": last, "gain": last - first}
 
 
-def make_config(choice: dict[str, str], epochs: int) -> Config:
+def make_config(choice: Choice, epochs: int) -> Config:
+    """Returns the configuration of one of the short fits."""
     binary = choice["likelihood"] == "bernoulli"
     several = choice["objective"] in ("iwae", "renyi", "dreg")
     return Config(
-        **choice,
+        prior=choice["prior"],
+        guide=choice["guide"],
+        likelihood=choice["likelihood"],
+        objective=choice["objective"],
         dataset="digits",
         binarize="dynamic" if binary else "none",
         num_particles=PARTICLES if several else 1,
@@ -142,9 +171,9 @@ def make_config(choice: dict[str, str], epochs: int) -> Config:
     )
 
 
-def page(table: pd.DataFrame, epochs: int) -> str:
-    """The table as Markdown, with the refusals' sentences below."""
-    sentences = {
+def write_page(table: pd.DataFrame, epochs: int) -> str:
+    """Returns the table as Markdown, with the refusals' sentences below."""
+    marks = {
         sentence: letter(index)
         for index, sentence in enumerate(table["refusal"].dropna().unique())
     }
@@ -155,32 +184,34 @@ def page(table: pd.DataFrame, epochs: int) -> str:
         margin=MARGIN,
         particles=PARTICLES,
     )
-    for likelihood, of_it in table.groupby("likelihood", sort=False):
-        text += f"\n## {likelihood}\n\n"
-        text += "| prior | guide | " + " | ".join(OBJECTIVES) + " |\n"
-        text += "|---" * (2 + len(OBJECTIVES)) + "|\n"
-        for (prior, guide), rows in of_it.groupby(
-            ["prior", "guide"], sort=False
-        ):
-            cells = [cell(row, sentences) for _, row in rows.iterrows()]
-            text += f"| {prior} | {guide} | {' | '.join(cells)} |\n"
+    for likelihood, rows in table.groupby("likelihood", sort=False):
+        lines = "\n".join(write_lines(rows, marks))
+        text += f"\n## {likelihood}\n\n{lines}\n"
     text += "\n## Refused\n\n"
-    for sentence, mark in sentences.items():
+    for sentence, mark in marks.items():
         text += f"- **{mark}**: {sentence}\n"
     return text
 
 
-def cell(row: pd.Series, sentences: dict[str, str]) -> str:
-    if isinstance(row["refusal"], str):
-        return sentences[row["refusal"]]
-    return f"{row['gain']:.1f}"
+def write_lines(table: pd.DataFrame, marks: dict[str, str]) -> Iterator[str]:
+    """Yields the lines of one likelihood's table."""
+    yield "| prior | guide | " + " | ".join(OBJECTIVES) + " |"
+    yield "|---" * (2 + len(OBJECTIVES)) + "|"
+    for (prior, guide), rows in table.groupby(["prior", "guide"], sort=False):
+        cells = [
+            marks.get(refusal, f"{gained:.1f}")
+            for refusal, gained in zip(
+                rows["refusal"], rows["gain"], strict=True
+            )
+        ]
+        yield f"| {prior} | {guide} | {' | '.join(cells)} |"
 
 
 def letter(index: int) -> str:
-    """a, b, ..., z, aa, ab, ..."""
+    """Returns a, b, ..., z, aa, ab, ..."""
     head, tail = divmod(index, 26)
     return (chr(96 + head) if head else "") + chr(97 + tail)
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, Flags, __doc__)

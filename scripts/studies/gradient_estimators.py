@@ -11,16 +11,17 @@ import pandas as pd
 import pyro
 import torch
 import tyro
-from command_line import check_at_least_1, parse, run
-from runs import Run, load_run
+from gradient_estimators_figure import draw_gradient_estimators
 from torch import Tensor
 from tqdm import trange
 
-from pyro_vae import VAE, Config, build, figures
-from pyro_vae.config import FITTING_GRADIENTS
-from pyro_vae.config.build import BASELINES
-from pyro_vae.objectives import make_objective
+from pyro_vae import VAE, Config, build, make_objective
+from pyro_vae.cli.command import run
+from pyro_vae.cli.flags import CommandLine, check_at_least_1
+from pyro_vae.config.variants import BASELINES, PRIORS
 from pyro_vae.parts.distributions import OneHots
+from pyro_vae.parts.gradient_estimators import ScoreFunction
+from pyro_vae.runs.folder import Run, load_run
 
 GROUPS = 10  # of draws; their spread is the standard error of a squared bias
 BLOCKS = {
@@ -44,109 +45,125 @@ OF_GRADIENTS = (
 )
 
 Gradient = dict[str, Tensor]  # of the mean ELBO, flat, by block
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Flags:
+    """All flags of the study.
+
+    Attributes:
+        folder: Folder of a run, as fit wrote it.
+        untrained: Take the run's initial weights in place of the fitted ones.
+        draws: Gradients drawn with each estimator.
+        warm_up: Draws before those, which a baseline learns from.
+        minibatch: Training images in the fixed minibatch.
+        temperatures: Temperatures of the Gumbel-softmax.
+        seed: Seed of the draws.
+        data_dir: Folder of the data sets; by default $PYRO_VAE_DATA, else a
+            cache folder in your home.
+        output: Folder for gradients.csv and gradients.png; by default the
+            run's.
+    """
+
     folder: tyro.conf.Positional[Path]
-    """Folder of a run, as fit.py wrote it."""
     untrained: bool = False
-    """Take the run's initial weights in place of the fitted ones."""
     draws: int = 1000
-    """Gradients drawn of each estimator."""
     warm_up: int = 300
-    """Draws that a baseline learns from before."""
     minibatch: int = 128
-    """Training images in the fixed minibatch."""
     temperatures: tuple[float, ...] = (0.1, 0.5, 1.0)
-    """Of the Gumbel-softmax."""
     seed: int = 0
-    """Of the draws."""
     data_dir: Path | None = None
-    """Folder of the data sets; by default $PYRO_VAE_DATA, else a cache folder
-    in your home."""
     output: Path | None = None
-    """Folder for gradients.csv and gradients.png; by default the run's."""
 
 
-def main() -> None:
-    flags = parse(Flags)
+def main(command: CommandLine[Flags]) -> None:
+    """Measures a run's estimators; writes a table and its figure."""
+    flags = command.parse()
     if flags.draws < 2 * GROUPS:
         raise ValueError(
             f"--draws is {flags.draws}; expected at least {2 * GROUPS}"
         )
     check_at_least_1(flags, "minibatch")
     a_run = load_run(flags.folder, flags.data_dir)
+    # A learned baseline starts with weights of its own, whatever the run's.
+    torch.manual_seed(a_run.config.seed)
     if flags.untrained:
-        torch.manual_seed(a_run.config.seed)
-        a_run = replace(a_run, vae=fresh_vae(a_run))
+        a_run = replace(a_run, vae=make_fresh_vae(a_run))
     table = pd.DataFrame(measure(a_run, flags))
     folder = flags.output or flags.folder
     folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / "gradients.csv", index=False)
-    figures.gradients(table).savefig(folder / "gradients.png")
+    draw_gradient_estimators(table).savefig(folder / "gradients.png")
     print(table.to_string(index=False, float_format="{:.3g}".format))
 
 
-def measure(a_run: Run, flags: Flags) -> list[dict[str, Any]]:
-    """A row for each estimator and block of parameters."""
+def measure(a_run: Run, flags: Flags) -> list[Row]:
+    """Returns a row for each estimator and block of parameters."""
     x = a_run.data.train[: flags.minibatch]
-    estimators = dict(rivals(a_run, flags.temperatures))
+    estimators = dict(make_estimators(a_run, flags.temperatures))
     torch.manual_seed(flags.seed)
     is_exact = isinstance(a_run.vae.prior(), OneHots)
     first = next(iter(estimators.values()))
-    reference = Draws(None)
+    reference = Draws({})
     for _ in range(GROUPS if is_exact else flags.draws):
         reference.add(draw(first, x))
+    centers = {block: reference.mean(block) for block in reference.sums}
     rows = []
     for name, vae in estimators.items():
         warm_up(vae, x, flags.warm_up)
-        draws = Draws(reference)
+        draws, seconds = Draws(centers), []
         for _ in trange(flags.draws, desc=name, disable=None):
             started = time.perf_counter()
             gradient = draw(vae, x)
-            draws.seconds.append(time.perf_counter() - started)
+            seconds.append(time.perf_counter() - started)
             draws.add(gradient)
-        rows += [{"estimator": name, **row} for row in draws.rows()]
+        cost = {"ms": 1e3 * float(np.median(seconds)), "draws": flags.draws}
+        for row in compare(draws, reference):
+            rows.append({"estimator": name, **row, **cost})
     return rows
 
 
-def rivals(
+def make_estimators(
     a_run: Run, temperatures: tuple[float, ...]
 ) -> Iterator[tuple[str, VAE]]:
-    """The VAE with each estimator that its prior allows, by name."""
-    variants: dict[str, dict[str, Any]] = {}
-    for gradient in FITTING_GRADIENTS[a_run.config.prior]:
-        if gradient == "score-function-baseline":
-            for baseline in BASELINES:
-                variants[f"score-function, {baseline} baseline"] = {
-                    "gradient": gradient,
-                    "baseline": baseline,
-                }
-        elif gradient == "gumbel-softmax":
-            for temperature in temperatures:
-                for hard in (False, True):
-                    name = f"{gradient} {temperature:g}"
-                    variants[name + ", straight-through" * hard] = {
-                        "gradient": gradient,
-                        "temperature": temperature,
-                        "straight_through": hard,
-                    }
-        else:
-            variants[gradient] = {"gradient": gradient}
+    """Yields the VAE with each estimator that its prior allows, by name."""
     weights = {
         name: value
         for name, value in a_run.vae.state_dict().items()
         if not name.startswith("guide.gradient.")
     }
-    for name, choices in variants.items():
-        vae = fresh_vae(a_run, **choices)
+    for name, choices in list_variants(a_run.config.prior, temperatures):
+        vae = make_fresh_vae(a_run, **choices)
         vae.load_state_dict(weights, strict=False)
         yield name, vae
 
 
-def fresh_vae(a_run: Run, **choices: Any) -> VAE:
-    """The run's VAE with fresh weights, and a gradient of its ELBO."""
+def list_variants(
+    prior: str, temperatures: tuple[float, ...]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the name and the choices of each estimator for a prior."""
+    for gradient in PRIORS[prior].goes_with["gradient"]:
+        choices: dict[str, Any] = {"gradient": gradient}
+        if gradient == "score-function-baseline":
+            for baseline in BASELINES:
+                name = f"score-function, {baseline} baseline"
+                yield name, {**choices, "baseline": baseline}
+        elif gradient == "gumbel-softmax":
+            for temperature in temperatures:
+                name, of_it = f"{gradient} {temperature:g}", dict(choices)
+                of_it["temperature"] = temperature
+                yield name, of_it
+                yield (
+                    f"{name}, straight-through",
+                    {**of_it, "straight_through": True},
+                )
+        else:
+            yield gradient, choices
+
+
+def make_fresh_vae(a_run: Run, **choices: Any) -> VAE:
+    """Makes the run's VAE with fresh weights, and a gradient of its ELBO."""
     plain = {
         f.name: f.default for f in fields(Config) if f.name in OF_GRADIENTS
     }
@@ -156,26 +173,29 @@ def fresh_vae(a_run: Run, **choices: Any) -> VAE:
 
 
 def draw(vae: VAE, x: Tensor) -> Gradient:
-    """One draw of the gradient of the minibatch's mean ELBO."""
+    """Draws the gradient of the mean ELBO of a minibatch once."""
     vae.zero_grad()
+    loss: Any = make_objective(vae)  # ELBO does not declare loss_and_grads
     with pyro.validation_enabled(False):
-        make_objective(vae).loss_and_grads(vae.model, vae.guide, x)
-    return {
-        block: torch.cat([-g.flatten() / len(x) for g in grads])
-        for block, prefix in BLOCKS.items()
-        if (
-            grads := [
-                parameter.grad
-                for name, parameter in vae.named_parameters()
-                if name.startswith(prefix) and parameter.grad is not None
-            ]
-        )
-    }
+        loss.loss_and_grads(vae.model, vae.guide, x)
+    gradient = {}
+    for block, prefix in BLOCKS.items():
+        grads = [
+            parameter.grad
+            for name, parameter in vae.named_parameters()
+            if name.startswith(prefix) and parameter.grad is not None
+        ]
+        if grads:
+            gradient[block] = torch.cat([-g.flatten() / len(x) for g in grads])
+    return gradient
 
 
 def warm_up(vae: VAE, x: Tensor, count: int) -> None:
-    """Lets a baseline learn, with the other parameters where they are."""
-    baseline = getattr(vae.guide.gradient, "baseline", None)
+    """Lets a baseline learn, and leaves the other parameters as they are."""
+    estimator = vae.guide.gradient
+    baseline = None
+    if isinstance(estimator, ScoreFunction):
+        baseline = estimator.baseline
     if baseline is None:
         draw(vae, x)
         return
@@ -188,17 +208,27 @@ def warm_up(vae: VAE, x: Tensor, count: int) -> None:
 
 
 class Draws:
-    """Running sums over draws, for each block, against a reference."""
+    """Running sums over draws of a gradient, for each block of parameters.
 
-    def __init__(self, reference: "Draws | None"):
-        self.reference = reference
+    Args:
+        centers: What is subtracted from each draw, by block; nothing if empty.
+
+    Attributes:
+        count: The number of draws.
+        sums: Sums of the differences, a row for each group of draws.
+        squares: The squared size of each difference, by group.
+        along: Each difference along the center, in units of its size.
+    """
+
+    def __init__(self, centers: Gradient):
+        self.centers = centers
         self.count = 0
-        self.seconds: list[float] = []
-        self.sums: dict[str, Tensor] = {}  # of differences, a row a group
+        self.sums: dict[str, Tensor] = {}
         self.squares: dict[str, list[list[float]]] = {}
         self.along: dict[str, list[float]] = {}
 
     def add(self, gradient: Gradient) -> None:
+        """Takes a draw into the sums."""
         group = self.count % GROUPS
         self.count += 1
         for block, value in gradient.items():
@@ -207,8 +237,8 @@ class Draws:
                 self.squares[block] = [[] for _ in range(GROUPS)]
                 self.along[block] = []
             value = value.double()
-            if self.reference is not None:
-                center = self.reference.mean(block)
+            if self.centers:
+                center = self.centers[block]
                 value = value - center
                 along = value @ center / (center @ center)
                 self.along[block].append(along.item())
@@ -216,44 +246,48 @@ class Draws:
             self.squares[block][group].append((value @ value).item())
 
     def mean(self, block: str) -> Tensor:
+        """Returns the mean difference of a block, flat."""
         return self.sums[block].sum(0) / self.count
 
     def variance(self, block: str) -> float:
-        """The sum over the block's entries of their variances."""
+        """Returns the sum over the block's entries of their variances."""
         squares = sum(map(sum, self.squares[block]))
         center = self.mean(block)
         excess = squares - self.count * (center @ center).item()
         return max(0.0, excess) / (self.count - 1)
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """Bias and variance, relative to the reference's square."""
-        for block in self.sums:
-            center = self.reference.mean(block)
-            size = (center @ center).item()
-            noise = self.reference.variance(block) / self.reference.count
-            biases = []
-            for total, squares in zip(
-                self.sums[block], self.squares[block], strict=True
-            ):
-                pairs = len(squares) * (len(squares) - 1)
-                pairwise = (total @ total).item() - sum(squares)
-                biases.append((pairwise / pairs - noise) / size)
-            along = np.array(self.along[block])
-            of_reference = self.reference.sums[block] @ center / size
-            of_reference = of_reference * GROUPS / self.reference.count
-            along_variance = along.var() / len(along)
-            along_variance += of_reference.var().item() / GROUPS
-            yield {
-                "block": block,
-                "bias_along": along.mean(),
-                "bias_along_se": np.sqrt(along_variance),
-                "squared_bias": np.mean(biases),
-                "squared_bias_se": np.std(biases, ddof=1) / GROUPS**0.5,
-                "variance": self.variance(block) / size,
-                "ms": 1e3 * float(np.median(self.seconds)),
-                "draws": self.count,
-            }
+
+def compare(draws: Draws, reference: Draws) -> Iterator[Row]:
+    """Yields the bias and the variance of each block.
+
+    Squares are relative to the square of the reference's mean.
+    """
+    for block in draws.sums:
+        center = reference.mean(block)
+        size = (center @ center).item()
+        noise = reference.variance(block) / reference.count
+        biases = []
+        for total, squares in zip(
+            draws.sums[block], draws.squares[block], strict=True
+        ):
+            # Pairs of different draws, without the draws' own variance.
+            pairs = len(squares) * (len(squares) - 1)
+            pairwise = (total @ total).item() - sum(squares)
+            biases.append((pairwise / pairs - noise) / size)
+        along = np.array(draws.along[block])
+        of_reference = reference.sums[block] @ center / size
+        of_reference = of_reference * GROUPS / reference.count
+        along_variance = along.var() / len(along)
+        along_variance += of_reference.var().item() / GROUPS
+        yield {
+            "block": block,
+            "bias_along": along.mean(),
+            "bias_along_se": np.sqrt(along_variance),
+            "squared_bias": np.mean(biases),
+            "squared_bias_se": np.std(biases, ddof=1) / GROUPS**0.5,
+            "variance": draws.variance(block) / size,
+        }
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, Flags, __doc__)

@@ -12,6 +12,7 @@ from pyro_vae.parts.distributions.discrete import (
     DiscreteLatents,
     WeightedDraws,
     check_num_states,
+    declare_site,
 )
 from pyro_vae.parts.distributions.normal_mixture import NormalMixture
 from pyro_vae.parts.distributions.one_hots import OneHots, RelaxedOneHots
@@ -36,6 +37,7 @@ __all__ = [
     "check_num_states",
     "count_states",
     "declare_latents",
+    "declare_site",
     "detach_draws",
     "most_probable_state",
     "weighted_draws",

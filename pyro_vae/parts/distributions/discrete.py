@@ -72,7 +72,10 @@ def sampled_draws(
 
 
 def declare_site(
-    name: str, distribution: Distribution, infer: dict[str, Any] | None = None
+    name: str,
+    distribution: Distribution,
+    infer: dict[str, Any] | None = None,
+    obs: Tensor | None = None,
 ) -> Tensor:
     """Declares a Pyro sample site, and returns its value.
 
@@ -80,8 +83,10 @@ def declare_site(
         name: The name of the site.
         distribution: One of Pyro's, though mypy sees torch's class.
         infer: Options of the site for Pyro's inference algorithms.
+        obs: What was observed there, if the site is no latent.
     """
-    return pyro.sample(name, cast(Any, distribution), infer=cast(Any, infer))
+    fn, options = cast(Any, distribution), cast(Any, infer)
+    return pyro.sample(name, fn, infer=options, obs=obs)
 
 
 def check_num_states(num_states: int) -> None:

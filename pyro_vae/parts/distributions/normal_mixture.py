@@ -44,7 +44,8 @@ class NormalMixture(dist.MixtureSameFamily, DiscreteLatents):
     @property
     def mode(self) -> Tensor:
         """The center of the most probable component, `(..., P)`."""
-        return self.given(self.most_probable_state).base_dist.loc
+        loc, _ = self._component(self.most_probable_state)
+        return loc
 
     @property
     def most_probable_state(self) -> Tensor:
@@ -53,10 +54,11 @@ class NormalMixture(dist.MixtureSameFamily, DiscreteLatents):
 
     def given(self, y: Tensor) -> Distribution:
         """Returns p(z | y) for components y, which broadcast with the batch."""
-        loc, scale = (
-            Vindex(parameter)[..., y, :] for parameter in (self.loc, self.scale)
-        )
-        return dist.Normal(loc, scale).to_event(1)
+        return dist.Normal(*self._component(y)).to_event(1)
+
+    def _component(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the loc and scale of components y, `(..., P)`."""
+        return Vindex(self.loc)[..., y, :], Vindex(self.scale)[..., y, :]
 
     def declare(self, infer: dict[str, Any]) -> Tensor:
         """Declares the component as site `y`, then z given it as site `z`."""
@@ -70,7 +72,16 @@ class NormalMixture(dist.MixtureSameFamily, DiscreteLatents):
     def weighted_draws(
         self, p: Distribution, num_samples: int
     ) -> WeightedDraws:
-        """Returns draws of z for each component, weighted by q(y | x)."""
+        """Returns draws of z for each component, weighted by q(y | x).
+
+        Raises:
+            ValueError: If p is no `NormalMixture`.
+        """
+        if not isinstance(p, NormalMixture):
+            raise ValueError(
+                f"the prior's p(z) is {type(p).__name__}; expected a "
+                "NormalMixture, as the guide's q(z | x) is"
+            )
         z = self.component_distribution.rsample((num_samples,))
         log_q_y = self.mixture_distribution.logits
         log_q = log_q_y + self.component_distribution.log_prob(z)

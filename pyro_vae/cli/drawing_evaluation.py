@@ -1,0 +1,123 @@
+"""The figures of an evaluation: posteriors, gaps, and the importance bound."""
+
+import math
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pyro_vae import figures
+from pyro_vae.evaluation import (
+    Gaps,
+    default_method,
+    evaluation_mode,
+    log_marginal_likelihood,
+    log_weights,
+    posterior_density,
+)
+from pyro_vae.randomness import random_stream
+from pyro_vae.runs.folder import Run
+from pyro_vae.vae import VAE
+
+CURVE = (1, 10, 100, 1000, 5000)  # samples of each bound
+WEIGHTS_AT_A_TIME = 250  # samples of z for each image
+IMAGES_AT_A_TIME = 8
+GROUP = 4  # images with good, with usual and with bad gaps
+
+
+def draw_gaps(gaps: Gaps) -> Figure:
+    """Draws how the two gaps are distributed over images."""
+    return figures.gap_histogram(
+        gaps.approximation.cpu().numpy(), gaps.amortization.cpu().numpy()
+    )
+
+
+def draw_posteriors(run: Run, x: Tensor, gaps: Gaps) -> Figure:
+    """Draws the posteriors of the best, the usual and the worst gaps.
+
+    Args:
+        run: The run.
+        x: The images that the gaps are of, `(B, D)`, or more.
+        gaps: Their gaps.
+    """
+    total = gaps.log_marginal_likelihood - gaps.elbo
+    order = total.argsort().tolist()
+    middle = max(0, len(order) // 2 - GROUP // 2)
+    groups = {
+        "good": order[:GROUP],
+        "median": order[middle : middle + GROUP],
+        "bad": order[-GROUP:],
+    }
+    return figures.posterior_panels(
+        [
+            _make_panel(run, x, gaps, index, f"{name}: gap {total[index]:.2f}")
+            for name, chosen in groups.items()
+            for index in chosen
+        ]
+    )
+
+
+@torch.no_grad()
+def _make_panel(
+    run: Run, x: Tensor, gaps: Gaps, index: int, title: str
+) -> figures.Panel:
+    vae, image = run.vae, x[index : index + 1]
+    best = vae.guide.family(gaps.parameters[index])
+    size = torch.Size([2000])
+    with random_stream(0, 0, x.device):
+        draws = {
+            "guide": vae.infer(image).sample(size).squeeze(1),
+            "best of its family": best.sample(size),
+        }
+    normals = {
+        name: (z.mean(0).cpu().numpy(), z.T.cov().cpu().numpy())
+        for name, z in draws.items()
+    }
+    both = torch.cat(list(draws.values()))
+    low, high = both.amin(0), both.amax(0)
+    margin = (high - low) / 2
+    z, density = posterior_density(vae, image, low - margin, high + margin)
+    picture = image.view(run.data.image_shape).cpu().numpy()
+    return figures.Panel(
+        title, picture, z.cpu().numpy(), density.cpu().numpy(), normals
+    )
+
+
+@torch.no_grad()
+def draw_bounds(vae: VAE, x: Tensor, seed: int) -> Figure:
+    """Draws the importance bound against its number of samples.
+
+    Args:
+        vae: The VAE.
+        x: Images, `(B, D)`.
+        seed: The seed of the samples.
+    """
+    weights = _draw_weights(vae, x, seed)
+    bounds, errors = [], []
+    for count in CURVE:
+        groups = weights.view(-1, count, len(x)).logsumexp(1) - math.log(count)
+        bounds.append(groups.mean().item())
+        means = groups.mean(1)
+        spread = means.std() if len(means) > 1 else means.new_zeros(())
+        errors.append(spread.item() / len(means) ** 0.5)
+    method, exact = default_method(vae), None
+    if method != "importance":
+        found = log_marginal_likelihood(vae, x, method=method)
+        exact = found.value.mean().item()
+    return figures.bound_curve(CURVE, np.array(bounds), np.array(errors), exact)
+
+
+def _draw_weights(vae: VAE, x: Tensor, seed: int) -> Tensor:
+    """Returns log-weights for the longest bound, `(S, B)`."""
+    num_chunks = max(CURVE) // WEIGHTS_AT_A_TIME
+
+    def all_weights(x: Tensor) -> Tensor:
+        chunks = range(num_chunks)
+        return torch.cat(
+            [log_weights(vae, x, WEIGHTS_AT_A_TIME) for _ in chunks]
+        )
+
+    with evaluation_mode(vae), random_stream(seed, 0, x.device):
+        parts = [all_weights(part) for part in x.split(IMAGES_AT_A_TIME)]
+    return torch.cat(parts, dim=1).double()

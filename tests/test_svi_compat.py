@@ -1,0 +1,422 @@
+"""What svi/compat.py relies on, name by name, of torch and of Pyro.
+
+A failure here says which name no longer does what the package needs, and the
+version that it was last seen to do it in.
+"""
+
+import functools
+import math
+import platform
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import TraceEnum_ELBO
+from pyro.infer.util import Dice
+from pyro.optim import SGD, Adam, AdamW, ClippedAdam, clipped_adam
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from pyro_vae.svi import compat
+
+TORCH, PYRO = "torch 2.14.1", "Pyro 1.9.2"
+CHECKED = set()
+
+
+def checks(version, *names):
+    """Marks a test of names of `compat`, last seen to pass in a version."""
+    CHECKED.update(names)
+
+    def mark(test):
+        @functools.wraps(test)
+        def run(*args, **kwargs):
+            try:
+                test(*args, **kwargs)
+            except Exception as error:
+                raise AssertionError(
+                    f"compat.{', '.join(names)}: passed with {version}; here "
+                    f"are torch {torch.__version__}, Pyro {pyro.__version__}"
+                ) from error
+
+        return run
+
+    return mark
+
+
+def test_a_failure_names_the_name_and_the_versions():
+    def fail():
+        raise TypeError
+
+    with pytest.raises(AssertionError, match=r"flatten: passed with torch 2"):
+        checks(TORCH, "flatten")(fail)()
+
+
+@checks(TORCH, "flatten", "unflatten")
+def test_nested_arguments_come_apart_and_together():
+    nested = ([1, {"a": 2.5}], {"k": (None, "b")})
+    leaves, structure = compat.flatten(nested)
+    assert leaves == [1, 2.5, None, "b"]
+    assert compat.unflatten(leaves, structure) == nested
+    _, same = compat.flatten(([3, {"a": 4}], {"k": (5, 6)}))
+    _, other = compat.flatten(([3, {"b": 4}], {"k": (5, 6)}))
+    assert structure == same and hash(structure) == hash(same)
+    assert structure != other
+
+
+def update_by_kernel(kernel, params, gradients, skip):
+    """Takes one step for each list of gradients."""
+    averages, squares = ([torch.zeros_like(p) for p in params] for _ in "12")
+    steps = list(torch.zeros(len(params), dtype=torch.float32))
+    options = {"lr": 0.1, "beta1": 0.8, "beta2": 0.9, "eps": 1e-3}
+    options |= {"weight_decay": 0.3, "amsgrad": False, "maximize": False}
+    found_inf = torch.tensor(skip, dtype=torch.float32)
+    for grads in gradients:
+        for step in steps:
+            step += 1 - skip
+        lists = (params, grads, averages, squares, [], steps)
+        kernel(*lists, **options, grad_scale=None, found_inf=found_inf)
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+@checks(TORCH, "fused_adam_", "fused_adamw_")
+def test_a_fused_kernel_is_the_optimizer(name):
+    kernel = {"Adam": compat.fused_adam_, "AdamW": compat.fused_adamw_}[name]
+    start = [torch.randn(3, 2), torch.randn(())]
+    gradients = [[torch.randn_like(p) for p in start] for _ in range(3)]
+    params = [p.clone() for p in start]
+    update_by_kernel(kernel, params, gradients, skip=1)
+    assert all(map(torch.equal, params, start))
+    update_by_kernel(kernel, params, gradients, skip=0)
+    expected = [nn.Parameter(p.clone()) for p in start]
+    optim = getattr(torch.optim, name)(
+        expected, lr=0.1, betas=(0.8, 0.9), eps=1e-3, weight_decay=0.3
+    )
+    for grads in gradients:
+        for param, grad in zip(expected, grads, strict=True):
+            param.grad = grad.clone()
+        optim.step()
+    for left, right in zip(params, expected, strict=True):
+        torch.testing.assert_close(left, right.detach(), rtol=1e-12, atol=0)
+
+
+@checks(TORCH, "foreach_norm")
+def test_norms_of_a_list():
+    norms = compat.foreach_norm([torch.tensor([3.0, 4.0]), torch.tensor(-2.0)])
+    assert [norm.item() for norm in norms] == [5.0, 2.0]
+
+
+@checks(TORCH, "foreach_mul_", "foreach_clamp_min_", "foreach_clamp_max_")
+def test_a_list_changes_in_place():
+    tensors = [torch.tensor([3.0, -4.0]), torch.tensor(5.0)]
+    compat.foreach_mul_(tensors, [torch.tensor(2.0), torch.tensor(3.0)])
+    assert [t.tolist() for t in tensors] == [[6.0, -8.0], 15.0]
+    compat.foreach_clamp_min_(tensors, -7.0)
+    compat.foreach_clamp_max_(tensors, 10.0)
+    assert [t.tolist() for t in tensors] == [[6.0, -7.0], 10.0]
+
+
+def record(param, counter):
+    """Records a draw, a change in place, and a gradient, which it returns."""
+
+    def function(_):
+        noise = torch.randn(2)
+        counter.add_(1)
+        with torch.enable_grad():
+            (param.exp() * noise * counter).sum().backward()
+        gradient, param.grad = param.grad, None
+        return [gradient]
+
+    with torch.no_grad():
+        return compat.make_fx(function)(param)
+
+
+@checks(TORCH, "make_fx", "aten")
+def test_a_record_repeats_what_a_function_did():
+    param, counter = nn.Parameter(torch.ones(2)), torch.zeros(2)
+    graph = record(param, counter)
+    targets = [node.target for node in graph.graph.nodes]
+    order = [compat.aten.randn.default, compat.aten.add_.Tensor]
+    order += [compat.aten.exp.default, "output"]
+    assert [target for target in targets if target in order] == order
+    held = {n.target for n in graph.graph.nodes if n.op == "get_attr"}
+    assert [getattr(graph, name) is counter for name in held] == [True]
+    counter.fill_(5.0)
+    torch.manual_seed(3)
+    (gradient,) = graph(2 * torch.ones(2))
+    torch.manual_seed(3)
+    torch.testing.assert_close(gradient, math.exp(2) * torch.randn(2) * 6)
+    assert counter.tolist() == [6.0, 6.0]
+
+
+@checks(TORCH, "read_example", "writes_in_place")
+def test_a_record_tells_shapes_and_changes_in_place():
+    graph = record(nn.Parameter(torch.ones(2)), torch.zeros(2))
+    nodes = {node.target: node for node in graph.graph.nodes}
+    assert [t for t, n in nodes.items() if compat.writes_in_place(n)] == [
+        compat.aten.add_.Tensor
+    ]
+    example = compat.read_example(nodes[compat.aten.exp.default])
+    assert example.shape == (2,) and example.dtype == torch.float64
+    assert compat.read_example(nodes["output"]) is None
+
+
+@checks(TORCH, "convert_element_type")
+def test_a_conversion_that_a_graph_can_hold():
+    rounded = compat.convert_element_type(torch.tensor(1.001), torch.bfloat16)
+    assert rounded.dtype == torch.bfloat16 and rounded.item() == 1.0
+
+
+@checks(TORCH, "compile_by_inductor")
+def test_inductor_takes_a_record():
+    """With a change in place, and eager's random numbers."""
+
+    def function(x, counter):
+        counter.add_(1)
+        return [x * counter + torch.randn(2)]
+
+    inputs = [torch.ones(2), torch.zeros(2)]
+    graph = compat.make_fx(function)(*inputs)
+    program = compat.compile_by_inductor(graph, inputs)
+    x, counter = torch.tensor([2.0, 3.0]), torch.tensor([4.0, 5.0])
+    torch.manual_seed(3)
+    (result,) = program(x, counter)
+    assert counter.tolist() == [5.0, 6.0]
+    torch.manual_seed(3)
+    torch.testing.assert_close(result, x * counter + torch.randn(2))
+
+
+@pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="torch without oneDNN"
+)
+@checks(TORCH, "multiply_by_onednn")
+def test_onednn_multiplies():
+    left, right = torch.randn(5, 3), torch.randn(3, 4)
+    product = compat.multiply_by_onednn(left.float(), right.float())
+    exact = left.float().double() @ right.float().double()
+    torch.testing.assert_close(product.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+@checks(TORCH, "describe_processor")
+def test_the_processor_is_described():
+    described = compat.describe_processor()
+    if platform.machine() != "x86_64" or not hasattr(
+        torch.cpu, "get_capabilities"
+    ):
+        pytest.skip("the entries are those of x86-64, in newer versions")
+    if not torch.backends.mkldnn.is_available():
+        assert described == {}
+        return
+    assert isinstance(described["cpu_name"], str)
+    assert isinstance(described["avx512_bf16"], bool)
+    assert isinstance(described["amx_bf16"], bool)
+
+
+@checks(TORCH, "get_module_tables")
+def test_tables_are_where_a_module_looks():
+    module = nn.BatchNorm1d(2)
+    module.child = nn.Linear(1, 1)
+    modules, params, buffers = compat.get_module_tables(module)
+    assert modules == {"child": module.child}
+    assert params == {"weight": module.weight, "bias": module.bias}
+    assert buffers == dict(module.named_buffers(recurse=False))
+    module.child, module.bias = nn.Tanh(), None
+    module.running_mean = torch.ones(2)
+    assert modules["child"] is module.child and params["bias"] is None
+    assert buffers["running_mean"] is module.running_mean
+
+
+@checks(TORCH, "register_module_forward_pre_hook")
+def test_every_call_of_a_module_is_seen():
+    calls, network = [], nn.Sequential(nn.Linear(2, 2), nn.Tanh())
+    hook = compat.register_module_forward_pre_hook(
+        lambda module, args: calls.append(module)
+    )
+    network(torch.ones(2))
+    hook.remove()
+    network(torch.ones(2))
+    assert calls == [network, *network]
+
+
+@checks(PYRO, "unchecked_values")
+def test_pyro_looks_at_no_value():
+    def look():
+        pyro.util.warn_if_nan(torch.tensor(torch.nan), "a value")
+        dist.Normal(0.0, torch.tensor(-1.0))
+
+    with compat.unchecked_values():
+        look()
+    with (
+        pytest.warns(UserWarning, match="Encountered NaN"),
+        pytest.raises(ValueError, match="parameter scale"),
+    ):
+        look()
+
+
+class Seen(TorchFunctionMode):
+    """Counts the calls of what `_MaskedSums` replaces, in a list."""
+
+    def __init__(self, calls):
+        super().__init__()
+        self.calls = calls
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in (Tensor.all, Tensor.masked_select):
+            self.calls.append(function)
+        return function(*args, **(kwargs or {}))
+
+
+@checks(PYRO, "within_expectations")
+def test_states_are_selected_within_expectations_alone():
+    def model():
+        logits = pyro.param("logits", torch.tensor([0.0, 1.0]))
+        pyro.sample("z", dist.Categorical(logits=logits))
+
+    def guide():
+        logits = torch.tensor([0.0, -math.inf])  # a state that never comes
+        q = dist.Categorical(logits=logits)
+        pyro.sample("z", q, infer={"enumerate": "parallel"})
+
+    within, everywhere, before = [], [], Dice.compute_expectation
+    with (
+        pyro.validation_enabled(False),
+        Seen(everywhere),
+        compat.within_expectations(lambda: Seen(within)),
+    ):
+        TraceEnum_ELBO(max_plate_nesting=0).loss_and_grads(model, guide)
+    assert Tensor.masked_select in within
+    assert within == everywhere
+    assert Dice.compute_expectation is before
+
+
+@checks(PYRO, "get_unconstrained")
+def test_parameters_are_as_optimizers_see_them():
+    weight = nn.Parameter(torch.ones(2))
+
+    def model():
+        pyro.param("scale", torch.tensor(2.0), dist.constraints.positive)
+        pyro.param("weight", weight)
+        pyro.param("twin", weight)
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    trace = poutine.trace(model).get_trace()
+    scale, *twins = compat.get_unconstrained(trace)
+    assert scale.item() == pytest.approx(math.log(2.0))
+    assert twins[0] is weight and twins[1] is weight
+
+
+@checks(PYRO, "get_constructor")
+def test_an_optimizer_tells_its_class():
+    for optim, kind in (
+        (Adam, torch.optim.Adam),
+        (AdamW, torch.optim.AdamW),
+        (SGD, torch.optim.SGD),
+        (ClippedAdam, clipped_adam.ClippedAdam),
+    ):
+        assert compat.get_constructor(optim({"lr": 0.1})) is kind
+
+
+def announce(**values):
+    """Makes parameters in Pyro's store."""
+    params = {name: nn.Parameter(value) for name, value in values.items()}
+    for name, param in params.items():
+        pyro.param(name, param)
+    return params.values()
+
+
+def step(optim, params):
+    for param in params:
+        param.grad = torch.full_like(param, 3.0)
+    optim(params)
+
+
+@checks(PYRO, "get_torch_optimizers")
+def test_options_and_state_are_pyros_own():
+    first, second = params = announce(a=torch.ones(2), b=torch.zeros(()))
+    optim = Adam({"lr": 0.1})
+    step(optim, params)
+    optimizers = compat.get_torch_optimizers(optim)
+    assert list(optimizers) == [first, second]
+    state = optimizers[first].state[first]
+    assert set(state) == {"step", "exp_avg", "exp_avg_sq"}
+    assert state["step"] == 1 and state["exp_avg"].shape == (2,)
+    before = [param.detach().clone() for param in params]
+    optimizers[first].param_groups[0]["lr"] = 0.0
+    step(optim, params)
+    assert torch.equal(first, before[0])
+    assert not torch.equal(second, before[1])
+
+
+@checks(PYRO, "get_clip_options")
+def test_clipping_is_asked_for_by_name():
+    first, second = announce(a=torch.ones(2), b=torch.zeros(()))
+    optim = Adam({}, {"clip_value": 0.5})
+    assert compat.get_clip_options(optim, first) == {"clip_value": 0.5}
+    assert compat.get_clip_options(Adam({}), first) == {}
+    bounds = {"a": {}, "b": {"clip_norm": 2.0}}
+    optim = Adam({}, lambda module, name: bounds[name])
+    assert compat.get_clip_options(optim, first) == {}
+    assert compat.get_clip_options(optim, second) == {"clip_norm": 2.0}
+
+
+@checks(PYRO, "adopt_parameters")
+def test_an_adopted_parameter_is_stepped_as_any_other():
+    """Its options and its clipping, and the state that waits for it."""
+
+    def make():
+        return Adam(
+            lambda name: {"lr": 0.1 if name == "a" else 0.2, "eps": 1.0},
+            lambda module, name: {"clip_value": 0.5},
+        )
+
+    ends = []
+    for is_adopted in (False, True):
+        with pyro.get_param_store().scope():
+            params = announce(a=torch.ones(2), b=torch.zeros(()))
+            before = make()
+            step(before, params)
+            optim = make()
+            optim.set_state(before.get_state())
+            if is_adopted:
+                compat.adopt_parameters(optim, params)
+                compat.adopt_parameters(optim, params)  # nothing more
+                kept = optim.optim_objs[next(iter(params))].state_dict()
+                assert kept["state"][0]["step"] == 1
+            step(optim, params)
+            ends.append([p.detach() for p in params])
+    assert all(map(torch.equal, *ends))
+
+
+@checks(PYRO, "get_importance_trace")
+def test_a_pair_of_traces_shares_its_draws():
+    def model(x):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        pyro.sample("z", dist.Normal(x, 0.1))
+
+    x = torch.tensor(2.0)
+    model_trace, guide_trace = compat.get_importance_trace(
+        "flat", math.inf, model, guide, (x,), {}
+    )
+    z = guide_trace.nodes["z"]["value"]
+    assert model_trace.nodes["z"]["value"] is z
+    log_prob = dist.Normal(z, 1.0).log_prob(x)
+    assert torch.equal(model_trace.nodes["x"]["log_prob"], log_prob)
+    log_prob = dist.Normal(x, 0.1).log_prob(z)
+    assert torch.equal(guide_trace.nodes["z"]["log_prob"], log_prob)
+    assert "score_parts" in guide_trace.nodes["z"]
+
+
+@checks(PYRO, "am_i_wrapped")
+def test_a_handler_around_is_noticed():
+    assert not compat.am_i_wrapped()
+    with poutine.scale(scale=2.0):
+        assert compat.am_i_wrapped()
+    assert not compat.am_i_wrapped()
+
+
+def test_every_name_has_a_test():
+    assert set(compat.__all__) == CHECKED
