@@ -15,6 +15,7 @@ from pyro_vae.cli.flags import CommandLine
 from pyro_vae.evaluation import (
     METHODS,
     LogMarginal,
+    aggregate,
     annealed_bound,
     check_aggregate,
     default_method,
@@ -54,19 +55,19 @@ class Unknown(nn.Module):
         return self.base(z)
 
 
-def exact_vae(noise=NOISE):
+def exact_vae(latent_dim=2, noise=NOISE):
     """Returns probabilistic PCA with principal axes, and the best encoder."""
-    vae = linear_vae()
+    vae = linear_vae(latent_dim)
     decoder, encoder = vae.likelihood.decoder, vae.guide.encoder
     axes, _ = torch.linalg.qr(decoder.weight.data)
-    decoder.weight.data = axes * torch.tensor([1.0, 2.0])
+    decoder.weight.data = axes * torch.arange(1.0, latent_dim + 1)
     variance = 1 / (1 + decoder.weight.data.square().sum(0) / noise**2)
     gain = variance.unsqueeze(1) * decoder.weight.data.T / noise**2
-    encoder.weight.data[:2] = gain
-    encoder.bias.data[:2] = -gain @ decoder.bias.data
-    encoder.weight.data[2:] = 0
+    encoder.weight.data[:latent_dim] = gain
+    encoder.bias.data[:latent_dim] = -gain @ decoder.bias.data
+    encoder.weight.data[latent_dim:] = 0
     scale = variance.sqrt() - vae.guide.distribution.min_scale
-    encoder.bias.data[2:] = scale.expm1().log()
+    encoder.bias.data[latent_dim:] = scale.expm1().log()
     likelihood = GaussianLikelihood(decoder, "fixed", noise)
     return VAE(vae.prior, likelihood, vae.guide.distribution)
 
@@ -100,7 +101,7 @@ def test_quadrature_is_exact(latent_dim):
 
 def test_the_quadrature_of_narrow_peaks_beside_one_far_out():
     """A larger domain for one image must not hide the others' peaks."""
-    vae = exact_vae(0.01)
+    vae = exact_vae(noise=0.01)
     x = draw_images(vae, 6)
     with torch.no_grad():
         x[0] = vae.generate(torch.tensor([[300.0, -200.0]]))
@@ -207,7 +208,7 @@ def test_the_elbo_of_each_image():
         result = estimate_elbo(vae, x, 4000, chosen)
         # The error is of twenty blocks: Student's t of 19 degrees of freedom.
         assert error_in_units(result, truth).abs().max() < 8
-        assert result.error.max() < 1
+        assert result.error.max() < 2
 
 
 def test_chunks_do_not_change_the_estimate(monkeypatch):
@@ -273,7 +274,7 @@ def test_discrete_latents_are_summed_out():
 def test_every_method_agrees_with_the_exact_one(name, monkeypatch):
     monkeypatch.setattr(log_marginal, "TEMPERATURES", 40)
     takes, truth = METHODS[name].takes, None
-    continuous = exact_vae()
+    continuous = exact_vae(1)
     continuous.guide.encoder.bias.data += 0.1
     for vae in (continuous, make_discrete()):
         x = draw_images(vae, 4)
@@ -376,8 +377,8 @@ def test_the_gaps_of_a_linear_model():
 
 
 def test_no_gap_where_the_guide_is_exact():
-    vae = exact_vae()
-    result = split_gap(vae, draw_images(vae, 5), num_steps=30)
+    vae = exact_vae(1)
+    result = split_gap(vae, draw_images(vae, 10), num_steps=30)
     assert result.approximation.abs().max() < 0.02
     assert result.amortization.abs().max() < 0.02
 
@@ -403,8 +404,9 @@ def test_few_effective_samples_are_warned_of():
         log_marginal_likelihood(vae, x, 100)
 
 
-def test_the_aggregate_posterior():
+def test_the_aggregate_posterior(monkeypatch):
     """With the exact posterior and the model's data it is the prior."""
+    monkeypatch.setattr(aggregate, "PAIRS", 500)
     vae = exact_vae()
     x = draw_images(vae, 20_000)
     result = check_aggregate(vae, x)
@@ -480,7 +482,7 @@ def test_a_fit_reaches_the_maximum_likelihood_of_probabilistic_pca():
     vae = VAE(start.prior, likelihood, start.guide.distribution)
     assert vae.compute_elbo(x, 100).mean() < best - 1
     objective = make_objective(vae, "analytic-kl", num_particles=4)
-    for rate, steps in ((0.02, 1000), (0.002, 500)):
+    for rate, steps in ((0.05, 400), (0.005, 200)):
         optim = pyro.optim.Adam({"lr": rate})
         svi = SVI(vae.model, vae.guide, optim, objective)
         for _ in range(steps):

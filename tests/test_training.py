@@ -326,6 +326,7 @@ def test_devices():
             resolve_device(name)
 
 
+@SLOW
 def test_the_real_mnist_in_float32(mnist_dir):
     """4,000 digits: the untrained model is far below the bar."""
     torch.set_default_dtype(torch.float32)
@@ -674,7 +675,9 @@ def test_what_does_not_go_with_the_vae_is_refused(
     "choices",
     [{"beta": 2.0}, {"warmup": 1}, {"free_bits": 0.1}, {"objective": "iwae"}],
 )
-def test_e_steps_of_ones_own_vae_climb_the_elbo_alone(few, choices):
+def test_e_steps_of_ones_own_vae_climb_the_elbo_alone(digits, choices):
+    few = digits.first(20)
+
     def make_by_hand(inference):
         return VAE(
             NormalPrior(2),

@@ -108,12 +108,7 @@ def main(command: CommandLine[Flags]) -> int:
         stop=interrupt.is_requested,
         notes={"preset": flags.preset},
     )
-    if records.engine == "compiled":
-        print(
-            "compiling the step: some seconds, fewer the next time; "
-            "--engine eager does without"
-        )
-    progress.start(records.num_batches)
+    progress.start(records.num_batches, records.engine)
     for record in records:
         progress.on_record(record)
     progress.close()

@@ -54,7 +54,7 @@ class CommandLine(Generic[Flags]):
         """
         return tyro.cli(
             self.kind,
-            default=default,
+            default=MISSING_NONPROP if default is None else default,
             args=self.words,
             prog=self.program,
             description=self.about,

@@ -23,8 +23,18 @@ class Progress:
         self._last: Record = {}
         self._bar = tqdm(disable=True)
 
-    def start(self, num_batches: int) -> None:
-        """Shows the bar, of a run with so many steps in an epoch."""
+    def start(self, num_batches: int, engine: str) -> None:
+        """Shows the bar, and says so if there is a compilation to wait for.
+
+        Args:
+            num_batches: The number of steps in an epoch.
+            engine: What steps are taken with: `eager` or `compiled`.
+        """
+        if engine == "compiled":
+            print(
+                "compiling the step: some seconds, fewer the next time; "
+                "--engine eager does without"
+            )
         self._num_batches = num_batches
         self._bar = tqdm(
             total=self._epochs * num_batches,

@@ -99,9 +99,9 @@ def _check_by_hand(
     vae: VAE,
 ) -> None:
     """Compares what can be compared: this package's classes, and shapes."""
+    data_dim = _data_dim(vae)
     with torch.random.fork_rng(devices=[]):
-        encoder = getattr(vae.guide.distribution, "encoder", None)
-        described = build(config, getattr(encoder, "in_features", 784))
+        described = build(config, data_dim or 784)
     fault = None
     for name, theirs, its in (
         ("prior", described.prior, vae.prior),
@@ -116,7 +116,11 @@ def _check_by_hand(
             break
     shapes = {key: value.shape for key, value in vae.state_dict().items()}
     for key, value in described.state_dict().items():
-        if fault is None and shapes.get(key, value.shape) != value.shape:
+        if (
+            data_dim
+            and fault is None
+            and shapes.get(key, value.shape) != value.shape
+        ):
             fault = f"its {key} has shape {tuple(shapes[key])}"
     if fault is not None:
         named = [n for n, value in ours.items() if value != defaults[n]]
@@ -126,6 +130,14 @@ def _check_by_hand(
             f"by hand, and {fault}; expected choices that describe it, or "
             "none: fit() trains the VAE as it is"
         )
+
+
+def _data_dim(vae: VAE) -> int | None:
+    """Returns D, as the encoder or the decoder tells it; None if unknown."""
+    encoder = getattr(vae.guide.distribution, "encoder", None)
+    decoder = getattr(vae.likelihood, "decoder", None)
+    inputs = getattr(encoder, "in_features", None)
+    return inputs or getattr(decoder, "out_features", None)
 
 
 def _as_json(value: Any) -> Any:

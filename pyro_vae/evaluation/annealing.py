@@ -84,22 +84,25 @@ def annealed_bound(
         chains = _Chains(vae, x, num_temperatures)
         chains.adapt(num_chains)
         log_weight, acceptance = chains.rise(num_chains)
-        upper = None if z is None else -_log_mean(chains.fall(num_chains, z))
-    bound = _log_mean(log_weight)
-    # The relative variance of the mean weight is, by the delta method, the
-    # variance of its log.
-    variance = (log_weight - bound).exp().var(0) / num_chains
-    return Annealed(
-        value=bound,
-        error=variance.sqrt(),
-        acceptance=acceptance,
-        upper_bound=upper,
-    )
+        upper = None
+        if z is not None:
+            upper = -_log_mean(chains.fall(num_chains, z))[0]
+    value, error = _log_mean(log_weight)
+    return Annealed(value, error, acceptance=acceptance, upper_bound=upper)
 
 
-def _log_mean(log_weight: Tensor) -> Tensor:
-    """Returns the log of the mean weight over chains, `(C, B)` to `(B,)`."""
-    return log_weight.logsumexp(0) - math.log(len(log_weight))
+def _log_mean(log_weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the log of the mean weight, and its standard error.
+
+    By the delta method the error is that of the mean, relative to the mean.
+
+    Args:
+        log_weight: The log-weights of C chains for each image, `(C, B)`.
+    """
+    num_chains = len(log_weight)
+    value = log_weight.logsumexp(0) - math.log(num_chains)
+    variance = (log_weight - value).exp().var(0) / num_chains
+    return value, variance.sqrt()
 
 
 class _Chains:

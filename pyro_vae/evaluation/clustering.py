@@ -1,6 +1,7 @@
 """How well an assignment of images to components agrees with their labels."""
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,14 +9,18 @@ from numpy.typing import NDArray
 Scores = dict[str, float]
 
 
-def cluster_scores(components: NDArray, labels: NDArray | None) -> Scores:
+def cluster_scores(
+    components: NDArray[Any], labels: NDArray[Any] | None
+) -> Scores:
     r"""Scores components against labels.
 
     Args:
-        components: Each image's component, `(N,)` integers.
-        labels: `(N,)` integers, or None, and then the last three are NaN.
+        components: The images' components, `(N,)` integers.
+        labels: The images' labels, `(N,)` integers; None if they have none,
+            and then the last three scores are NaN.
 
     Returns:
+        The scores by their names.
         `components_used`: how many components have an image;
         `clustering_accuracy`: the fraction of images whose component is
         matched to their label, under the best one-to-one matching;
