@@ -3,7 +3,7 @@
 import importlib.metadata
 
 project = "pyro_vae"
-author = "The pyro_vae developers"
+author = "The pyro_vae authors"
 version = release = importlib.metadata.version("pyro-vae")
 extensions = [
     "myst_parser",
