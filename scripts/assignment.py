@@ -178,18 +178,25 @@ def strip(notebook: Any) -> None:
         cell["id"] = f"cell-{number}"
         if cell.cell_type != "code":
             continue
-        shown = []
+        shown: list[Any] = []
         for output in cell.outputs:
+            output.pop("transient", None)
             if output.get("name") == "stderr":
                 print(output.text.rstrip(), file=sys.stderr)
+            elif shown and is_text(output) and is_text(shown[-1]):
+                shown[-1].text += output.text  # came apart on its way here
             else:
-                output.pop("transient", None)
                 shown.append(output)
         cell.outputs = shown
     language = notebook.metadata.get("language_info", {})
     for key in set(language) - {"name", "file_extension", "mimetype"}:
         del language[key]
     notebook.metadata.pop("jupytext", None)
+
+
+def is_text(output: Any) -> bool:
+    """Returns whether an output of a cell is printed text."""
+    return output.output_type == "stream"
 
 
 def to_json(notebook: Any) -> bytes:

@@ -45,8 +45,8 @@ below.
 The importance-weighted and Renyi bounds have {particles} samples of z. That and
 the step size were chosen by their result: with 4 samples, or at 5e-3, a few
 fits of such a bound with a continuous Bernoulli and a vamp or flow prior lost
-in ELBO. It asks for one good draw of all, whatever the others are worth, and
-the ELBO is their mean.
+in ELBO: such a bound needs only one good draw among its samples, while the
+ELBO is the mean over all of them.
 """
 
 
