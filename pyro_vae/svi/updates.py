@@ -9,12 +9,14 @@ at any step.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from pyro.optim import PyroOptim
 from pyro.optim.clipped_adam import ClippedAdam
+from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
 
 from pyro_vae.svi.compat import (
@@ -30,108 +32,182 @@ from pyro_vae.svi.compat import (
     get_torch_optimizers,
 )
 
-Update = Callable[[Sequence[Tensor], Tensor | None], None]
-
 _MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")  # torch's names
 
 
-def make_update(
-    optim: PyroOptim | torch.optim.Optimizer, params: Sequence[Tensor]
-) -> Update:
-    """Makes the function that updates parameters in place.
+class Updates(ABC):
+    """Updates parameters in place, given their gradients.
+
+    A step may update a part of the parameters: those that the pair announced
+    in it. The sets of parameters that steps update are registered by `add`.
+    """
+
+    def __init__(self) -> None:
+        self.sets: list[list[Tensor]] = []
+
+    def add(self, params: Sequence[Tensor]) -> int:
+        """Registers the parameters of a kind of step, and returns its index."""
+        for index, known in enumerate(self.sets):
+            if [*map(id, known)] == [*map(id, params)]:
+                return index
+        self.sets.append(list(params))
+        return len(self.sets) - 1
+
+    @abstractmethod
+    def step(
+        self, index: int, grads: Sequence[Tensor], skip: Tensor | None
+    ) -> None:
+        """Updates the parameters of a registered set.
+
+        Args:
+            index: The set's index.
+            grads: The gradients of its parameters, in their order.
+            skip: Where this flag is 1, nothing is updated.
+        """
+
+
+def make_updates(optim: PyroOptim | torch.optim.Optimizer) -> Updates:
+    """Returns what updates parameters as an optimizer does.
 
     Args:
-        optim: `pyro.optim.Adam`, `AdamW` or `ClippedAdam`, or a torch
-            optimizer, which updates those of the parameters that it was given.
-        params: The unconstrained parameters.
-
-    Returns:
-        A function of the gradients and of a flag, a tensor or None: where the
-        flag is 1, nothing is updated.
+        optim: A Pyro optimizer; `Adam`, `AdamW` and `ClippedAdam` become one
+            kernel, the others step as in Pyro. Or a torch optimizer, which
+            updates those of the parameters that it was given.
 
     Raises:
         ValueError: For another optimizer.
     """
     check_optimizer(optim)
     if isinstance(optim, torch.optim.Optimizer):
-        return _TorchUpdate(optim, params)
-    return _FusedUpdate(optim, params)
+        return _TorchUpdates(optim)
+    if _is_fusible(optim):
+        return _FusedUpdates(optim)
+    return _PyroUpdates(optim)
 
 
 def check_optimizer(optim: object) -> None:
-    """Raises ValueError for an optimizer that `make_update` cannot take."""
-    if isinstance(optim, torch.optim.LBFGS):
+    """Raises ValueError for an optimizer that `make_updates` cannot take."""
+    kind = get_constructor(optim) if isinstance(optim, PyroOptim) else None
+    if isinstance(optim, torch.optim.LBFGS) or kind is torch.optim.LBFGS:
         raise ValueError(
             "the optimizer is LBFGS, which evaluates the loss itself; expected "
             "one that steps on given gradients"
         )
-    if isinstance(optim, torch.optim.Optimizer):
-        return
-    kind = get_constructor(optim) if isinstance(optim, PyroOptim) else None
-    if kind not in (torch.optim.Adam, torch.optim.AdamW, ClippedAdam):
-        name = getattr(kind, "__name__", type(optim).__name__)
+    if not isinstance(optim, PyroOptim | torch.optim.Optimizer):
         raise ValueError(
-            f"the optimizer is {name}; expected pyro.optim.Adam, AdamW or "
-            "ClippedAdam, or a torch optimizer over given parameters: use "
-            "pyro.infer.SVI for another one"
+            f"the optimizer is of type {type(optim).__name__}; expected one of "
+            "pyro.optim, or a torch optimizer over given parameters"
         )
 
 
-class _TorchUpdate:
-    """A torch optimizer's own step."""
+_FUSED = (torch.optim.Adam, torch.optim.AdamW, ClippedAdam)
 
-    def __init__(self, optim: torch.optim.Optimizer, params: Sequence[Tensor]):
-        self.optim, self.params = optim, params
 
-    def __call__(self, grads: Sequence[Tensor], skip: Tensor | None) -> None:
+def _is_fusible(optim: PyroOptim) -> bool:
+    """Returns whether one kernel can do what an optimizer does."""
+    if isinstance(optim, PyroLRScheduler):
+        return False
+    options = optim.pt_optim_args
+    is_centered = isinstance(options, dict) and options.get("centered_variance")
+    return get_constructor(optim) in _FUSED and not is_centered
+
+
+class _EagerUpdates(Updates):
+    """Steps as the optimizer itself does, on gradients that it is given."""
+
+    def step(
+        self, index: int, grads: Sequence[Tensor], skip: Tensor | None
+    ) -> None:
         if skip is not None and skip.item():
             return
-        for param, grad in zip(self.params, grads, strict=True):
-            param.grad = grad
+        params = self.sets[index]
+        for param, grad in zip(params, grads, strict=True):
+            param.grad = grad.clone()  # the graph will write there again
+        try:
+            self._take_step(params)
+        finally:
+            for param in params:
+                param.grad = None
+
+    @abstractmethod
+    def _take_step(self, params: list[Tensor]) -> None:
+        """Steps on the parameters' `.grad`."""
+
+
+class _TorchUpdates(_EagerUpdates):
+    def __init__(self, optim: torch.optim.Optimizer):
+        super().__init__()
+        self.optim = optim
+
+    def _take_step(self, params: list[Tensor]) -> None:
         self.optim.step()
-        for param in self.params:
-            param.grad = None
 
 
-class _FusedUpdate:
+class _PyroUpdates(_EagerUpdates):
+    def __init__(self, optim: PyroOptim):
+        super().__init__()
+        self.optim = optim
+
+    def _take_step(self, params: list[Tensor]) -> None:
+        self.optim(params)
+
+
+class _FusedUpdates(Updates):
     """Adam, AdamW and ClippedAdam, a kernel for each set of options."""
 
-    def __init__(self, optim: PyroOptim, params: Sequence[Tensor]):
-        self.optim, self.params = optim, params
-        adopt_parameters(optim, params)
-        self._regroup()
+    def __init__(self, optim: PyroOptim):
+        super().__init__()
+        self.optim = optim
+        self._groups: list[tuple[_Members, _Group]] = []
 
-    def __call__(self, grads: Sequence[Tensor], skip: Tensor | None) -> None:
-        if any(group.has_changed() for _, group in self.groups):
+    def add(self, params: Sequence[Tensor]) -> int:
+        count = len(self.sets)
+        index = super().add(params)
+        if len(self.sets) > count:
+            adopt_parameters(self.optim, params)
+            self._regroup()
+        return index
+
+    def step(
+        self, index: int, grads: Sequence[Tensor], skip: Tensor | None
+    ) -> None:
+        if any(group.has_changed() for _, group in self._groups):
             self._regroup()
         grads = [
             laid_out_like(param, grad)
-            for param, grad in zip(self.params, grads, strict=True)
+            for param, grad in zip(self.sets[index], grads, strict=True)
         ]
-        for indices, group in self.groups:
-            group.update([grads[index] for index in indices], skip)
+        for members, group in self._groups:
+            if index in members:
+                group.update([grads[at] for at in members[index]], skip)
 
     def _regroup(self) -> None:
-        """Puts parameters of one kind and with the same options together."""
-        groups: dict[str, list[int]] = {}
-        for index, param in enumerate(self.params):
+        """Puts parameters of one kind and with the same options together.
+
+        Parameters of one group also belong to the same sets, for they count
+        their steps together.
+        """
+        places: dict[Tensor, dict[int, int]] = {}
+        for index, params in enumerate(self.sets):
+            for place, param in enumerate(params):
+                places.setdefault(param, {})[index] = place
+        groups: dict[str, list[Tensor]] = {}
+        for param, members in places.items():
             options = _read_options(self.optim, param)
             clip = get_clip_options(self.optim, param)
-            if options.get("centered_variance"):
-                raise ValueError(
-                    "ClippedAdam has centered_variance=True; expected False: "
-                    "use pyro.infer.SVI"
-                )
-            kind = (param.device, param.dtype)
+            kind = (param.device, param.dtype, sorted(members))
             key = repr((kind, sorted(options.items()), sorted(clip.items())))
-            groups.setdefault(key, []).append(index)
-        self.groups = [
+            groups.setdefault(key, []).append(param)
+        self._groups = [
             (
-                indices,
-                _Group(self.optim, [self.params[index] for index in indices]),
+                {i: [places[p][i] for p in params] for i in places[params[0]]},
+                _Group(self.optim, params),
             )
-            for indices in groups.values()
+            for params in groups.values()
         ]
+
+
+_Members = dict[int, list[int]]  # of each set, the places of a group's members
 
 
 class _Group:
@@ -141,12 +217,18 @@ class _Group:
         self.params = list(params)
         kind = get_constructor(optim)
         self.is_clipped_adam = kind is ClippedAdam
-        self.kernel = fused_adamw_ if kind is torch.optim.AdamW else fused_adam_
-        optimizers = get_torch_optimizers(optim)
-        self.options = [optimizers[p].param_groups[0] for p in params]
+        self.optimizers = [get_torch_optimizers(optim)[p] for p in params]
+        self.options = [each.param_groups[0] for each in self.optimizers]
+        is_decoupled = kind is torch.optim.AdamW or self.options[0].get(
+            "decoupled_weight_decay"
+        )
+        self.kernel = fused_adamw_ if is_decoupled else fused_adam_
         self.seen = _read_options(optim, params[0])
         self.clip = get_clip_options(optim, params[0])
-        self.states = [optimizers[p].state[p] for p in params]
+        self.states = [
+            each.state[p]
+            for each, p in zip(self.optimizers, params, strict=True)
+        ]
         self.amsgrad = self.options[0].get("amsgrad", False)
         self._fill_states()
         self.averages, self.squares, self.maxima = (
@@ -173,18 +255,28 @@ class _Group:
                     else laid_out_like(param, moment)
                 )
             state["step"] = (
-                int(done[index]) if self.is_clipped_adam else self.counts[index]
+                int(done[index]) if self.is_clipped_adam else self.steps[index]
             )
 
     def has_changed(self) -> bool:
-        """Returns whether an option was set anew since the group was made."""
+        """Returns whether options or state were set anew since then."""
         return any(
-            options[name] != value
-            for options in self.options
-            for name, value in self.seen.items()
+            options is not each.param_groups[0]
+            or any(options[name] != value for name, value in self.seen.items())
+            for each, options in zip(self.optimizers, self.options, strict=True)
         ) or any(
-            param.stride() != average.stride()
-            for param, average in zip(self.params, self.averages, strict=True)
+            each.state.get(param) is not state
+            or state["exp_avg"] is not average
+            or (not self.is_clipped_adam and state["step"] is not step)
+            or param.stride() != average.stride()
+            for each, param, state, step, average in zip(
+                self.optimizers,
+                self.params,
+                self.states,
+                self.steps,
+                self.averages,
+                strict=True,
+            )
         )
 
     def update(self, grads: list[Tensor], skip: Tensor | None) -> None:
