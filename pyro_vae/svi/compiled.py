@@ -18,6 +18,7 @@ from pyro_vae.svi.eager import NonFiniteLossError, find_nonfinite_site
 from pyro_vae.svi.estimator import ReportingELBO, make_recordable
 from pyro_vae.svi.graphs import Program, compile_graph
 from pyro_vae.svi.matmul import check_precision
+from pyro_vae.svi.random_states import get_random_states, set_random_states
 from pyro_vae.svi.reads import Place, Reads
 from pyro_vae.svi.refusals import DynamicPairError
 from pyro_vae.svi.rehearsal import (
@@ -26,6 +27,7 @@ from pyro_vae.svi.rehearsal import (
     Run,
     check_agreement,
     listed,
+    quietly,
     rehearse,
 )
 from pyro_vae.svi.undo import Undo
@@ -324,7 +326,8 @@ class CompiledSVI:
             self._reads.places.values(),
         )
         try:
-            return pair.run(args, kwargs)
+            with quietly():
+                return pair.run(args, kwargs)
         finally:
             undo.restore()
 
@@ -354,12 +357,8 @@ class CompiledSVI:
             reports = [] if again.report is None else [again.report]
             return [*again.losses, *gradients, *left, *reports]
 
-        program = compile_graph(
-            record, self._inputs(call), self.precision, self._watch.modules
-        )
-        self._count_compilation()
         return _Graph(
-            program,
+            self._record(record, call),
             num_params,
             len(run.losses),
             stepped,
@@ -382,21 +381,28 @@ class CompiledSVI:
             losses = listed(pair.compute_loss(args, kwargs))
             return [torch.as_tensor(loss) for loss in losses]
 
-        program = compile_graph(
-            record, self._inputs(call), self.precision, self._watch.modules
-        )
-        self._count_compilation()
-        return program
+        return self._record(record, call)
 
-    def _count_compilation(self) -> None:
+    def _record(
+        self, function: Callable[..., list[Tensor]], call: Arguments
+    ) -> Program:
+        """Compiles a function of the inputs, which are left as they were."""
+        inputs = self._inputs(call)
+        undo = Undo(inputs[len(self._params) :], self._reads.places.values())
+        modules = self._watch.modules
+        try:
+            program = compile_graph(function, inputs, self.precision, modules)
+        finally:
+            undo.restore()
         self.num_compilations += 1
         if self.num_compilations == MANY:
             warnings.warn(
                 f"{MANY} graphs have been compiled, one for each shape and "
                 "Python value that the pair reads; pass a number that changes "
                 "as a tensor",
-                stacklevel=5,
+                stacklevel=6,
             )
+        return program
 
     def _take_step(
         self,
@@ -406,6 +412,7 @@ class CompiledSVI:
         given: dict[Tensor, Tensor],
     ) -> Loss:
         """Runs a graph, compares its results if asked to, and updates."""
+        states = None if expected is None else get_random_states()
         before = [buffer.clone() for buffer in graph.buffers]
         inputs = self._inputs(call)
         inputs = [*inputs[: graph.num_params], *inputs[len(self._params) :]]
@@ -422,6 +429,7 @@ class CompiledSVI:
             try:
                 check_agreement(expected, losses, gradients, self.precision)
             except DynamicPairError:
+                set_random_states(states or [])
                 for buffer, value in zip(graph.buffers, before, strict=True):
                     buffer.copy_(value)
                 raise

@@ -189,8 +189,9 @@ class _Reader:
                     self._visit_function(member, owner)
                 elif isinstance(member, property) and member.fget:
                     self._visit(member.fget.__get__(owner), names)
-                elif isinstance(member, (*_PLAIN, list, dict, Tensor)):
+                elif not hasattr(member, "__get__"):
                     self._note(owner, name, _attribute(owner, name))
+                    self._visit(member, names)
         if is_foreign(kind.__module__):
             names = frozenset(_settings(owner))
         self._visit_mapping(own, names, kind.__name__)

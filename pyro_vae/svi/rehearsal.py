@@ -5,7 +5,9 @@ what the pair changes in Python's objects. The results of the second one are
 what the compiled step must give.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +111,14 @@ class Pair:
         return loss
 
 
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keeps warnings to itself, of a run that repeats another."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def listed(losses: Any) -> list[Any]:
     """Returns the losses as a list: one, or the entries of a tuple."""
     return list(losses) if isinstance(losses, tuple) else [losses]
@@ -181,7 +191,8 @@ def rehearse(
         if all(isinstance(s.values[key], Tensor) for s in (was, then)):
             place.put(was.values[key])
             before[key] = was.values[key]
-    run = pair.run(args, kwargs)
+    with quietly():
+        run = pair.run(args, kwargs)
     left, faults = [], []
     is_made = not are_same_states(get_random_states(), states)
     for key, place in reads_then.places.items():

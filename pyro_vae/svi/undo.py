@@ -58,13 +58,17 @@ class Undo:
 
 
 def _copy(value: Any) -> Any:
-    """Returns a copy of a container's entries; of anything else, None."""
+    """Returns a copy of a container's entries, or a generator's state."""
+    if isinstance(value, torch.Generator):
+        return value.get_state()
     return type(value)(value) if type(value) in (list, dict, set) else None
 
 
 def _refill(value: Any, content: Any) -> None:
-    """Gives a container the entries back that it had."""
-    if isinstance(content, list):
+    """Gives a container or a generator back what it had."""
+    if isinstance(value, torch.Generator):
+        value.set_state(content)
+    elif isinstance(content, list):
         value[:] = content
     elif content is not None:
         value.clear()

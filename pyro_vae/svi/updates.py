@@ -269,6 +269,7 @@ class _Group:
             or state["exp_avg"] is not average
             or (not self.is_clipped_adam and state["step"] is not step)
             or param.stride() != average.stride()
+            or param.dtype != average.dtype
             for each, param, state, step, average in zip(
                 self.optimizers,
                 self.params,
@@ -345,8 +346,8 @@ class _Group:
 def laid_out_like(param: Tensor, tensor: Tensor) -> Tensor:
     """Returns a tensor whose memory is laid out as the parameter's.
 
-    The fused kernels walk through memory and check neither shape nor strides:
-    given another shape they would read beyond a buffer.
+    The fused kernels walk through memory and check neither shape nor strides
+    nor type: given another one they would read beyond a buffer.
 
     Raises:
         ValueError: If the tensor is of another shape.
@@ -357,9 +358,9 @@ def laid_out_like(param: Tensor, tensor: Tensor) -> Tensor:
             f"parameter of shape {tuple(param.shape)}; expected the same: "
             "the optimizer's state or the parameter was replaced"
         )
-    if tensor.stride() == param.stride():
+    if tensor.stride() == param.stride() and tensor.dtype == param.dtype:
         return tensor
-    return torch.empty_like(param, dtype=tensor.dtype).copy_(tensor)
+    return torch.empty_like(param).copy_(tensor)
 
 
 def _read_options(optim: PyroOptim, param: Tensor) -> dict[str, Any]:
