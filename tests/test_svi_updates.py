@@ -14,7 +14,7 @@ from pyro.optim import (
 )
 from torch import nn
 
-from pyro_vae.svi.updates import make_updates
+from pyro_vae.svi.optimizers import make_updates
 
 OPTIMIZERS = {
     "adam": lambda: Adam({"lr": 0.02, "betas": (0.8, 0.99), "eps": 1e-3}),

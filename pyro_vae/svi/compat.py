@@ -209,6 +209,7 @@ def without_checkpoints() -> Iterator[None]:
         yield
 
     module = torch.utils.checkpoint
+    patches: list[Any]
     if hasattr(module, "_checkpoint_impl"):  # since torch 2.13, at the latest
         patches = [mock.patch.object(module, "_checkpoint_impl", run)]
     else:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from pyro_vae.svi.compat import aten, is_validation, read_example
-from pyro_vae.svi.reads import is_foreign
+from pyro_vae.svi.places import is_foreign
 
 _ADVICE = "use torch.where, poutine.mask and the like, or pyro.infer.SVI"
 _FREEZING = {

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.svi.places import Place
 from pyro_vae.svi.random_states import get_random_states, set_random_states
-from pyro_vae.svi.reads import Place
 
 
 class Undo:
