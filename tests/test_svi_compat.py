@@ -4,9 +4,11 @@ A failure here says which name no longer does what the package needs, and the
 version that it was last seen to do it in.
 """
 
+import contextlib
 import functools
 import math
 import platform
+import sys
 
 import pyro
 import pyro.distributions as dist
@@ -18,6 +20,7 @@ from pyro.infer.util import Dice
 from pyro.optim import SGD, Adam, AdamW, ClippedAdam, clipped_adam
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 
 from pyro_vae.svi import compat
 
@@ -49,20 +52,60 @@ def test_a_failure_names_the_name_and_the_versions():
     def fail():
         raise TypeError
 
-    with pytest.raises(AssertionError, match=r"flatten: passed with torch 2"):
-        checks(TORCH, "flatten")(fail)()
+    with pytest.raises(AssertionError, match=r"make_fx: passed with torch"):
+        checks(TORCH, "make_fx")(fail)()
 
 
-@checks(TORCH, "flatten", "unflatten")
-def test_nested_arguments_come_apart_and_together():
-    nested = ([1, {"a": 2.5}], {"k": (None, "b")})
-    leaves, structure = compat.flatten(nested)
-    assert leaves == [1, 2.5, None, "b"]
-    assert compat.unflatten(leaves, structure) == nested
-    _, same = compat.flatten(([3, {"a": 4}], {"k": (5, 6)}))
-    _, other = compat.flatten(([3, {"b": 4}], {"k": (5, 6)}))
-    assert structure == same and hash(structure) == hash(same)
-    assert structure != other
+@checks(TORCH, "count_hooks")
+def test_hooks_on_gradients_are_counted():
+    param = nn.Parameter(torch.ones(1))
+    assert compat.count_hooks(param) == 0
+    param.register_hook(lambda grad: grad)
+    param.register_post_accumulate_grad_hook(lambda param: None)
+    assert compat.count_hooks(param) == 2
+
+
+@checks(TORCH, "is_validation")
+def test_the_frames_that_validate_are_known():
+    class Asked(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            if function is Tensor.__bool__:
+                answers.append(compat.is_validation(sys._getframe(1)))
+            return function(*args, **(kwargs or {}))
+
+    answers = []
+    with Asked():
+        dist.Normal(torch.zeros(2), 1.0, validate_args=True).log_prob(
+            torch.ones(2)
+        )
+        assert answers and all(answers)
+        if torch.ones(1):
+            assert answers[-1] is False
+
+
+@checks(TORCH, "load_compiler")
+def test_the_compiler_is_there_afterwards():
+    compat.load_compiler()
+    assert "torch._inductor" in sys.modules
+
+
+@pytest.mark.parametrize("is_reentrant", [False, True])
+@checks(TORCH, "without_checkpoints")
+def test_checkpoints_compute_once_where_they_are_switched_off(is_reentrant):
+    calls = []
+
+    def function(x):
+        calls.append(1)
+        return x * x
+
+    x = torch.ones(2, requires_grad=True)
+    for count in (2, 1):
+        calls.clear()
+        switch = compat.without_checkpoints()
+        with switch if count == 1 else contextlib.nullcontext():
+            y = checkpoint(function, x, use_reentrant=is_reentrant)
+            y.sum().backward()
+        assert len(calls) == count
 
 
 def update_by_kernel(kernel, params, gradients, skip):

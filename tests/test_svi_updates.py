@@ -3,10 +3,18 @@
 import pyro
 import pytest
 import torch
-from pyro.optim import Adam, AdamW, ClippedAdam
+from pyro.optim import (
+    SGD,
+    AdagradRMSProp,
+    Adam,
+    AdamW,
+    ClippedAdam,
+    ExponentialLR,
+    RMSprop,
+)
 from torch import nn
 
-from pyro_vae.svi.updates import make_update
+from pyro_vae.svi.optimizers import make_updates
 
 OPTIMIZERS = {
     "adam": lambda: Adam({"lr": 0.02, "betas": (0.8, 0.99), "eps": 1e-3}),
@@ -18,6 +26,16 @@ OPTIMIZERS = {
     "adamw": lambda: AdamW({"lr": 0.02, "weight_decay": 0.1}),
     "clipped": lambda: ClippedAdam(
         {"lr": 0.02, "lrd": 0.99, "clip_norm": 0.5, "eps": 1e-3}
+    ),
+    "decoupled": lambda: Adam(
+        {"lr": 0.05, "weight_decay": 0.5, "decoupled_weight_decay": True}
+    ),
+    "centered": lambda: ClippedAdam({"lr": 0.02, "centered_variance": True}),
+    "momentum": lambda: SGD({"lr": 0.01, "momentum": 0.9}, {"clip_norm": 0.5}),
+    "rmsprop": lambda: RMSprop({"lr": 0.01}),
+    "adagrad": lambda: AdagradRMSProp({"eta": 0.1}),
+    "scheduled": lambda: ExponentialLR(
+        {"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.1}, "gamma": 0.9}
     ),
     "by name": lambda: Adam(
         lambda name: {"lr": 0.05 if "scale" in name else 0.01}
@@ -34,6 +52,13 @@ def announce():
         params.append(nn.Parameter(torch.randn(shape)))
         pyro.param(name, params[-1])
     return params
+
+
+def make_update(optim, params):
+    """Returns a function that updates all of some parameters."""
+    updates = make_updates(optim)
+    index = updates.add(params)
+    return lambda grads, skip: updates.step(index, grads, skip)
 
 
 def step_eagerly(optim, params, grads):
@@ -98,7 +123,29 @@ def test_no_kernel_reads_a_gradient_of_another_shape_or_layout():
         assert ((moved < 0) & (moved > -0.2)).all()
 
 
-def test_centered_variance_is_refused():
-    optim = ClippedAdam({"lr": 0.1, "centered_variance": True})
-    with pytest.raises(ValueError, match="centered_variance=True; expected"):
-        make_update(optim, announce())
+def test_two_kinds_of_steps_share_what_they_have_in_common():
+    """Parameters that only every second step updates count their own steps."""
+    ends = []
+    for is_fused in (False, True):
+        with pyro.get_param_store().scope():
+            params, optim = announce(), Adam({"lr": 0.02})
+            updates = make_updates(optim)
+            for step in range(20):
+                chosen = params if step % 2 else params[:2]
+                grads = [torch.randn(p.shape) for p in chosen]
+                if is_fused:
+                    with torch.no_grad():
+                        updates.step(updates.add(chosen), grads, None)
+                else:
+                    step_eagerly(optim, chosen, grads)
+                    for param in params:
+                        param.grad = None
+            ends.append(torch.cat([p.detach().flatten() for p in params]))
+    torch.testing.assert_close(*ends, rtol=1e-12, atol=1e-12)
+
+
+def test_what_is_no_optimizer_is_refused():
+    with pytest.raises(ValueError, match="of type Linear; expected one of"):
+        make_updates(nn.Linear(1, 1))
+    with pytest.raises(ValueError, match="LBFGS, which evaluates the loss"):
+        make_updates(torch.optim.LBFGS([nn.Parameter(torch.zeros(1))]))

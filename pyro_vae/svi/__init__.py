@@ -6,21 +6,17 @@ from pyro_vae.svi.eager import (
     find_nonfinite_site,
     make_svi,
 )
-from pyro_vae.svi.estimator import LOSSES, ReportingELBO, can_compile
-from pyro_vae.svi.graphs import (
-    CompilationError,
-    DynamicPairError,
-    compile_graph,
-)
+from pyro_vae.svi.estimator import ReportingELBO, can_compile
+from pyro_vae.svi.graphs import compile_graph
 from pyro_vae.svi.optimizers import (
     clip_gradients,
     load_optimizer_state,
     optimizer_state,
     set_learning_rate,
 )
+from pyro_vae.svi.refusals import CompilationError, DynamicPairError
 
 __all__ = [
-    "LOSSES",
     "CompilationError",
     "CompiledSVI",
     "DynamicPairError",

@@ -1,13 +1,31 @@
 """The arguments of a step, as a graph sees them: tensors and plain values."""
 
+import dataclasses
+import enum
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.svi.compat import flatten, unflatten
-
-_PLAIN = {bool, int, float, str, type(None), torch.dtype, torch.device}
+_PLAIN = (
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    type(None),
+    range,
+    enum.Enum,
+    np.generic,
+    torch.dtype,
+    torch.device,
+)
+_LARGEST = 1 << 20  # bytes of an array that is compared at every step
+_LONGEST = 60  # characters of a value in a sentence
 
 
 class Arguments:
@@ -16,8 +34,7 @@ class Arguments:
     Args:
         args: The positional arguments.
         kwargs: The arguments by name.
-        params: The parameters, which come before the arguments' tensors among
-            a graph's inputs. An argument may be one of them.
+        params: The parameters. An argument may be one of them.
 
     Attributes:
         tensors: The arguments' tensors, without parameters, each one once.
@@ -27,50 +44,111 @@ class Arguments:
         ValueError: If an argument is neither a tensor nor a plain value.
     """
 
-    def __init__(self, args: tuple, kwargs: dict, params: list[Tensor]):
-        leaves, self._spec = flatten((args, kwargs))
-        places = {id(param): index for index, param in enumerate(params)}
+    def __init__(self, args: tuple, kwargs: dict, params: Sequence[Tensor]):
+        leaves: list[Any] = []
+        self._structure = _take_apart((args, kwargs), leaves)
+        places = {id(param): -1 - index for index, param in enumerate(params)}
+        self._places = places
         self.tensors: list[Tensor] = []
         self._slots: list[tuple[bool, Any]] = []  # (is a tensor, its place)
-        signature = []
+        signature: list[Any] = []
         for leaf in leaves:
             if not isinstance(leaf, Tensor):
                 self._slots.append((False, leaf))
+                signature.append(_describe(leaf))
                 continue
             if id(leaf) not in places:  # one tensor given twice is one input
-                places[id(leaf)] = len(params) + len(self.tensors)
-                self.tensors.append(leaf.contiguous())
+                places[id(leaf)] = len(self.tensors)
+                self.tensors.append(
+                    leaf.contiguous() if leaf.layout == torch.strided else leaf
+                )
             place = places[id(leaf)]
             self._slots.append((True, place))
             signature.append((leaf.shape, leaf.dtype, leaf.device, place))
-        values = tuple(
-            (type(slot), slot)
-            for is_tensor, slot in self._slots
-            if not is_tensor
-        )
-        _check_plain(values)
-        order = tuple(is_tensor for is_tensor, _ in self._slots)
-        self.key = (self._spec, tuple(signature), order, values)
+        self.key = (self._structure, tuple(signature))
 
-    def rebuild(self, tensors: tuple[Tensor, ...]) -> tuple[tuple, dict]:
+    def place_of(self, tensor: Tensor) -> int | None:
+        """Returns the place of a tensor among the arguments, or None.
+
+        It is negative for a parameter.
+        """
+        return self._places.get(id(tensor))
+
+    def rebuild(
+        self, params: Sequence[Tensor], tensors: Sequence[Tensor]
+    ) -> tuple[tuple, dict]:
         """Returns `(args, kwargs)` with other tensors in their places.
 
         Args:
-            tensors: A graph's inputs: the parameters, and then one tensor for
-                each of the attribute `tensors`, in its order.
+            params: The parameters, in the order that they were given in.
+            tensors: One for each of the attribute `tensors`, in its order.
         """
-        leaves = [
-            tensors[slot] if is_tensor else slot
-            for is_tensor, slot in self._slots
-        ]
-        return unflatten(leaves, self._spec)
+        leaves = []
+        for is_tensor, slot in self._slots:
+            if not is_tensor:
+                leaves.append(slot)
+            else:
+                leaves.append(tensors[slot] if slot >= 0 else params[-1 - slot])
+        return _put_together(self._structure, iter(leaves))
 
 
-def _check_plain(values: tuple[tuple[type, Any], ...]) -> None:
-    for kind, value in values:
-        if kind not in _PLAIN:
-            raise ValueError(
-                f"an argument of the step is {value!r}, a {kind.__name__}; "
-                "expected tensors, numbers, strings, None, and lists, "
-                "tuples and dictionaries of them"
-            )
+def list_tensors(arguments: Any) -> list[Tensor]:
+    """Returns the tensors in nested arguments, each one once."""
+    leaves: list[Any] = []
+    _take_apart(arguments, leaves)
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    return list(dict.fromkeys(tensors))
+
+
+def _describe(value: Any) -> Any:
+    """Returns what a plain value is compared by, at every step."""
+    if isinstance(value, np.ndarray) and value.nbytes <= _LARGEST:
+        return (value.dtype.str, value.shape, value.tobytes())
+    if isinstance(value, slice):
+        return (slice, value.start, value.stop, value.step)
+    if isinstance(value, _PLAIN):
+        # A NaN is equal to nothing, not even to itself.
+        return (type(value), value if value == value else repr(value))
+    text = repr(value)
+    if len(text) > _LONGEST:
+        text = text[:_LONGEST] + "..."
+    raise ValueError(
+        f"an argument of the step is {text}, a {type(value).__name__}; "
+        "expected tensors, numbers, strings, None, small arrays, and lists, "
+        "tuples, dictionaries and dataclasses of them"
+    )
+
+
+def _take_apart(value: Any, leaves: list[Any]) -> Any:
+    """Appends the leaves of nested arguments, and returns their structure.
+
+    torch has functions for this, which know no dataclasses and take longer.
+    """
+    kind = type(value)
+    if kind is list or isinstance(value, tuple):
+        return (kind, None, tuple([_take_apart(v, leaves) for v in value]))
+    if kind is dict or kind is OrderedDict:
+        entries = [_take_apart(entry, leaves) for entry in value.values()]
+        return (kind, tuple(value), tuple(entries))
+    if dataclasses.is_dataclass(value) and kind is not type:
+        names = tuple(field.name for field in dataclasses.fields(value))
+        entries = [_take_apart(getattr(value, n), leaves) for n in names]
+        return (kind, names, tuple(entries))
+    leaves.append(value)
+    return None
+
+
+def _put_together(structure: Any, leaves: Iterator[Any]) -> Any:
+    if structure is None:
+        return next(leaves)
+    kind, names, parts = structure
+    entries = [_put_together(part, leaves) for part in parts]
+    if names is None:
+        is_plain = kind in (list, tuple)
+        return kind(entries) if is_plain else kind(*entries)  # a named tuple
+    if issubclass(kind, dict):
+        return kind(zip(names, entries, strict=True))
+    whole = object.__new__(kind)
+    for name, entry in zip(names, entries, strict=True):
+        object.__setattr__(whole, name, entry)  # it may be frozen
+    return whole

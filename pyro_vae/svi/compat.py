@@ -8,12 +8,14 @@ update of torch or Pyro.
 import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from types import FrameType
 from typing import Any
 from unittest import mock
 
 import pyro
 import torch
+import torch.utils.checkpoint
 from pyro.infer.enum import get_importance_trace
 from pyro.infer.util import Dice
 from pyro.optim import PyroOptim
@@ -22,7 +24,6 @@ from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules.module import register_module_forward_pre_hook
-from torch.utils import _pytree as pytree
 
 __all__ = [
     "adopt_parameters",
@@ -30,8 +31,8 @@ __all__ = [
     "aten",
     "compile_by_inductor",
     "convert_element_type",
+    "count_hooks",
     "describe_processor",
-    "flatten",
     "foreach_clamp_max_",
     "foreach_clamp_min_",
     "foreach_mul_",
@@ -44,20 +45,17 @@ __all__ = [
     "get_module_tables",
     "get_torch_optimizers",
     "get_unconstrained",
+    "is_validation",
+    "load_compiler",
     "make_fx",
     "multiply_by_onednn",
     "read_example",
     "register_module_forward_pre_hook",
     "unchecked_values",
-    "unflatten",
     "within_expectations",
+    "without_checkpoints",
     "writes_in_place",
 ]
-
-# torch: nested lists, tuples and dictionaries, taken apart into leaves and a
-# structure that can be compared and hashed, and put together again.
-flatten = pytree.tree_flatten
-unflatten = pytree.tree_unflatten
 
 # torch: one kernel that updates a list of tensors as `torch.optim.Adam` and
 # `AdamW` do, and updates nothing where `found_inf` is 1. It checks neither
@@ -77,6 +75,30 @@ foreach_clamp_max_ = torch._foreach_clamp_max_
 # the graph. These are the names of the recorded operators.
 aten = torch.ops.aten
 convert_element_type = torch.ops.prims.convert_element_type.default
+
+
+def count_hooks(tensor: Tensor) -> int:
+    """Returns how many hooks wait for a tensor's gradient."""
+    return len(tensor._backward_hooks or ()) + len(
+        tensor._post_accumulate_grad_hooks or ()
+    )
+
+
+def is_validation(frame: FrameType | None) -> bool:
+    """Returns whether a frame is one of those that validate a distribution.
+
+    Distributions check their parameters in `__init__` and their values in
+    `_validate_sample`. A distribution that was made before validation was
+    switched off goes on.
+    """
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        if name == "torch.distributions.distribution":
+            return frame.f_code.co_name in ("__init__", "_validate_sample")
+        if not name.startswith(("torch", "pyro_vae.svi")):
+            return False
+        frame = frame.f_back
+    return False
 
 
 def read_example(node: fx.Node) -> Any:
@@ -146,6 +168,15 @@ def get_module_tables(module: nn.Module) -> tuple[dict[str, Any], ...]:
     return module._modules, module._parameters, module._buffers
 
 
+def load_compiler() -> None:
+    """Imports Inductor, which takes a second or two.
+
+    It must come before a function is recorded: to import it runs operations on
+    tensors, which would be recorded, too (torch 2.8 and before).
+    """
+    from torch import _inductor  # noqa: F401
+
+
 @contextmanager
 def unchecked_values() -> Iterator[None]:
     """Stops Pyro from looking at tensors' values while a pair runs.
@@ -157,6 +188,39 @@ def unchecked_values() -> Iterator[None]:
         pyro.validation_enabled(False),
         mock.patch("pyro.util.torch_isnan", lambda value: False),
     ):
+        yield
+
+
+@contextmanager
+def without_checkpoints() -> Iterator[None]:
+    """Makes `torch.utils.checkpoint` keep what it would compute again.
+
+    The numbers are the same. A recorded graph would draw new random numbers in
+    the second computation, for which eager steps put the generator back.
+    """
+
+    def run(function: Callable, args: tuple, kwargs: dict, **_: object) -> Any:
+        return function(*args, **kwargs)
+
+    def apply(function: Callable, preserve: bool, *args: Any) -> Any:
+        return function(*args)
+
+    def keep(*args: Any, **kwargs: Any) -> Iterator[None]:
+        yield
+
+    module = torch.utils.checkpoint
+    patches: list[Any]
+    if hasattr(module, "_checkpoint_impl"):  # since torch 2.13, at the latest
+        patches = [mock.patch.object(module, "_checkpoint_impl", run)]
+    else:
+        name = "_checkpoint_without_reentrant_generator"
+        patches = [
+            mock.patch.object(module, name, keep),
+            mock.patch.object(module.CheckpointFunction, "apply", apply),
+        ]
+    with ExitStack() as stack:
+        for patch in patches:
+            stack.enter_context(patch)
         yield
 
 

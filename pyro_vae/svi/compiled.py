@@ -1,86 +1,77 @@
 """CompiledSVI: Pyro's SVI with its step compiled, for any static pair."""
 
 import math
-import warnings
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from pyro import poutine
 from pyro.infer import ELBO, Trace_ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 
+from pyro_vae.svi.agreement import check_agreement
 from pyro_vae.svi.arguments import Arguments
-from pyro_vae.svi.compat import am_i_wrapped, get_unconstrained
+from pyro_vae.svi.compat import am_i_wrapped
 from pyro_vae.svi.eager import NonFiniteLossError, find_nonfinite_site
-from pyro_vae.svi.estimator import ReportingELBO, check_estimator
-from pyro_vae.svi.graphs import DynamicPairError, Program, compile_graph
+from pyro_vae.svi.estimator import ReportingELBO, make_recordable
 from pyro_vae.svi.matmul import check_precision
-from pyro_vae.svi.optimizers import clip_gradients
-from pyro_vae.svi.random_states import (
-    are_same_states,
-    get_random_states,
-    set_random_states,
-)
-from pyro_vae.svi.updates import Update, check_optimizer, make_update
-from pyro_vae.svi.watch import ModuleCalls, Watch, copy_buffers
+from pyro_vae.svi.optimizers import check_optimizer, make_updates
+from pyro_vae.svi.pairs import Pair, Run
+from pyro_vae.svi.programs import Programs, Step, warn_of_many
+from pyro_vae.svi.random_states import get_random_states, set_random_states
+from pyro_vae.svi.refusals import DynamicPairError
+from pyro_vae.svi.updates import Updates
 
-MANY = 16  # graphs, from which an argument is likely to change at every step
-
-
-class _Run(NamedTuple):
-    """The results of one eager run of a pair.
-
-    Attributes:
-        loss: The loss, `()`.
-        gradients: The gradient of each parameter. The order is that in which
-            this run met the parameters; another one may meet them in another.
-        names: The names of all parameters in Pyro's store.
-        report: The estimator's report, if it is a `ReportingELBO`.
-    """
-
-    loss: Tensor
-    gradients: dict[Tensor, Tensor]
-    names: list[str]
-    report: Tensor | None
+Loss = Tensor | tuple[Tensor, ...]
 
 
 class CompiledSVI:
     r"""`pyro.infer.SVI` whose step runs as one compiled graph.
 
-    The pair is run once through Pyro's handlers while loss and gradients are
-    recorded; the record is compiled by Inductor, and one fused kernel updates
-    the parameters. The first step runs eagerly if it draws initial parameters.
-    With the same seed the losses and parameters are those of `pyro.infer.SVI`,
-    up to rounding; unlike there, a loss that is not finite raises, and the
-    parameters stay as they were. Parameters stay where they are (in modules
-    and in Pyro's param store), the optimizer's state in the optimizer.
+    The pair is run twice through Pyro's handlers, and once more while loss and
+    gradients are recorded; the record is compiled by Inductor, and one fused
+    kernel updates the parameters. A step that draws initial parameters is
+    taken eagerly. With the same seed the losses and parameters are those of
+    `pyro.infer.SVI`, up to rounding; unlike there, a loss that is not finite
+    raises, and parameters and buffers stay as they were. Parameters stay where
+    they are (in modules and in Pyro's param store), the optimizer's state in
+    the optimizer.
 
     The pair must be static: the same sites, shapes and operations at every
-    step. A structure that depends on a tensor's value is detected. Python and
-    NumPy randomness, and state that changes at every run, are detected by
-    recording twice and comparing. Not detected are rare branches that neither
-    recording took, state that changes later (a global flag, a schedule held
-    in a Python number: pass it as an argument), and Python side effects, which
-    happen when recording only. An argument's new shape, dtype or Python value,
-    a module's `train()` or `eval()`, a frozen parameter, and a parameter,
-    buffer or submodule put in another's place compile anew. Compiled steps do
-    not validate arguments and data as `pyro.enable_validation` has it.
+    step. What depends on a tensor's value is refused. Anew compiles:
+
+    - an argument's new shape, dtype or Python value;
+    - a module's `train()` or `eval()`, a frozen parameter, another dtype, and
+      a parameter, buffer or submodule put in another's place;
+    - a number, string or small container that the code of the model or the
+      guide reads from a global, a closure or an attribute, if it changes.
+
+    Tensors that the code reads there are read anew at every step, and those
+    that it leaves in an attribute are left there. Other changes that it makes
+    to Python objects, such as a counter's, are refused.
+
+    Steps 1, 2, 4, 8, ... are also computed eagerly, without being taken, and
+    compared, which finds what code cannot be read for: state in other
+    libraries, random numbers from Python or NumPy. What remains unseen is such
+    state between two of these steps.
 
     Args:
         model: A Pyro model: any callable.
         guide: Its guide.
-        optim: `pyro.optim.Adam`, `AdamW` or `ClippedAdam`, or a torch
-            optimizer over given parameters.
-        loss: `Trace_ELBO` (by default), `TraceMeanField_ELBO`, `RenyiELBO`,
-            `TraceEnum_ELBO` with parallel enumeration, or a `ReportingELBO`
-            whose `can_be_compiled` is true, which gets its reports.
+        optim: An optimizer of `pyro.optim` (`Adam`, `AdamW` and `ClippedAdam`
+            are the fastest), a scheduler of it, or a torch optimizer over
+            given parameters.
+        loss: An estimator such as `Trace_ELBO` (by default), or a function
+            `(model, guide, *args, **kwargs)` that returns the loss. A
+            `ReportingELBO` gets its reports.
+        loss_and_grads: A function like `loss` that also computes gradients, if
+            `loss` is a function.
         precision: The precision of large float32 matrix products: `highest`,
             `high` or `medium` (on the CPU: bfloat16 products where the
             processor has them).
         clip_norm: The largest norm of all gradients together; by default they
             are left as they are.
+        compare: Whether steps 2, 4, 8, ... are compared with eager ones.
 
     Attributes:
         num_compilations: The number of graphs that have been compiled.
@@ -94,79 +85,90 @@ class CompiledSVI:
         model: Callable,
         guide: Callable,
         optim: PyroOptim | torch.optim.Optimizer,
-        loss: ELBO | None = None,
+        loss: ELBO | Callable | None = None,
+        loss_and_grads: Callable | None = None,
+        *,
         precision: str = "highest",
         clip_norm: float | None = None,
+        compare: bool = True,
     ):
         check_optimizer(optim)
-        self.model, self.guide, self.optim = model, guide, optim
-        # ELBO does not declare what its subclasses have.
-        self.loss: Any = Trace_ELBO() if loss is None else loss
-        check_estimator(self.loss)
-        self._reporter = loss if isinstance(loss, ReportingELBO) else None
         check_precision(precision)
+        self.model, self.guide, self.optim = model, guide, optim
+        self.loss = Trace_ELBO() if loss is None else loss
+        self.loss_and_grads = loss_and_grads
         self.precision, self.clip_norm = precision, clip_norm
+        self.compare = compare
         self.num_compilations = 0
-        self._programs: dict[tuple, Program] = {}
-        self._params: list[Tensor] = []  # none before the first step
-        self._watch = Watch([], [])
-        self._update: Update | None = None
+        self._num_steps = 0
+        self._stepped: dict[Tensor, None] = {}  # parameters that have stepped
+        self._updates: Updates | None = None
+        self._programs = self._start_anew()
 
-    def step(self, *args: Any, **kwargs: Any) -> float:
+    def step(self, *args: Any, **kwargs: Any) -> Any:
         """Takes a gradient step on the loss and returns its estimate.
 
         Args:
             args: Arguments of the model and the guide: tensors, Python values,
-                and lists, tuples and dictionaries of them.
+                and lists, tuples, dictionaries and dataclasses of them.
             kwargs: The same, by name.
+
+        Returns:
+            A float, or a tuple of floats if the estimator has several losses.
 
         Raises:
             NonFiniteLossError: If the loss is NaN or infinite; it names the
-                site, and no parameter was touched.
+                site, and nothing was touched.
             DynamicPairError: If the pair is found not to be static.
             CompilationError: If the machine cannot compile.
         """
-        loss = self.step_tensor(*args, **kwargs)
-        value = loss.item()
-        if not math.isfinite(value):
+        losses = self.step_tensor(*args, **kwargs)
+        parts = losses if isinstance(losses, tuple) else (losses,)
+        values = [loss.item() for loss in parts]
+        if not all(map(math.isfinite, values)):
             site = find_nonfinite_site(self.model, self.guide, *args, **kwargs)
-            raise NonFiniteLossError(f"the loss is {value} {site}")
-        return value
+            raise NonFiniteLossError(f"the loss is {values[0]} {site}")
+        return tuple(values) if isinstance(losses, tuple) else values[0]
 
-    def step_tensor(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Takes a step and returns the loss as a tensor, `()`.
+    def step_tensor(self, *args: Any, **kwargs: Any) -> Any:
+        """Takes a step and returns the loss as a tensor, `()`, or several.
 
-        On CUDA nothing waits for the device, unless a torch optimizer was
-        given. A loss that is not finite updates nothing and is returned.
+        On CUDA nothing waits for the device, unless the optimizer is another
+        than those that are the fastest. A loss that is not finite updates
+        nothing and is returned.
         """
         with torch.no_grad():
             self._look()
-            if not self._params:
-                Arguments(args, kwargs, [])  # refuses bad ones, first of all
-                first = self._discover(args, kwargs)
-                if first is not None:
-                    update = make_update(self.optim, list(first.gradients))
-                    grads = list(first.gradients.values())
-                    return _apply(update, first.loss, grads)
-            program, tensors = self._program("step", args, kwargs)
-            loss, *results = program(*self._params, *tensors)
-            count = len(self._params)
-            grads, reports = results[:count], results[count:]
-            if self._reporter is not None:
-                self._reporter.take_report(reports[0].clone())
-            if self._update is None:
-                self._update = make_update(self.optim, self._params)
-            return _apply(self._update, loss, grads)
+            given = _set_aside(self._programs.params)
+            try:
+                return self._step(given, args, kwargs)
+            finally:
+                for param, grad in given.items():  # those that are left
+                    param.grad = grad
 
-    def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
+    def evaluate_loss(self, *args: Any, **kwargs: Any) -> Any:
         """Returns an estimate of the loss; arguments as in `step`."""
         with torch.no_grad():
             self._look()
-            if not self._params:
-                loss = self.loss.loss(self.model, self.guide, *args, **kwargs)
-                return float(loss)
-            program, tensors = self._program("loss", args, kwargs)
-            return program(*self._params, *tensors)[0].item()
+            programs = self._programs
+            if not programs.params:
+                return programs.pair.compute_loss(args, kwargs)
+            values = [v.item() for v in programs.find_loss(args, kwargs)]
+            return values[0] if len(values) == 1 else tuple(values)
+
+    def _start_anew(self) -> Programs:
+        """Returns graphs for the pair as it is now: none."""
+
+        def count() -> None:
+            self.num_compilations += 1
+            warn_of_many(self.num_compilations)
+
+        self._code = (self.model, self.guide, self.loss, self.loss_and_grads)
+        loss = make_recordable(self.loss)
+        pair = Pair(
+            self.model, self.guide, loss, self.loss_and_grads, self.clip_norm
+        )
+        return Programs(pair, self.precision, count)
 
     def _look(self) -> None:
         """Forgets the graphs if something they took for granted is gone."""
@@ -175,123 +177,144 @@ class CompiledSVI:
                 "the step runs inside a Pyro handler; expected it outside: "
                 "put the handler around the model or the guide instead"
             )
-        if not self._watch.holds():
-            self._programs, self._params = {}, []
-            self._watch, self._update = Watch([], []), None
-
-    def _program(
-        self, kind: str, args: tuple, kwargs: dict
-    ) -> tuple[Program, list[Tensor]]:
-        """Returns the graph for such arguments, and its tensors."""
-        call = Arguments(args, kwargs, self._params)
-        key = (kind, call.key, self._watch.modes())
-        if key not in self._programs:
-            record = self._record_step if kind == "step" else self._record_loss
-            self._programs[key] = compile_graph(
-                lambda *tensors: record(*call.rebuild(tensors)),
-                [*self._params, *call.tensors],
-                self.precision,
-                self._watch.modules,
-            )
-            self.num_compilations += 1
-            if self.num_compilations == MANY:
-                warnings.warn(
-                    f"{MANY} graphs have been compiled, one for each shape "
-                    "and Python value of the arguments; pass a number that "
-                    "changes as a tensor",
-                    stacklevel=4,
-                )
-        return self._programs[key], call.tensors
-
-    def _discover(self, args: tuple, kwargs: dict) -> _Run | None:
-        """Runs eagerly, which makes the parameters, and learns of them.
-
-        Returns:
-            None, and the random numbers are given back, if a second run takes
-            as many of them. Else the making of the parameters took some, and
-            the first step has been this run.
-        """
-        states = get_random_states()
-        with ModuleCalls(self.model, self.guide) as calls:
-            first = self._run(args, kwargs)
-        buffers = copy_buffers(calls.modules())
-        states_after = get_random_states()
-        set_random_states(states)
-        second = self._run(args, kwargs)
-        is_repeated = are_same_states(get_random_states(), states_after)
-        if is_repeated:
-            buffers = calls.buffers
-        else:
-            states = states_after
-            if self._reporter is not None and first.report is not None:
-                self._reporter.take_report(first.report)
-        set_random_states(states)
-        for buffer, value in buffers:
-            buffer.copy_(value)
-        self._watch = Watch(calls.modules(), first.names)
-        self._params = list(second.gradients)
-        return None if is_repeated else first
-
-    def _run(self, args: tuple, kwargs: dict) -> _Run:
-        """Runs the pair once, eagerly, and leaves no gradient behind."""
-        with (
-            torch.enable_grad(),
-            poutine.trace(param_only=True) as capture,
-        ):
-            value = self.loss.loss_and_grads(
-                self.model, self.guide, *args, **kwargs
-            )
-        # By identity: one parameter may be announced under several names.
-        announced = dict.fromkeys(get_unconstrained(capture.trace))
-        grads = {p: p.grad for p in announced if p.grad is not None}
-        if not grads:
+        if torch.is_anomaly_enabled():
             raise ValueError(
-                "no parameter has a gradient; expected pyro.param or "
-                "pyro.module statements in the model or the guide"
+                "torch's anomaly detection is on, which a compiled step has "
+                "no place for; expected it off: use pyro.infer.SVI to look "
+                "for an anomaly"
             )
-        clip_gradients(grads, self.clip_norm)
-        for param in grads:
-            param.grad = None
-        loss = torch.as_tensor(value).to(next(iter(grads.values())))
-        report = None if self._reporter is None else self._reporter.report()
-        return _Run(loss, grads, list(capture.trace.nodes), report)
+        code = (self.model, self.guide, self.loss, self.loss_and_grads)
+        is_same = all(
+            new is old for new, old in zip(code, self._code, strict=True)
+        )
+        if not (is_same and self._programs.hold()):
+            self._programs = self._start_anew()
 
-    def _record_step(self, args: tuple, kwargs: dict) -> list[Tensor]:
-        """Returns the loss, each parameter's gradient, and the report, if any.
+    def _step(
+        self, given: dict[Tensor, Tensor], args: tuple, kwargs: dict
+    ) -> Loss:
+        """Takes a step; takes out of `given` what it has added."""
+        programs, expected = self._programs, None
+        call = Arguments(args, kwargs, programs.params)
+        step = programs.find_step(call)
+        if step is None:
+            given |= _set_aside(programs.list_candidates())
+            rehearsal = programs.rehearse(args, kwargs)
+            if rehearsal.is_step:
+                return self._finish(rehearsal.first, given)
+            call = Arguments(args, kwargs, programs.params)
+            expected = rehearsal.run
+            # Where only parameters were unknown, there is a graph already.
+            step = programs.find_step(call) or programs.record_step(
+                call, rehearsal
+            )
+        elif self.compare and _is_power_of_two(self._num_steps + 1):
+            expected = programs.run_aside(args, kwargs)
+        return self._take_step(step, call, expected, given)
 
-        Loss and gradients are as Pyro's estimator computes them.
+    def _take_step(
+        self,
+        step: Step,
+        call: Arguments,
+        expected: Run | None,
+        given: dict[Tensor, Tensor],
+    ) -> Loss:
+        """Runs a graph, compares its results if asked to, and finishes."""
+        states = None if expected is None else get_random_states()
+        before = [buffer.clone() for buffer in step.buffers]
+        results = self._programs.run(step, call)
+        count = step.num_losses + len(step.stepped)
+        losses, grads = results[: step.num_losses], results[step.num_losses :]
+        gradients = dict(zip(step.stepped, grads, strict=False))
+        left, report = results[count:], None
+        if isinstance(self.loss, ReportingELBO):
+            report = left.pop().clone()
+        if expected is not None and states is not None:
+            try:
+                check_agreement(expected, losses, gradients, self.precision)
+            except DynamicPairError:
+                set_random_states(states)
+                for buffer, value in zip(step.buffers, before, strict=True):
+                    buffer.copy_(value)
+                raise
+        # The next step writes where this one did.
+        run = Run(
+            [loss.clone() for loss in losses],
+            gradients,
+            step.announced,
+            [],
+            report,
+        )
+        result = self._finish(run, given)
+        if step.buffers:
+            is_finite = _are_finite(losses)
+            for buffer, value in zip(step.buffers, before, strict=True):
+                buffer.copy_(torch.where(is_finite, buffer, value))
+        for place, tensor in zip(step.left, left, strict=True):
+            place.put(tensor.clone())
+        return result
+
+    def _finish(self, run: Run, given: dict[Tensor, Tensor]) -> Loss:
+        """Updates the parameters by a run's results, and reports."""
+        if isinstance(self.loss, ReportingELBO) and run.report is not None:
+            self.loss.take_report(run.report)
+        self._update(run, given)
+        self._num_steps += 1
+        return run.losses[0] if len(run.losses) == 1 else tuple(run.losses)
+
+    def _update(self, run: Run, given: dict[Tensor, Tensor]) -> None:
+        """Updates the parameters, unless a loss is not finite.
+
+        A parameter that has stepped before steps also without a gradient, by
+        its moments, as under `pyro.infer.SVI`, which leaves zeros in its
+        gradient.
         """
-        for param in self._params:
-            param.grad = None
-        try:
-            with torch.enable_grad():
-                loss = self.loss.loss_and_grads(
-                    self.model, self.guide, *args, **kwargs
-                )
-                clip_gradients(self._params, self.clip_norm)
-            grads = [p.grad for p in self._params if p.grad is not None]
-        finally:
-            for param in self._params:
-                param.grad = None
-        if len(grads) < len(self._params):
-            raise DynamicPairError(
-                "a parameter that had a gradient at the first step has none "
-                "now; expected a static pair: use pyro.infer.SVI"
+        skip = None
+        if run.losses[0].is_cuda:
+            skip = (~_are_finite(run.losses)).to(torch.float32)
+        elif not all(math.isfinite(loss.item()) for loss in run.losses):
+            return
+        if self._updates is None or self._updates.optim is not self.optim:
+            self._updates = make_updates(self.optim)
+        gradients = self._add_given(run, given)
+        self._stepped.update(dict.fromkeys(gradients))
+        stepping = [param for param in run.announced if param in self._stepped]
+        grads = [
+            gradients[param] if param in gradients else torch.zeros_like(param)
+            for param in stepping
+        ]
+        self._updates.step(self._updates.add(stepping), grads, skip)
+
+    def _add_given(
+        self, run: Run, given: dict[Tensor, Tensor]
+    ) -> dict[Tensor, Tensor]:
+        """Adds the gradients that a `backward` of the user's has left."""
+        adding = [param for param in run.announced if param in given]
+        if not adding:
+            return run.gradients
+        if self.clip_norm is not None and any(given[p].any() for p in adding):
+            raise ValueError(
+                "parameters have a gradient of their own before the step, and "
+                "clip_norm is given; expected one of the two: add the penalty "
+                "to the model by pyro.factor"
             )
-        reporter = self._reporter
-        reports = [] if reporter is None else [reporter.report()]
-        return [torch.as_tensor(loss), *grads, *reports]
-
-    def _record_loss(self, args: tuple, kwargs: dict) -> list[Tensor]:
-        with torch.no_grad():
-            loss = self.loss.loss(self.model, self.guide, *args, **kwargs)
-        return [torch.as_tensor(loss)]
+        gradients = dict(run.gradients)
+        for param in adding:
+            gradients[param] = gradients.get(param, 0) + given.pop(param)
+        return gradients
 
 
-def _apply(update: Update, loss: Tensor, grads: list[Tensor]) -> Tensor:
-    """Updates the parameters, unless the loss is not finite; returns it."""
-    if loss.is_cuda:
-        update(grads, (~loss.isfinite()).to(torch.float32))
-    elif math.isfinite(loss.item()):
-        update(grads, None)
-    return loss.clone()  # the next step writes where this one did
+def _set_aside(params: Sequence[Tensor]) -> dict[Tensor, Tensor]:
+    """Takes the gradients of parameters away, and returns them."""
+    given = {p: p.grad for p in params if p.grad is not None}
+    for param in given:
+        param.grad = None
+    return given
+
+
+def _are_finite(losses: Sequence[Tensor]) -> Tensor:
+    return torch.stack([loss.isfinite() for loss in losses]).all()
+
+
+def _is_power_of_two(number: int) -> bool:
+    return number & (number - 1) == 0

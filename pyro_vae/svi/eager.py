@@ -12,6 +12,7 @@ from pyro.optim import PyroOptim
 
 from pyro_vae.svi.compat import get_unconstrained
 from pyro_vae.svi.optimizers import clip_gradients
+from pyro_vae.svi.watch import ModuleCalls
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -71,14 +72,21 @@ def find_nonfinite_site(
 ) -> str:
     """Runs a pair once more and says where it stops being finite.
 
-    Random states are left as they were.
+    Random states and the modules' buffers are left as they were.
 
     Returns:
         The end of a sentence that begins with "the loss is nan", such as
         "at site 'z' of the guide".
     """
-    with torch.random.fork_rng(), pyro.validation_enabled(False):
-        return _find_nonfinite_site(model, guide, *args, **kwargs)
+    with (
+        torch.random.fork_rng(),
+        pyro.validation_enabled(False),
+        ModuleCalls(model, guide) as calls,
+    ):
+        site = _find_nonfinite_site(model, guide, *args, **kwargs)
+    for buffer, value in calls.buffers:
+        buffer.copy_(value)
+    return site
 
 
 def _find_nonfinite_site(

@@ -1,15 +1,10 @@
 """Which estimators of the ELBO can be compiled, and what they report."""
 
-from pyro.infer import (
-    ELBO,
-    RenyiELBO,
-    Trace_ELBO,
-    TraceEnum_ELBO,
-    TraceMeanField_ELBO,
-)
-from torch import Tensor
+import copy
+from typing import Any
 
-LOSSES = (Trace_ELBO, TraceMeanField_ELBO, RenyiELBO, TraceEnum_ELBO)
+from pyro.infer import ELBO
+from torch import Tensor
 
 
 class ReportingELBO(ELBO):
@@ -48,23 +43,28 @@ class ReportingELBO(ELBO):
         self._report = value
 
 
-def can_compile(loss: ELBO) -> bool:
-    """Returns whether `CompiledSVI` takes an estimator.
+def can_compile(loss: object) -> bool:
+    """Returns whether `CompiledSVI` may record an estimator."""
+    return not isinstance(loss, ReportingELBO) or loss.can_be_compiled
 
-    It takes the estimators of `LOSSES`, but not their subclasses, which may
-    do anything, and each `ReportingELBO` whose `can_be_compiled` is true.
+
+def make_recordable(loss: Any) -> Any:
+    """Returns the estimator that `CompiledSVI` records in a given one's place.
+
+    It is the same one, but for Pyro's `Jit` estimators: of those it is the
+    eager estimator with the same options, since they would be recorded twice.
+
+    Raises:
+        ValueError: If the estimator says that it cannot be compiled.
     """
-    if isinstance(loss, ReportingELBO):
-        return loss.can_be_compiled
-    return type(loss) in LOSSES
-
-
-def check_estimator(loss: ELBO) -> None:
-    """Raises ValueError for an estimator that cannot be compiled."""
     if not can_compile(loss):
-        names = ", ".join(kind.__name__ for kind in LOSSES)
         raise ValueError(
-            f"the loss is {type(loss).__name__}; expected one of {names}, or "
-            "a ReportingELBO whose can_be_compiled is true: use "
-            "pyro.infer.SVI for another one"
+            f"the loss is {type(loss).__name__}, which cannot be compiled; "
+            "expected another one: use pyro.infer.SVI"
         )
+    kind = type(loss)
+    if not (isinstance(loss, ELBO) and kind.__name__.startswith("Jit")):
+        return loss
+    eager = copy.copy(loss)
+    eager.__class__ = kind.__mro__[1]
+    return eager

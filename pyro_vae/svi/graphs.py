@@ -14,24 +14,25 @@ from torch.overrides import TorchFunctionMode
 
 from pyro_vae.svi.compat import (
     compile_by_inductor,
+    load_compiler,
     make_fx,
     unchecked_values,
     within_expectations,
+    without_checkpoints,
 )
 from pyro_vae.svi.matmul import choose_matmuls
 from pyro_vae.svi.noise import keep_draws
 from pyro_vae.svi.random_states import keep_random_states
+from pyro_vae.svi.refusals import (
+    CompilationError,
+    Recording,
+    explain,
+    first_line,
+    refuse_dynamic,
+)
 from pyro_vae.svi.watch import copy_buffers
 
 Program = Callable[..., Sequence[Tensor]]
-
-
-class DynamicPairError(ValueError):
-    """A pair's structure depends on values or on chance."""
-
-
-class CompilationError(OSError):
-    """A graph could not be compiled on this machine."""
 
 
 def compile_graph(
@@ -46,6 +47,9 @@ def compile_graph(
     when the function itself runs. Tensors that the function reads beside its
     inputs (buffers, say) are read anew at each call, and may be changed in
     place; the recording leaves them, and all random states, as they were.
+
+    That the function does the same at every call is for the caller to see to:
+    a value that is no tensor stays what it was in the recording.
 
     Args:
         function: Takes tensors and returns a list of tensors. It may call
@@ -62,36 +66,16 @@ def compile_graph(
         the tensors that it returned.
 
     Raises:
-        DynamicPairError: If the function branches on a tensor's value, or two
-            recordings of it differ.
+        DynamicPairError: If the function branches on a tensor's value, or the
+            shape of a result depends on one.
         CompilationError: If Inductor or its C++ compiler fails.
     """
-    graph, constants = _record_twice(function, inputs, modules)
+    graph, constants = _record(function, inputs, modules)
+    refuse_dynamic(graph)
     keep_draws(graph)
     choose_matmuls(graph, precision)
     compiled = _compile(graph, [*inputs, *constants])
     return lambda *tensors: compiled(*tensors, *constants)
-
-
-def _record_twice(
-    function: Callable[..., Sequence[Tensor]],
-    inputs: Sequence[Tensor],
-    modules: Sequence[nn.Module],
-) -> tuple[fx.GraphModule, list[Tensor]]:
-    """Records a function, and refuses it if a second record is another."""
-    graph, constants = _record(function, inputs, modules)
-    again, others = _record(function, inputs, modules)
-    if (
-        graph.code != again.code
-        or len(constants) != len(others)
-        or not all(map(_same, constants, others))
-    ):
-        raise DynamicPairError(
-            "the model or guide did something else when it was run a second "
-            "time; expected a static pair, with no Python or NumPy randomness "
-            "and no changing state: use pyro.infer.SVI"
-        )
-    return graph, constants
 
 
 def _record(
@@ -100,61 +84,23 @@ def _record(
     modules: Sequence[nn.Module],
 ) -> tuple[fx.GraphModule, list[Tensor]]:
     """Records a function; tensors it finds elsewhere become last inputs."""
+    load_compiler()
     buffers = copy_buffers(modules)
     try:
         with (
             unchecked_values(),
             within_expectations(_MaskedSums),
+            without_checkpoints(),
             keep_random_states(inputs),
-            _Recording(),
+            Recording(),
         ):
             graph = make_fx(function)(*inputs)
-    except RuntimeError as error:
-        raise DynamicPairError(
-            f"the model or guide cannot be recorded ({_first_line(error)}); "
-            "expected a static pair: use pyro.infer.SVI"
-        ) from error
+    except Exception as error:
+        raise explain(error) from error
     finally:
         for buffer, value in buffers:
             buffer.copy_(value)
     return graph, _lift_constants(graph)
-
-
-_FREEZING = {
-    Tensor.__bool__,
-    Tensor.__int__,
-    Tensor.__float__,
-    Tensor.__index__,
-    Tensor.tolist,
-    Tensor.numpy,
-    Tensor.__array__,
-}
-
-
-class _Recording(TorchFunctionMode):
-    """Refuses Python's view of a tensor's value, which would be frozen.
-
-    `item` stays a tensor: Pyro's losses and a user's arithmetic go on with
-    it, cut off from autograd as a number would be.
-    """
-
-    def __torch_function__(
-        self,
-        function: Callable,
-        types: Iterable[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if function is Tensor.item:
-            return args[0].detach()
-        if function in _FREEZING:
-            raise DynamicPairError(
-                f"the model or guide asks for a tensor's value in Python "
-                f"(Tensor.{function.__name__}), so that its structure may "
-                "depend on it; expected a static pair: use torch.where and "
-                "the like, or pyro.infer.SVI"
-            )
-        return function(*args, **(kwargs or {}))
 
 
 class _MaskedSums(TorchFunctionMode):
@@ -197,26 +143,15 @@ def _lift_constants(graph: fx.GraphModule) -> list[Tensor]:
     return [tensor for _, tensor in constants.values()]
 
 
-def _same(left: Tensor, right: Tensor) -> bool:
-    """Returns whether a tensor is the same, or was made anew and is equal."""
-    return left is right or (
-        left.shape == right.shape and torch.equal(left, right)
-    )
-
-
 def _compile(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Program:
     _keep_freed_memory()
     try:
         return compile_by_inductor(graph, inputs)
     except Exception as error:  # Inductor raises many kinds
         raise CompilationError(
-            f"the step could not be compiled here ({_first_line(error)}); "
+            f"the step could not be compiled here ({first_line(error)}); "
             "expected a C++ compiler: use pyro.infer.SVI"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _keep_freed_memory() -> None:

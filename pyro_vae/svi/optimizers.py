@@ -1,12 +1,63 @@
-"""A Pyro optimizer's step sizes and state, by parameter; gradient clipping."""
+"""Optimizers: what steps in their place, their step sizes and their state."""
 
 from collections.abc import Iterable
 
 import torch
 from pyro.optim import PyroOptim
+from pyro.optim.clipped_adam import ClippedAdam
+from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor, nn
 
-from pyro_vae.svi.compat import adopt_parameters, get_torch_optimizers
+from pyro_vae.svi.compat import (
+    adopt_parameters,
+    get_constructor,
+    get_torch_optimizers,
+)
+from pyro_vae.svi.fused import FusedUpdates
+from pyro_vae.svi.updates import EagerUpdates, Updates
+
+_FUSED = (torch.optim.Adam, torch.optim.AdamW, ClippedAdam)
+
+
+def make_updates(optim: PyroOptim | torch.optim.Optimizer) -> Updates:
+    """Returns what updates parameters as an optimizer does.
+
+    Args:
+        optim: A Pyro optimizer; `Adam`, `AdamW` and `ClippedAdam` become one
+            kernel, the others step as in Pyro. Or a torch optimizer, which
+            updates those of the parameters that it was given.
+
+    Raises:
+        ValueError: For another optimizer.
+    """
+    check_optimizer(optim)
+    if isinstance(optim, PyroOptim) and _is_fusible(optim):
+        return FusedUpdates(optim)
+    return EagerUpdates(optim)
+
+
+def check_optimizer(optim: object) -> None:
+    """Raises ValueError for an optimizer that `make_updates` cannot take."""
+    kind = get_constructor(optim) if isinstance(optim, PyroOptim) else None
+    if isinstance(optim, torch.optim.LBFGS) or kind is torch.optim.LBFGS:
+        raise ValueError(
+            "the optimizer is LBFGS, which evaluates the loss itself; expected "
+            "one that steps on given gradients"
+        )
+    if not isinstance(optim, PyroOptim | torch.optim.Optimizer):
+        raise ValueError(
+            f"the optimizer is of type {type(optim).__name__}; expected one of "
+            "pyro.optim, or a torch optimizer over given parameters"
+        )
+
+
+def _is_fusible(optim: PyroOptim) -> bool:
+    """Returns whether one kernel can do what an optimizer does."""
+    if isinstance(optim, PyroLRScheduler):
+        return False
+    options = optim.pt_optim_args
+    is_centered = isinstance(options, dict) and options.get("centered_variance")
+    return get_constructor(optim) in _FUSED and not is_centered
 
 
 def clip_gradients(params: Iterable[Tensor], max_norm: float | None) -> None:

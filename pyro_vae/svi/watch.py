@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from pyro import get_param_store
 from torch import Tensor, nn
 
 from pyro_vae.svi.compat import (
+    count_hooks,
     get_module_tables,
     register_module_forward_pre_hook,
 )
@@ -39,7 +41,7 @@ class ModuleCalls:
             owner = getattr(part, "__self__", part)
             if isinstance(owner, nn.Module):
                 for module in owner.modules():
-                    self._note(module)
+                    self.note(module)
 
     def modules(self) -> list[nn.Module]:
         """Returns the modules that were called or that the pair belongs to."""
@@ -47,14 +49,15 @@ class ModuleCalls:
 
     def __enter__(self) -> "ModuleCalls":
         self._hook = register_module_forward_pre_hook(
-            lambda module, _: self._note(module)
+            lambda module, _: self.note(module)
         )
         return self
 
     def __exit__(self, *_: object) -> None:
         self._hook.remove()
 
-    def _note(self, module: nn.Module) -> None:
+    def note(self, module: nn.Module) -> None:
+        """Adds a module."""
         if id(module) not in self._found:
             self._found[id(module)] = module
             self.buffers += copy_buffers([module])
@@ -68,20 +71,32 @@ class Watch:
         names: The names of its parameters in Pyro's store.
     """
 
-    def __init__(self, modules: list[nn.Module], names: list[str]):
+    def __init__(self, modules: Iterable[nn.Module], names: Iterable[str]):
         stored = dict(get_param_store().named_parameters())
-        self.modules = modules
-        self._params = [(name, stored[name]) for name in names]
+        self.modules = list(modules)
+        self.names = list(names)
+        self._params = [(name, stored[name]) for name in self.names]
         self._tables: list[tuple[dict[str, Any], dict[str, Any]]] = [
             (table, dict(table))
-            for module in modules
+            for module in self.modules
             for table in get_module_tables(module)
         ]
         self._trainable = [
             (param, param.requires_grad)
-            for module in modules
+            for module in self.modules
             for param in module.parameters(recurse=False)
         ]
+        self._tensors = list(
+            dict.fromkeys(
+                [
+                    *(param for _, param in self._params),
+                    *(param for param, _ in self._trainable),
+                ]
+            )
+        )
+        self._hooks = [count_hooks(tensor) for tensor in self._tensors]
+        self._addresses = [tensor.data_ptr() for tensor in self._tensors]
+        self._layouts = list(map(_layout, self._tensors))
 
     def modes(self) -> tuple[bool, ...]:
         """Returns the mode of each module: true for training."""
@@ -91,7 +106,8 @@ class Watch:
         """Returns whether all that the graph took for granted still holds.
 
         It does while parameters, submodules and buffers are the same objects,
-        and the same parameters are trainable.
+        the parameters have the same dtype and layout, the same ones of them
+        are trainable, and nobody has hooked anything onto their gradients.
         """
         stored = dict(get_param_store().named_parameters())
         for name, param in self._params:
@@ -106,4 +122,20 @@ class Watch:
             for name, entry in entries.items():
                 if table.get(name) is not entry:
                     return False
+        return self._has_same_layouts() and self._hooks == [
+            count_hooks(tensor) for tensor in self._tensors
+        ]
+
+    def _has_same_layouts(self) -> bool:
+        """Compares layouts, but only if some tensor's memory is another."""
+        addresses = [tensor.data_ptr() for tensor in self._tensors]
+        if addresses != self._addresses:
+            self._addresses = addresses
+            return self._layouts == list(map(_layout, self._tensors))
         return True
+
+
+def _layout(tensor: Tensor) -> tuple[Any, ...]:
+    if tensor.layout != torch.strided:
+        return (tensor.dtype, tensor.device, tensor.shape, tensor.layout)
+    return (tensor.dtype, tensor.device, tensor.shape, tensor.stride())

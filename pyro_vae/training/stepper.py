@@ -64,7 +64,7 @@ class Stepper:
         """Goes on with compiled steps; the first of them compiles."""
         self.compiled = CompiledSVI(
             *self._pair,
-            self.config.matmul_precision,
+            precision=self.config.matmul_precision,
             clip_norm=self._clip_norm,
         )
 

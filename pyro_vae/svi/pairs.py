@@ -1,0 +1,117 @@
+"""A model and a guide with the estimator of their loss, run eagerly."""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from pyro_vae.svi.compat import get_unconstrained
+from pyro_vae.svi.estimator import ReportingELBO
+from pyro_vae.svi.optimizers import clip_gradients
+from pyro_vae.svi.places import is_foreign
+from pyro_vae.svi.reads import Reads
+
+
+@dataclass
+class Run:
+    """The results of one run of a pair.
+
+    Attributes:
+        losses: The loss, `()`, or several.
+        gradients: The gradient of each parameter that has one.
+        announced: All parameters that the pair announced.
+        names: Their names in Pyro's store.
+        report: The estimator's report, if it is a `ReportingELBO`.
+    """
+
+    losses: list[Tensor]
+    gradients: dict[Tensor, Tensor]
+    announced: list[Tensor]
+    names: list[str]
+    report: Tensor | None
+
+
+@dataclass
+class Pair:
+    """A model and a guide with the estimator of their loss.
+
+    Attributes:
+        model: A Pyro model.
+        guide: Its guide.
+        loss: An estimator, or a function.
+        loss_and_grads: A function that also computes gradients, or None.
+        clip_norm: The largest norm of all gradients together, or None.
+    """
+
+    model: Callable
+    guide: Callable
+    loss: Any
+    loss_and_grads: Callable | None
+    clip_norm: float | None
+
+    def run(self, args: tuple, kwargs: dict) -> Run:
+        """Computes losses and gradients, and leaves no gradient behind.
+
+        Raises:
+            ValueError: If no parameter has a gradient.
+        """
+        with torch.enable_grad(), poutine.trace(param_only=True) as capture:
+            value = self._compute(args, kwargs)
+            # By identity: one parameter may have several names.
+            announced = list(dict.fromkeys(get_unconstrained(capture.trace)))
+        clip_gradients(announced, self.clip_norm)
+        grads = {p: p.grad for p in announced if p.grad is not None}
+        for param in announced:
+            param.grad = None
+        if not grads:
+            raise ValueError(
+                "no parameter has a gradient; expected pyro.param or "
+                "pyro.module statements in the model or the guide"
+            )
+        like = next(iter(grads.values()))
+        losses = [torch.as_tensor(v).detach().to(like) for v in listed(value)]
+        report = None
+        if isinstance(self.loss, ReportingELBO):
+            report = self.loss.report()
+        names = list(capture.trace.nodes)
+        return Run(losses, grads, announced, names, report)
+
+    def read(self, modules: Iterable[nn.Module]) -> Reads:
+        """Reads the pair's code, and that of modules and of the estimator."""
+        own = []
+        if not is_foreign(type(self.loss).__module__):
+            own = [getattr(self.loss, "loss_and_grads", self.loss)]
+        return Reads(self.model, self.guide, *own, *modules)
+
+    def compute_loss(self, args: tuple, kwargs: dict) -> Any:
+        """Computes the loss, or a tuple of losses, without gradients."""
+        function = getattr(self.loss, "loss", self.loss)
+        return function(self.model, self.guide, *args, **kwargs)
+
+    def _compute(self, args: tuple, kwargs: dict) -> Any:
+        call = (self.model, self.guide, *args)
+        both = getattr(self.loss, "loss_and_grads", self.loss_and_grads)
+        if both is not None:
+            return both(*call, **kwargs)
+        loss = self.loss(*call, **kwargs)
+        if getattr(loss, "requires_grad", False):
+            loss.backward()
+        return loss
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keeps warnings to itself, of a run that repeats another."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def listed(losses: Any) -> list[Any]:
+    """Returns the losses as a list: one, or the entries of a tuple."""
+    return list(losses) if isinstance(losses, tuple) else [losses]

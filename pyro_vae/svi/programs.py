@@ -1,0 +1,244 @@
+"""The graphs of a pair: found by what they took for granted, or recorded."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro import get_param_store
+from torch import Tensor
+
+from pyro_vae.svi.arguments import Arguments, list_tensors
+from pyro_vae.svi.graphs import Program, compile_graph
+from pyro_vae.svi.pairs import Pair, Run, listed, quietly
+from pyro_vae.svi.places import Place
+from pyro_vae.svi.reads import Reads
+from pyro_vae.svi.refusals import DynamicPairError
+from pyro_vae.svi.rehearsal import Rehearsal, rehearse
+from pyro_vae.svi.undo import Undo
+from pyro_vae.svi.watch import Watch
+
+MANY = 16  # graphs, from which an argument is likely to change at every step
+
+
+@dataclass
+class Step:
+    """A compiled step.
+
+    Attributes:
+        program: Takes the parameters, the arguments' tensors and those that
+            the code reads elsewhere; returns losses, gradients, what it leaves
+            in places, and the report.
+        num_params: The number of parameters that it takes.
+        num_losses: The number of losses: one, or those of a tuple.
+        stepped: The parameters that have a gradient.
+        announced: Those that the pair announced, which the optimizer steps.
+        left: The places where the pair leaves another tensor at every run.
+        buffers: The buffers that it changes in place.
+    """
+
+    program: Program
+    num_params: int
+    num_losses: int
+    stepped: list[Tensor]
+    announced: list[Tensor]
+    left: list[Place]
+    buffers: list[Tensor]
+
+
+class Programs:
+    """The graphs of a pair, and all that they take for granted.
+
+    Args:
+        pair: The pair.
+        precision: The precision of large float32 products, as in `CompiledSVI`.
+        on_record: Called after a graph was compiled.
+
+    Attributes:
+        pair: The pair.
+        params: The parameters that were announced so far.
+    """
+
+    def __init__(
+        self, pair: Pair, precision: str, on_record: Callable[[], None]
+    ):
+        self.pair, self.precision = pair, precision
+        self.params: list[Tensor] = []
+        self._on_record = on_record
+        self._steps: dict[Any, Step] = {}
+        self._losses: dict[Any, Program] = {}
+        self._watch = Watch([], [])
+        self._reads = Reads()
+
+    def hold(self) -> bool:
+        """Returns whether what all graphs take for granted still holds."""
+        return self._watch.holds()
+
+    def find_step(self, call: Arguments) -> Step | None:
+        """Returns the step for such arguments, if there is one."""
+        return self._steps.get(self._key(call))
+
+    def find_loss(self, args: tuple, kwargs: dict) -> list[Tensor]:
+        """Returns the losses, by a graph."""
+        call = Arguments(args, kwargs, self.params)
+        key = self._key(call)
+        if key not in self._losses:
+            self._losses[key] = self._record_loss(call)
+        return list(self._losses[key](*self._inputs(call)))
+
+    def run(self, step: Step, call: Arguments) -> list[Tensor]:
+        """Returns the results of a step's program."""
+        inputs = self._inputs(call)
+        others = inputs[len(self.params) :]  # some may be known since then
+        return list(step.program(*inputs[: step.num_params], *others))
+
+    def rehearse(self, args: tuple, kwargs: dict) -> Rehearsal:
+        """Runs the pair eagerly, and learns its parameters and modules."""
+        rehearsal = rehearse(self.pair, self._watch.modules, args, kwargs)
+        known = dict.fromkeys(self.params)
+        self.params += [p for p in rehearsal.run.announced if p not in known]
+        modules = dict.fromkeys([*self._watch.modules, *rehearsal.modules])
+        names = dict.fromkeys([*self._watch.names, *rehearsal.run.names])
+        self._watch = Watch(modules, names)
+        self._reads = self.pair.read(modules)
+        return rehearsal
+
+    def run_aside(self, args: tuple, kwargs: dict) -> Run:
+        """Runs the pair eagerly, and puts everything back."""
+        buffers = [b for m in self._watch.modules for b in m.buffers(False)]
+        given = [*list_tensors((args, kwargs)), *self._reads.list_tensors()]
+        undo = Undo([*given, *buffers], self._reads.places.values())
+        try:
+            with quietly():
+                return self.pair.run(args, kwargs)
+        finally:
+            undo.restore()
+
+    def list_candidates(self) -> list[Tensor]:
+        """Returns the parameters that the pair may turn out to have."""
+        stored = get_param_store().named_parameters()
+        modules = self.pair.read(self._watch.modules).modules
+        return [
+            *(param for _, param in stored),
+            *(param for m in modules for param in m.parameters(False)),
+        ]
+
+    def record_step(self, call: Arguments, rehearsal: Rehearsal) -> Step:
+        """Records and compiles the step for such arguments.
+
+        Raises:
+            DynamicPairError: If the pair cannot be recorded.
+            CompilationError: If the machine cannot compile.
+        """
+        run = rehearsal.run
+        stepped = list(run.gradients)
+
+        def compute(args: tuple, kwargs: dict) -> list[Tensor]:
+            again = self.pair.run(args, kwargs)
+            if set(again.gradients) != set(stepped):
+                raise DynamicPairError(
+                    "other parameters have a gradient in a second run; "
+                    "expected a static pair: use pyro.infer.SVI"
+                )
+            gradients = [again.gradients[param] for param in stepped]
+            left = [place.get().detach() for place in rehearsal.left]
+            reports = [] if again.report is None else [again.report]
+            return [*again.losses, *gradients, *left, *reports]
+
+        step = Step(
+            self._record(compute, call),
+            len(self.params),
+            len(run.losses),
+            stepped,
+            run.announced,
+            rehearsal.left,
+            rehearsal.buffers,
+        )
+        self._steps[self._key(call)] = step
+        return step
+
+    def _record_loss(self, call: Arguments) -> Program:
+        def compute(args: tuple, kwargs: dict) -> list[Tensor]:
+            losses = listed(self.pair.compute_loss(args, kwargs))
+            return [torch.as_tensor(loss) for loss in losses]
+
+        return self._record(compute, call)
+
+    def _record(
+        self,
+        compute: Callable[[tuple, dict], list[Tensor]],
+        call: Arguments,
+    ) -> Program:
+        """Compiles a function of the arguments, and leaves all as it was."""
+        num_params, num_tensors = len(self.params), len(call.tensors)
+
+        def record(*tensors: Tensor) -> list[Tensor]:
+            given = tensors[num_params : num_params + num_tensors]
+            with self._kept_values():
+                return compute(*call.rebuild(tensors[:num_params], given))
+
+        inputs = self._inputs(call)
+        undo = Undo(inputs[num_params:], self._reads.places.values())
+        modules = self._watch.modules
+        try:
+            program = compile_graph(record, inputs, self.precision, modules)
+        finally:
+            undo.restore()
+        self._on_record()
+        return program
+
+    @contextmanager
+    def _kept_values(self) -> Iterator[None]:
+        """Puts the values in all places back afterwards."""
+        undo = Undo([], self._reads.places.values())
+        try:
+            yield
+        finally:
+            undo.restore_values()
+
+    def _key(self, call: Arguments) -> Any:
+        """Returns what a graph for such arguments is found by."""
+        read = self._reads.list_tensors()
+        return (
+            call.key,
+            tuple([call.place_of(tensor) for tensor in read]),
+            self._watch.modes(),
+            self._reads.token(),
+            _settings(self.pair.loss),
+            torch.get_default_dtype(),
+            *map(_autocast, ("cpu", "cuda")),
+        )
+
+    def _inputs(self, call: Arguments) -> list[Tensor]:
+        """Returns the parameters, the arguments, and what the code reads."""
+        read = self._reads.list_tensors()
+        others = [tensor for tensor in read if call.place_of(tensor) is None]
+        return [*self.params, *call.tensors, *others]
+
+
+def warn_of_many(number: int) -> None:
+    """Warns, once, where there are so many graphs that something changes."""
+    if number == MANY:
+        warnings.warn(
+            f"{MANY} graphs have been compiled, one for each shape and Python "
+            "value that the pair reads; pass a number that changes as a tensor",
+            stacklevel=2,
+        )
+
+
+def _autocast(device: str) -> torch.dtype | None:
+    is_on = torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if is_on else None
+
+
+def _settings(loss: object) -> Any:
+    """Returns the numbers and strings that an estimator is set to."""
+    return tuple(
+        [
+            (name, value)
+            for name, value in getattr(loss, "__dict__", {}).items()
+            if isinstance(value, bool | int | float | str)
+        ]
+    )
