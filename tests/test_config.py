@@ -55,13 +55,13 @@ def test_unknown_keys_raise():
 @pytest.mark.parametrize(
     ("choice", "value"),
     [
-        ("prior", "cauchy"),
+        ("prior", "gauss"),
         ("prior_scale", 0.0),
         ("prior_scale", 1e40),
         ("prior_df", 0.0),
         ("num_couplings", 0),
         ("coupling_units", 0),
-        ("likelihood", "poisson"),
+        ("likelihood", "gauss"),
         ("binarize", "always"),
         ("network", "cnn"),
         ("channels", ()),

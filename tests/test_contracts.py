@@ -50,7 +50,7 @@ class CauchyPrior(LocationScale):
         return dist.Cauchy(self.loc, self.scale).to_event(1)
 """
 CAUCHY_ROW = """
-    "cauchy": Variant(
+    "toy": Variant(
         lambda c, guide: priors.CauchyPrior(c.latent_dim, c.prior_scale),
         uses=("prior_scale",),
         goes_with=CONTINUOUS,
@@ -72,20 +72,20 @@ assert Path(pyro_vae.__file__).is_relative_to(Path.cwd()), pyro_vae.__file__
 
 def refuse(words, **choices):
     try:
-        Config(prior="cauchy", **choices)
+        Config(prior="toy", **choices)
     except ValueError as error:
         assert words in str(error), error
     else:
         raise AssertionError(words)
 
 refuse("guide is 'categorical'; expected one of normal, laplace, full, flow "
-       "with prior=cauchy", guide="categorical")
+       "with prior=toy", guide="categorical")
 refuse("gradient is 'enumerated'; expected one of pathwise, score-function, "
-       "score-function-baseline with prior=cauchy", gradient="enumerated")
+       "score-function-baseline with prior=toy", gradient="enumerated")
 refuse("prior_df is 2.0; expected 4.0", prior_df=2.0)
 
 digits = load("digits").first(200)
-config = Config(prior="cauchy", prior_scale=0.5, hidden=(8,), epochs=1,
+config = Config(prior="toy", prior_scale=0.5, hidden=(8,), epochs=1,
                 device="cpu", dataset="digits")
 vae = build(config, 64)
 assert type(vae.prior).__name__ == "CauchyPrior"
@@ -102,9 +102,9 @@ for folder in ("run", "saved"):
 shown = io.StringIO()
 with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
     CommandLine(Flags, None, ["--help"], "fit").parse()
-assert "cauchy" in shown.getvalue()
-flags = CommandLine(Flags, None, ["--prior", "cauchy"], "fit").parse()
-assert flags.config().prior == "cauchy"
+assert "toy" in shown.getvalue()
+flags = CommandLine(Flags, None, ["--prior", "toy"], "fit").parse()
+assert flags.config().prior == "toy"
 print("all of it")
 """
 
@@ -399,12 +399,12 @@ def test_a_prior_is_its_class_an_export_and_one_row(tmp_path):
     package = tmp_path / "pyro_vae"
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(source, package, ignore=ignored)
-    (package / "parts/priors/cauchy.py").write_text(CAUCHY_PRIOR)
+    (package / "parts/priors/toy.py").write_text(CAUCHY_PRIOR)
     for name, after, added in (
         (
             "parts/priors/__init__.py",
             '"""\n\n',
-            "from pyro_vae.parts.priors.cauchy import CauchyPrior\n",
+            "from pyro_vae.parts.priors.toy import CauchyPrior\n",
         ),
         ("config/variants.py", "PRIORS: Table = {\n", CAUCHY_ROW),
     ):
@@ -414,7 +414,7 @@ def test_a_prior_is_its_class_an_export_and_one_row(tmp_path):
     assert list_changes(source, package) == [
         "config/variants.py",
         "parts/priors/__init__.py",
-        "parts/priors/cauchy.py",
+        "parts/priors/toy.py",
     ]
     result = subprocess.run(
         [sys.executable, "-c", CAUCHY_RUN],

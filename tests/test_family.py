@@ -11,17 +11,18 @@ from pyro.infer import SVI
 from pyro.optim import Adam
 
 from pyro_vae import CompiledSVI, Config, build, load_vae, save_vae
-from pyro_vae.config.variants import CONTINUOUS, PRIORS
+from pyro_vae.config.variants import (
+    CONTINUOUS,
+    LIKELIHOODS,
+    NETWORKS,
+    PRIORS,
+)
 from pyro_vae.objectives import make_objective
 from pyro_vae.parts.distributions import center
 from tests.models import PAIRS, bend
 from tests.statistics import z_limit
 
-FAMILIES = list(
-    itertools.product(
-        ("gaussian", "bernoulli", "continuous-bernoulli"), ("mlp", "conv")
-    )
-)
+FAMILIES = list(itertools.product(LIKELIHOODS, NETWORKS))
 
 
 def make(prior="normal", guide="auto", hidden=(8,), **choices):

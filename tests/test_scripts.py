@@ -330,7 +330,7 @@ def test_early_stopping_says_which_epoch_was_the_best(tmp_path):
     [
         (["--epochs", "-3"], "--epochs is -3; expected a whole number"),
         (["--epochs", "many"], "Error parsing --epochs"),
-        (["--prior", "cauchy"], "invalid choice 'cauchy' for argument"),
+        (["--prior", "gauss"], "invalid choice 'gauss' for argument"),
         (
             ["--prior", "categorical", "--guide", "normal"],
             "--guide is 'normal'; expected categorical with --prior categori",

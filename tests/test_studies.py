@@ -204,7 +204,7 @@ def test_combinations_in_several_processes(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--priors", "cauchy"], "--priors has cauchy; expected some of norm"),
+        (["--priors", "gauss"], "--priors has gauss; expected some of norm"),
         (["--priors"], "--priors names none; expected some of normal"),
         (["--epochs", -3], "--epochs is -3; expected at least 1"),
         (["--limit", 0], "--limit is 0; expected at least 1"),

@@ -30,9 +30,9 @@ from pyro_vae.svi import (
     CompiledSVI,
     NonFiniteLossError,
     ReportingELBO,
-    compiled,
     graphs,
     make_svi,
+    programs,
 )
 
 ENGINES = (make_svi, CompiledSVI)
@@ -609,7 +609,7 @@ def test_an_edited_module_is_noticed():
 
 @only_recorded
 def test_a_number_that_changes_at_every_step_is_warned_of(monkeypatch):
-    monkeypatch.setattr(compiled, "MANY", 2)
+    monkeypatch.setattr(programs, "MANY", 2)
     svi, x = compiled_mean(), torch.randn(4)
     svi.step(x, 100)
     with pytest.warns(UserWarning, match=r"2 graphs .* pass a number that"):

@@ -43,8 +43,8 @@ class VAEConfig(Choices):
             discrete latent of its own; summed-mixture: the same density,
             without that latent; vamp: a mixture of the guide's posteriors at
             learned images; flow: a normal pushed through learned couplings.
-        prior_scale: Scale of the Laplace, Student t or logistic prior, in
-            units of z.
+        prior_scale: Scale of a prior that has one (laplace, student-t,
+            logistic), in units of z.
         learn_prior_scale: Learn that scale, one for each latent dimension,
             starting from prior_scale.
         prior_df: Degrees of freedom of the Student t prior; fewer make

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from pyro.infer import ELBO, TraceGraph_ELBO
+from pyro.infer import ELBO
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_vae.objectives import bounds
 from pyro_vae.objectives.terms import Terms, read_terms
-from pyro_vae.svi import ReportingELBO
+from pyro_vae.svi import ReportingELBO, can_compile
 from pyro_vae.svi.compat import get_importance_trace
 from pyro_vae.vae import VAE
 
@@ -100,7 +100,7 @@ class WeightedELBO(ReportingELBO):
         # ELBO does not declare what its subclasses have.
         self.estimator: Any = estimator
         self.vae, self.beta = vae, beta
-        self.can_be_compiled = not isinstance(estimator, TraceGraph_ELBO)
+        self.can_be_compiled = can_compile(estimator)
 
     def loss(
         self, model: Callable, guide: Callable, *args: Any, **kwargs: Any

@@ -230,7 +230,12 @@ class LearnedBaseline(Baseline):
 
 
 class BaselineELBO(TraceGraph_ELBO):
-    """`TraceGraph_ELBO`, which also tells the baseline each ELBO."""
+    """`TraceGraph_ELBO`, which also tells the baseline each ELBO.
+
+    That is a Python number, for which a compiled graph has no place.
+    """
+
+    can_be_compiled = False
 
     def loss_and_grads(
         self,

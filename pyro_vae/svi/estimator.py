@@ -44,8 +44,11 @@ class ReportingELBO(ELBO):
 
 
 def can_compile(loss: object) -> bool:
-    """Returns whether `CompiledSVI` may record an estimator."""
-    return not isinstance(loss, ReportingELBO) or loss.can_be_compiled
+    """Returns whether `CompiledSVI` may record an estimator.
+
+    It may, unless the estimator has a false attribute `can_be_compiled`.
+    """
+    return getattr(loss, "can_be_compiled", True)
 
 
 def make_recordable(loss: Any) -> Any:
