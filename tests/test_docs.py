@@ -49,7 +49,7 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     scope = run_python(ROOT / "README.md")
     assert scope["images"].shape == (100, 64)
-    assert -scope["loss"] / 200 > -30  # untrained it is near -38
+    assert -scope["loss"] / 200 > -55  # untrained it is below -65
     assert (tmp_path / "samples.png").exists()
     assert (tmp_path / "results" / "my-run" / "model.safetensors").exists()
 
