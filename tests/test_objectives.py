@@ -585,9 +585,7 @@ def test_what_the_compiled_engine_cannot_take_is_named():
     config = replace(CATEGORICAL, gradient="score-function-baseline")
     vae = build(config, 64)
     objective = make_objective(vae, beta=0.5)
-    with pytest.raises(
-        ValueError, match="WeightedELBO, which cannot be"
-    ):
+    with pytest.raises(ValueError, match="WeightedELBO, which cannot be"):
         CompiledSVI(vae.model, vae.guide, Adam({"lr": 0.1}), objective)
 
 
