@@ -15,7 +15,6 @@
 #
 # A decoder $f$ with weights $w$ turns a latent vector $z$ into an image $x$. A
 # second network, the encoder $g$ with weights $\phi$, infers $z$ from $x$:
-#
 # $$z_n \sim N(0, I), \qquad x_n \mid z_n \sim N\bigl(f(z_n, w),
 # \Sigma\bigr), \qquad \Theta = (w, \Sigma),$$
 #
@@ -213,21 +212,18 @@ def title(*names):
 # *Estimate the ELBO of the data set without bias from a minibatch.*
 #
 # By Jensen's inequality, for any $q$ that is positive where the posterior is,
-#
 # $$\log p(x_n) = \log \mathbb{E}_q \left[\frac{p(x_n, z)}{q(z)}\right] \ge
 # \mathbb{E}_q \bigl[\log p(x_n, z) - \log q(z)\bigr] = \mathcal{L}_n,
 # \qquad \mathcal{L} = \sum_{n=1}^N \mathcal{L}_n .$$
 #
 # Draw a minibatch $\mathcal{B}$ of $B$ indices, uniformly without replacement,
 # and $S$ samples $z_{nj} \sim q(\cdot\,; x_n, \phi)$ for each of them:
-#
 # $$\hat{\mathcal{L}} = \frac{N}{B} \sum_{n \in \mathcal{B}} \frac{1}{S}
-# \sum_{j=1}^S \bigl[\log p(x_n, z_{nj}; \Theta)
-# - \log q(z_{nj}; x_n, \phi)\bigr].$$
+# \sum_{j=1}^S \bigl[\log p(x_n, z_{nj}; \Theta) -
+# \log q(z_{nj}; x_n, \phi)\bigr].$$
 #
 # **It is unbiased.** Given the minibatch, the inner mean has expectation
 # $\mathcal{L}_n$. Each index is in the minibatch with probability $B / N$, so
-#
 # $$\mathbb{E} \hat{\mathcal{L}} = \frac{N}{B} \sum_{n=1}^N
 # P(n \in \mathcal{B})\, \mathcal{L}_n
 # = \frac{N}{B} \sum_{n=1}^N \frac{B}{N} \mathcal{L}_n = \mathcal{L}.$$
@@ -235,11 +231,10 @@ def title(*names):
 # **With the KL in closed form.** Since
 # $\mathcal{L}_n = \mathbb{E}_q \log p(x_n \mid z) - KL(q, p)$, and the KL is
 # known by 1c, only the first term needs samples:
-#
 # $$\hat{\mathcal{L}}^{KL} = \frac{N}{B} \sum_{n \in \mathcal{B}} \left[
-# \frac{1}{S} \sum_{j=1}^S \log p(x_n \mid z_{nj}; \Theta)
-# - \frac12 \sum_{p=1}^P \bigl(\mu_{np}^2 + \sigma_{np}^2 - 1
-# - \log \sigma_{np}^2\bigr) \right].$$
+# \frac{1}{S} \sum_{j=1}^S \log p(x_n \mid z_{nj}; \Theta) -
+# \frac12 \sum_{p=1}^P \bigl(\mu_{np}^2 + \sigma_{np}^2 - 1 -
+# \log \sigma_{np}^2\bigr) \right].$$
 #
 # It replaces a sampled term by its expectation, so it is unbiased as well.
 #
@@ -313,7 +308,6 @@ estimate("KL in closed form", N / B * (likelihood - exact).sum(-1), truth)
 #
 # The samples do not depend on $\Theta$, and of the summands only
 # $\log p(x \mid z)$ does:
-#
 # $$\nabla_\Theta \hat{\mathcal{L}} = \nabla_\Theta \hat{\mathcal{L}}^{KL}
 # = \frac{N}{B S} \sum_{n \in \mathcal{B}} \sum_{j=1}^S
 # \nabla_\Theta \log p(x_n \mid z_{nj}; \Theta).$$
@@ -323,16 +317,14 @@ estimate("KL in closed form", N / B * (likelihood - exact).sum(-1), truth)
 # $\log p(x \mid z) = -\frac12 \log |2 \pi \Sigma| - \frac12 r^T \Sigma^{-1} r$,
 # with $d \log |\Sigma| = \operatorname{tr}(\Sigma^{-1} d\Sigma)$ and
 # $d \Sigma^{-1} = -\Sigma^{-1} (d\Sigma)\, \Sigma^{-1}$,
-#
 # $$\nabla_w \log p = (J_w f)^T\, \Sigma^{-1} r, \qquad
-# \nabla_\Sigma \log p = \tfrac12 \bigl(\Sigma^{-1} r r^T \Sigma^{-1}
-# - \Sigma^{-1}\bigr).$$
+# \nabla_\Sigma \log p = \tfrac12 \bigl(\Sigma^{-1} r r^T \Sigma^{-1} -
+# \Sigma^{-1}\bigr).$$
 #
 # **One scale.** For $\Sigma = s^2 I$ with $s = e^{\ell}$,
-#
 # $$\nabla_w \log p = (J_w f)^T\, \frac{x - f(z, w)}{s^2}, \qquad
-# \frac{\partial \log p}{\partial s} = \frac{\|x - f(z, w)\|^2}{s^3}
-# - \frac{D}{s}.$$
+# \frac{\partial \log p}{\partial s} = \frac{\|x - f(z, w)\|^2}{s^3} -
+# \frac{D}{s}.$$
 #
 # The second is zero where $s^2$ is the mean squared residual of a pixel. By the
 # chain rule, $\partial \log p / \partial \ell
@@ -379,31 +371,28 @@ for what, estimator in (
 # *Derive $KL(q_1, q_2)$ for $q_i = N(\mu_i, \Sigma_i)$ in $P$ dimensions.*
 #
 # With $z \sim q_1$,
-#
-# $$\log \frac{q_1(z)}{q_2(z)} = \tfrac12 \log \frac{|\Sigma_2|}{|\Sigma_1|}
-# - \tfrac12 (z - \mu_1)^T \Sigma_1^{-1} (z - \mu_1)
-# + \tfrac12 (z - \mu_2)^T \Sigma_2^{-1} (z - \mu_2).$$
+# $$\log \frac{q_1(z)}{q_2(z)} = \tfrac12 \log \frac{|\Sigma_2|}{|\Sigma_1|} -
+# \tfrac12 (z - \mu_1)^T \Sigma_1^{-1} (z - \mu_1) +
+# \tfrac12 (z - \mu_2)^T \Sigma_2^{-1} (z - \mu_2).$$
 #
 # **The expectation of a quadratic form.** For any vector $m$ and matrix $A$,
 # write $z - m = (z - \mu_1) + (\mu_1 - m)$ and expand. The mixed terms are
 # linear in $z - \mu_1$, whose mean is zero, so they vanish. The square of the
 # first part is a number, hence its own trace, and a trace allows its factors to
 # be permuted cyclically:
-#
 # $$\mathbb{E} (z - \mu_1)^T A (z - \mu_1)
 # = \operatorname{tr}\bigl(A\, \mathbb{E} (z - \mu_1)(z - \mu_1)^T\bigr)
 # = \operatorname{tr}(A \Sigma_1),$$
 #
-# $$\mathbb{E} (z - m)^T A (z - m) = \operatorname{tr}(A \Sigma_1)
-# + (\mu_1 - m)^T A (\mu_1 - m).$$
+# $$\mathbb{E} (z - m)^T A (z - m) = \operatorname{tr}(A \Sigma_1) +
+# (\mu_1 - m)^T A (\mu_1 - m).$$
 #
 # **The divergence.** The first form, $m = \mu_1$ and $A = \Sigma_1^{-1}$, has
 # expectation $\operatorname{tr} I = P$. The second has $m = \mu_2$ and
 # $A = \Sigma_2^{-1}$. Together,
-#
-# $$KL(q_1, q_2) = \tfrac12 \left[ \operatorname{tr}(\Sigma_2^{-1} \Sigma_1)
-# + (\mu_2 - \mu_1)^T \Sigma_2^{-1} (\mu_2 - \mu_1) - P
-# + \log \frac{|\Sigma_2|}{|\Sigma_1|} \right].$$
+# $$KL(q_1, q_2) = \tfrac12 \left[ \operatorname{tr}(\Sigma_2^{-1} \Sigma_1) +
+# (\mu_2 - \mu_1)^T \Sigma_2^{-1} (\mu_2 - \mu_1) - P +
+# \log \frac{|\Sigma_2|}{|\Sigma_1|} \right].$$
 #
 # From the guide to the prior, $\Sigma_1 = \operatorname{diag}(\sigma^2)$,
 # $\mu_2 = 0$ and $\Sigma_2 = I$, this is the sum over $p$ of
@@ -435,18 +424,17 @@ estimate("log q1 - log q2", q1.log_prob(draws) - q2.log_prob(draws), kl.item())
 # do not commute as they stand. Write
 # $z = \mu + \sigma \odot \epsilon$ with $\epsilon \sim N(0, I)$, whose
 # distribution does not depend on $\phi$. Then
-#
 # $$\nabla_\phi\, \mathbb{E}_q \bigl[\log p(x, z) - \log q(z; x, \phi)\bigr]
-# = \mathbb{E}_\epsilon \nabla_\phi \bigl[\log p(x, \mu + \sigma \odot \epsilon)
-# - \log q(\mu + \sigma \odot \epsilon; x, \phi)\bigr],$$
+# = \mathbb{E}_\epsilon \nabla_\phi
+# \bigl[\log p(x, \mu + \sigma \odot \epsilon) -
+# \log q(\mu + \sigma \odot \epsilon; x, \phi)\bigr],$$
 #
 # and samples of $\epsilon$ estimate the right side without bias. Along
 # $z = \mu + \sigma \odot \epsilon$ the log-density of the guide is
-# $\log q = -\sum_p \bigl[\log \sigma_p + \frac12 \epsilon_p^2
-# + \frac12 \log 2 \pi\bigr]$, which depends on $\phi$ through $\sigma$ alone.
+# $\log q = -\sum_p \bigl[\log \sigma_p + \frac12 \epsilon_p^2 +
+# \frac12 \log 2 \pi\bigr]$, which depends on $\phi$ through $\sigma$ alone.
 # The rest depends on $\phi$ through $z$, with $\nabla_z \log p(z) = -z$ and,
 # for any covariance,
-#
 # $$b = \nabla_z \log p(x \mid z)
 # = (J_z f)^T\, \Sigma^{-1} \bigl(x - f(z, w)\bigr).$$
 #
@@ -454,14 +442,12 @@ estimate("log q1 - log q2", q1.log_prob(draws) - q2.log_prob(draws), kl.item())
 # $\partial z / \partial \sigma = \epsilon$ and
 # $\partial \sigma / \partial \upsilon = 1 / (1 + e^{-\upsilon})$, the gradient
 # for one image and one sample is
-#
 # $$\nabla_\mu = b - z, \qquad
 # \nabla_\sigma = \epsilon \odot (b - z) + \frac1\sigma, \qquad
 # \nabla_\upsilon = \nabla_\sigma \odot \frac{1}{1 + e^{-\upsilon}}.$$
 #
 # **The result.** The Jacobian $J_\phi g$ of the encoder, with a row for each
 # entry of $(\mu_n, \upsilon_n)$, carries both to $\phi$:
-#
 # $$\nabla_\phi \hat{\mathcal{L}} = \frac{N}{B S} \sum_{n \in \mathcal{B}}
 # \sum_{j=1}^S J_\phi g(x_n, \phi)^T \begin{pmatrix} b_{nj} - z_{nj} \\[4pt]
 # \Bigl(\epsilon_{nj} \odot (b_{nj} - z_{nj}) + \dfrac{1}{\sigma_n}\Bigr) \odot
@@ -472,7 +458,6 @@ estimate("log q1 - log q2", q1.log_prob(draws) - q2.log_prob(draws), kl.item())
 #
 # **With the KL in closed form**, $\nabla_\mu KL = \mu$ and
 # $\nabla_\sigma KL = \sigma - 1 / \sigma$ by 1c, so that
-#
 # $$\nabla_\phi \hat{\mathcal{L}}^{KL} = \frac{N}{B S} \sum_{n \in \mathcal{B}}
 # \sum_{j=1}^S J_\phi g(x_n, \phi)^T \begin{pmatrix} b_{nj} - \mu_n \\[4pt]
 # \Bigl(\epsilon_{nj} \odot b_{nj} - \sigma_n + \dfrac{1}{\sigma_n}\Bigr) \odot
@@ -906,7 +891,6 @@ draw_manifold("Laplace")
 #   $z = \tau \log(1 + 2 \epsilon)$.
 #
 # Both are one formula:
-#
 # $$z = r(\epsilon, \tau) = -\tau \operatorname{sign}(\epsilon)
 # \log\bigl(1 - 2 |\epsilon|\bigr), \qquad
 # \frac{\partial z}{\partial \tau} = \frac{z}{\tau}.$$
@@ -916,7 +900,6 @@ draw_manifold("Laplace")
 # encoder, in the place of $\sigma$. With $e_n = r(\epsilon_n, \tau_n) / \tau_n$
 # for the noise, the gradient in $\phi$ is that of 1d, except that
 # $\nabla_z \log p(z) = -\operatorname{sign}(z)$ in the place of $-z$:
-#
 # $$\nabla_\mu = b - \operatorname{sign}(z), \qquad
 # \nabla_\tau = e \odot \bigl(b - \operatorname{sign}(z)\bigr) + \frac1\tau .$$
 #
@@ -991,7 +974,6 @@ torch.set_default_dtype(torch.float32)
 # $\mu$ and $\sigma$.
 #
 # **The ELBO** is a finite sum, with no sampling:
-#
 # $$\mathcal{L}_n = \sum_{k=1}^K q_{nk} A_{nk}, \qquad
 # A_{nk} = \log p(k) + \log p(x_n \mid k) - \log q_{nk}.$$
 #
@@ -1002,7 +984,6 @@ torch.set_default_dtype(torch.float32)
 #
 # **The score function.** Since $\nabla q = q\, \nabla \log q$ and
 # $\mathbb{E}_q \nabla \log q = 0$, for any constant $c$ (a baseline)
-#
 # $$\nabla_\phi \mathcal{L}_n = \sum_k A_{nk} \nabla_\phi q_{nk}
 # = \mathbb{E}_q \bigl[(A_{nz} - c)\, \nabla_\phi \log q(z; x_n, \phi)\bigr].$$
 #
@@ -1010,7 +991,6 @@ torch.set_default_dtype(torch.float32)
 #
 # **Gumbel-softmax.** With $G_k = -\log(-\log u_k)$ and
 # $u_k \sim \operatorname{Uniform}(0, 1)$, relax $z$ at a temperature $T$ to
-#
 # $$\tilde z = \operatorname{softmax}\left(
 # \frac{\log q_n + G}{T}\right).$$
 #
@@ -1080,9 +1060,10 @@ show(axes, generate(discrete, torch.eye(K)), 10, "the mean image of each state")
 plt.show()
 
 # %% [markdown]
-# Each state is a variant of a digit, with no continuous latent beside it: 20
-# states hold the class, and a little of the slant and the width. The test ELBO
-# stays below those of 2b. (This model saw a third of the images, 6 times.)
+# Nearly every state is a variant of a digit. With no continuous latent beside
+# them, 20 states hold the class, and a little of the slant and the width. The
+# test ELBO stays below those of 2b. (This model saw a third of the images, six
+# times each.)
 #
 # **The three gradients** in the logits of one test image, all of them zero, as
 # for an encoder that knows nothing yet. Each estimate has 4,000 draws. Shown
@@ -1125,7 +1106,7 @@ for name, estimated in estimates.items():
 # The score function is unbiased, and a draw of it is off by several times the
 # gradient itself; a baseline takes away what all states share. The
 # Gumbel-softmax at $T = 1$ varies the least, and its mean is too short; at
-# $T = 0.2$ the bias is gone or hidden in the noise, which is the largest of all.
+# $T = 0.2$ the bias is gone or hidden in the noise, the largest of all.
 # Enumeration has neither, and costs $K$ decoder runs in place of one.
 #
 # **Several variables.** With $M$ variables of $K$ states each, an image has
@@ -1156,7 +1137,6 @@ for variables in (1, 2, 3, 4):
 # With two latent dimensions $\log p(x) = \log \int p(z)\, p(x \mid z)\, dz$ can
 # be integrated on a grid. So the bound can be checked, and what it loses can be
 # split in two:
-#
 # $$\log p(x) - \mathcal{L}(q) = \underbrace{\log p(x) - \mathcal{L}(q^*)}
 # _{\text{approximation gap}} + \underbrace{\mathcal{L}(q^*) - \mathcal{L}(q)}
 # _{\text{amortization gap}},$$
