@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,7 +56,7 @@ class Flags:
     epochs: int | None = None
     limit: int | None = None
     to: Literal["pdf", "webpdf", "html", "none"] = "pdf"
-    output: Path = SOURCE.parent
+    output: Path = Path("notebooks")
 
 
 def main(command: CommandLine[Flags]) -> None:
@@ -99,15 +100,21 @@ def check_programs(to: str) -> None:
     """Refuses a conversion whose programs are missing, before the long run.
 
     Raises:
-        ValueError: If there is no pandoc or no XeLaTeX for a PDF.
+        ValueError: If there is no pandoc or no XeLaTeX for a PDF, or no
+            Playwright for one by a browser.
     """
+    if to == "webpdf" and find_spec("playwright") is None:
+        raise ValueError(
+            "playwright is not installed, which to=webpdf needs: run python -m "
+            "pip install 'nbconvert[webpdf]' and playwright install chromium, "
+            "or use to=html"
+        )
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if to == "pdf" and missing:
         packages = " ".join(PROGRAMS.values())
         raise ValueError(
             f"{' and '.join(missing)} not found, which to=pdf needs: install "
-            f"Debian's packages {packages}, or use to=html (or to=webpdf, "
-            "which needs the library nbconvert[webpdf])"
+            f"Debian's packages {packages}, or use to=html or to=webpdf"
         )
 
 
