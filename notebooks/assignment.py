@@ -27,8 +27,8 @@
 # $P = 2$; an image has $D$ pixels with values in $[0, 1]$. Formulas are given
 # for any covariance $\Sigma$ first; the model that is trained has
 # $\Sigma = s^2 I$ with one learned scale $s = e^{\ell}$. Both $s$ and $\sigma$
-# are positive by construction. Parameters follow the gradient of the evidence
-# lower bound (ELBO), estimated on minibatches, with Pyro.
+# are positive by construction. Pyro trains all parameters by gradient ascent on
+# the evidence lower bound (ELBO), estimated on minibatches.
 #
 # | item | what is asked |
 # |:-----|:--------------------------------------------------------------|
@@ -61,7 +61,7 @@
 #
 # The notebook and its PDF come from one run. No line of code is longer than 80
 # columns. Smaller `EPOCHS` or `LIMIT` make a quick run, and the same seed gives
-# the same numbers on the same machine (times apart).
+# the same numbers on the same machine (except for running times).
 
 # %%
 import itertools
@@ -117,20 +117,24 @@ print(
 # `pyro.sample`; `obs=` marks one as observed. A *guide* is another function,
 # which draws the latents, by the same names, from $q$.
 #
-# - `pyro.plate` declares its images independent. Told that they are a minibatch
-#   of $B$ out of $N$, it multiplies their log-densities by $N / B$.
+# - `pyro.plate("images", N, subsample=x)` declares the images independent. Only
+#   the length $B$ of `x` matters here: if it is below $N$, Pyro multiplies the
+#   log-densities inside by $N / B$.
 # - `to_event(1)` makes the last dimension one vector, so that the log-density
 #   of an image is the sum over its pixels.
 # - `Trace_ELBO` runs the guide, runs the model again with the guide's $z$ in
-#   place of its own, and returns minus the ELBO: a loss.
+#   place of its own, and returns minus the estimate of $\mathcal{L}$, the sum
+#   over all $N$ images and not their mean: a loss.
 #
 # Below are the model and the guide in miniature: 4 pixels, 5 hidden units, 6
 # images, minibatches of 2, in double precision. Problem 1 checks its formulas
 # on them.
 #
-# The initial weights come from $N(0, 0.01)$. The second argument is read as a
-# variance, as in $N(0, I)$ and $N(f, \Sigma)$, so their standard deviation is
-# 0.1. (With 0.01, the output of $f$ would hardly depend on $z$ at the start.)
+# The initial weights of the VAE come from $N(0, 0.01)$. The second argument
+# is read as a variance, as in $N(0, I)$ and $N(f, \Sigma)$, so the standard
+# deviation is 0.1. (With a standard deviation of 0.01, the output of $f$
+# would hardly depend on $z$ at the start.) Only the miniature redraws its
+# weights from $N(0, 1)$, so that every term of a formula matters.
 
 
 # %%
@@ -169,11 +173,11 @@ def tiny_guide(x, num_data):
 
 
 # %% [markdown]
-# Two helpers show the checks. `compare` prints a result of ours beside
-# another's, as norms where there are several entries, and their largest
-# difference. `estimate` prints the mean of many draws, how far it is from the
-# truth in standard errors (a right formula stays within 4.26 in all but one of
-# 50,000 cases), and the standard deviation of a draw.
+# Two helpers show the checks. `compare` prints our result, the reference, and
+# their largest difference; a result with several entries is shown by its
+# norm. `estimate` prints the mean of many draws, its distance from the truth
+# in standard errors (for a correct formula, above 4.26 in only one of 50,000
+# cases), and the standard deviation of a draw.
 
 
 # %%
@@ -287,9 +291,9 @@ estimates = N / B * each[batches].sum(1)
 compare("mean of the estimates", estimates.mean(), each.sum())
 
 # %% [markdown]
-# And the two estimates from one minibatch, over 4,000 draws of the noise. What
-# they estimate is known from a grid of 300 x 300 quantiles of the noise. The
-# closed form halves the deviation here.
+# Next, 4,000 draws of the noise for one minibatch. The exact value comes from
+# a grid of 300 x 300 quantiles of the noise. The closed form halves the
+# standard deviation here.
 
 # %%
 with torch.no_grad():
@@ -420,8 +424,8 @@ estimate("log q1 - log q2", q1.log_prob(draws) - q2.log_prob(draws), kl.item())
 #
 # *Give the gradient of the estimate in $\phi$, by reparameterization.*
 #
-# The distribution of the samples depends on $\phi$, so expectation and gradient
-# do not commute as they stand. Write
+# The distribution of the samples depends on $\phi$, so the gradient cannot
+# simply be moved inside the expectation. Write
 # $z = \mu + \sigma \odot \epsilon$ with $\epsilon \sim N(0, I)$, whose
 # distribution does not depend on $\phi$. Then
 # $$\nabla_\phi\, \mathbb{E}_q \bigl[\log p(x, z) - \log q(z; x, \phi)\bigr]
@@ -463,10 +467,11 @@ estimate("log q1 - log q2", q1.log_prob(draws) - q2.log_prob(draws), kl.item())
 # \Bigl(\epsilon_{nj} \odot b_{nj} - \sigma_n + \dfrac{1}{\sigma_n}\Bigr) \odot
 # \dfrac{1}{1 + e^{-\upsilon_n}} \end{pmatrix}.$$
 #
-# The columns differ by $-\sigma_n \odot \epsilon_{nj}$ on top and by
-# $(\sigma_n - \epsilon_{nj} \odot z_{nj}) / (1 + e^{-\upsilon_n})$ below. Both
-# have mean zero, since $\mathbb{E}\, \epsilon \odot z = \sigma$: the two
-# gradients have the same mean.
+# The two vectors that $J_\phi g^T$ multiplies, the *columns* below, differ by
+# $-\sigma_n \odot \epsilon_{nj}$ on top and by $(\sigma_n - \epsilon_{nj}
+# \odot z_{nj}) / (1 + e^{-\upsilon_n})$ below. Both have mean zero, since
+# $\mathbb{E}\, \epsilon = 0$ and $\mathbb{E}\, \epsilon \odot z = \sigma$:
+# the two gradients have the same mean.
 #
 # **Check.** Both columns against autograd through Pyro's losses.
 
@@ -500,8 +505,8 @@ for what, column, estimator in zip(
     compare(what, join(ours), join(auto))
 
 # %% [markdown]
-# Then the first entry of each column, over 4,000 draws of the noise; what they
-# estimate is known by autograd through a sum over the grid.
+# Next, the first entry of each column over 4,000 draws of the noise. Its
+# exact mean comes from autograd through a sum over the grid.
 
 # %%
 point = g(x[:1]).detach().requires_grad_()  # (mu, upsilon) of one image
@@ -524,8 +529,9 @@ estimate("KL in closed form", exact[:, 0], truth)
 # A module holds $\Theta$ and $\phi$. `family` is the distribution of both prior
 # and guide: `dist.Normal` now, `dist.Laplace` in 4a. `name` is there because
 # Pyro keeps all parameters in one global store, under their names: two models
-# of one name would share the weights of the first. `clear_param_store` forgets
-# earlier ones, so that a cell can be run again.
+# of one name would share the weights of the first. `clear_param_store` empties
+# this store, so that a cell can be run again; the trained weights stay in the
+# module.
 
 # %%
 torch.set_default_dtype(torch.float32)
@@ -597,9 +603,11 @@ def guide(vae, x, num_data):
 # %% [markdown]
 # ### The function compute_elbo
 #
-# Returns an estimate of the ELBO of each image, in nats (units of the natural
-# logarithm), as in 1a; `mean_elbo` averages it, always with the same noise, so
-# that it changes from epoch to epoch only because the parameters do.
+# Returns an estimate of $\mathcal{L}_n$ for each image, in nats (units of the
+# natural logarithm): the bracket of 1a averaged over $S$ samples, without the
+# factor $N / B$. `mean_elbo` averages it over images, always with the same
+# noise, so that it changes from epoch to epoch only because the parameters
+# do.
 
 
 # %%
@@ -653,10 +661,11 @@ def train(vae, epochs, batch_size=128, rate=1e-3):
 
 
 # %% [markdown]
-# **Check.** That was the whole VAE. The package's ready-made pair has the same
-# loss at the same weights and noise. Its `CompiledSVI` replaces Pyro's `SVI`
-# for any program that does the same operations at every step; it compiles the
-# step once, and then takes the same steps in less time.
+# **Check.** That was the whole VAE. The package's own model and guide have
+# the same loss at the same weights and noise. Its `CompiledSVI` can replace
+# Pyro's `SVI` where every step does the same operations: it compiles the step
+# once, and then takes the same steps, up to rounding, in less time. The
+# training below uses Pyro's own `SVI`.
 
 
 # %%
@@ -716,8 +725,8 @@ except CompilationError as error:
 # *Train the VAE on MNIST and show the ELBO.*
 #
 # Both priors are trained here, the standard normal and the Laplace of 4a, with
-# minibatches of 128 and Adam at a rate of 0.001. On the small digits the passes
-# are 20 times as many, to make up for so few images.
+# minibatches of 128 and Adam at a rate of 0.001. On the small digits there
+# are 20 times as many epochs, because there are so few images.
 
 # %%
 epochs = EPOCHS if data.name == "mnist" else 20 * EPOCHS
@@ -747,8 +756,8 @@ places[0].legend()
 plt.show()
 
 # %% [markdown]
-# Most of the gain comes in the first five epochs, in which the noise scale
-# falls from 1 to nearly 0.2. An ELBO above zero is no error: it bounds the
+# Most of the gain comes in the first five epochs. The noise scale starts
+# at 1 and ends near 0.2. An ELBO above zero is no error: it bounds the
 # logarithm of a density in 784 dimensions, and a density may exceed one. In
 # the second panel the training images pull ahead of the test images, by more
 # than 10 nats at the end: the models have begun to overfit. The two priors
@@ -977,8 +986,9 @@ torch.set_default_dtype(torch.float32)
 # $$\mathcal{L}_n = \sum_{k=1}^K q_{nk} A_{nk}, \qquad
 # A_{nk} = \log p(k) + \log p(x_n \mid k) - \log q_{nk}.$$
 #
-# **The gradient in $\phi$** by 1d is gone: a draw of $z$ jumps as $\phi$ does,
-# so its derivative is zero almost everywhere. Three ways remain.
+# **The gradient in $\phi$** by 1d is gone: as $\phi$ changes smoothly, a draw
+# of $z$ stays the same or jumps to another state, so its derivative is zero
+# almost everywhere. Three ways remain.
 #
 # **Enumeration** differentiates the sum itself, which is exact.
 #
@@ -987,7 +997,8 @@ torch.set_default_dtype(torch.float32)
 # $$\nabla_\phi \mathcal{L}_n = \sum_k A_{nk} \nabla_\phi q_{nk}
 # = \mathbb{E}_q \bigl[(A_{nz} - c)\, \nabla_\phi \log q(z; x_n, \phi)\bigr].$$
 #
-# Draws of $z$ estimate it without bias, but with a large variance.
+# Here $A_{nz}$ is $A_{nk}$ for the state $k$ that was drawn. Draws of $z$
+# estimate it without bias, but with a large variance.
 #
 # **Gumbel-softmax.** With $G_k = -\log(-\log u_k)$ and
 # $u_k \sim \operatorname{Uniform}(0, 1)$, relax $z$ at a temperature $T$ to
@@ -1000,8 +1011,9 @@ torch.set_default_dtype(torch.float32)
 # **Enumerated, in Pyro.** The site of $z$ in the guide gets
 # `infer={"enumerate": "parallel"}`, and the loss is `TraceEnum_ELBO`. Pyro then
 # runs the model on all states at once, in a new dimension left of the plate's
-# (`max_plate_nesting=1` says that there is one plate): $z$ is of shape
-# $(K, 1, K)$, and $\log p(x \mid z)$ of shape $(K, B)$.
+# (`max_plate_nesting=1` says that there is one plate): $z$ has shape
+# $(K, 1, K)$ (states, images, of which one value serves all, and entries of the
+# one-hot vector), and $\log p(x \mid z)$ has shape $(K, B)$.
 
 # %%
 K = 20
@@ -1065,10 +1077,11 @@ plt.show()
 # test ELBO stays below those of 2b. (This model saw a sixth of the images, six
 # times each.)
 #
-# **The three gradients** in the logits of one test image, all of them zero, as
-# for an encoder that knows nothing yet. Each estimate has 4,000 draws. Shown
-# are the mean along the exact gradient, which is 1 without bias, its standard
-# error, and the standard deviation of a draw, in units of the exact gradient.
+# **The sampled gradients**, with respect to the logits of one test image. All
+# logits are set to zero, as for an encoder that knows nothing yet. Each row
+# averages 4,000 draws. The columns are the mean of the estimate's component
+# along the exact gradient, divided by the length of that (1 if unbiased); its
+# standard error; and the standard deviation of one draw, in the same unit.
 
 # %%
 x, logits = data.test[0], torch.zeros(K, requires_grad=True)
@@ -1127,8 +1140,8 @@ for variables in (1, 2, 3, 4):
     print(f"{variables:>9}{len(z):>8,}{min(times):>10.1f}")
 
 # %% [markdown]
-# Beyond a few variables only sampled gradients remain. What 1c and 3b rest on
-# changes too: the KL is a sum, not an integral, and the manifold is a list of
+# Beyond a few variables only sampled gradients remain. Problems 1c and 3b
+# change too: the KL is a sum, not an integral, and the manifold is a list of
 # states, with nothing between one and the next.
 
 # %% [markdown]
@@ -1142,8 +1155,9 @@ for variables in (1, 2, 3, 4):
 # _{\text{amortization gap}},$$
 #
 # where $q^*$ is the best diagonal Gaussian for that one image, found by
-# gradient steps on its own $\mu$ and $\sigma$. The package does both, here for
-# the model with the normal prior and eight test images, in nats.
+# gradient steps on its own $\mu$ and $\sigma$. The package computes the
+# integral and finds $q^*$, here for the model with the normal prior and eight
+# test images, in nats.
 
 # %%
 pair = packaged(vaes["normal"])
