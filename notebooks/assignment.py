@@ -1118,13 +1118,14 @@ for name, estimated in estimates.items():
 # %% [markdown]
 # The score function is unbiased, and a draw of it is off by several times the
 # gradient itself; a baseline takes away what all states share. The
-# Gumbel-softmax at $T = 1$ varies the least, and its mean falls short; at $T
-# = 0.2$ the bias is gone or hidden in the noise, the largest of all.
+# Gumbel-softmax at $T = 1$ varies the least, and its mean falls short; at
+# $T = 0.2$ the bias is gone or hidden in the noise, the largest of all.
 # Enumeration has neither bias nor variance, and costs $K$ runs of the decoder
-# in place of one.  **Several variables.** With $M$ variables of $K$ states
-# each, an image has $K^M$ configurations, and the decoder runs on every one:
-# the sum's cost grows exponentially in $M$. Below, 8 states a variable and a
-# fresh decoder:
+# instead of one.
+#
+# **Several variables.** With $M$ variables of $K$ states each, an image has
+# $K^M$ configurations, and the decoder runs on every one: the sum's cost grows
+# exponentially in $M$. Below, 8 states per variable and a fresh decoder:
 
 # %%
 print(f"{'variables':>9}{'terms':>8}{'ms':>10}")
