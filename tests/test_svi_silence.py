@@ -16,7 +16,13 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO
+from pyro.infer import (
+    SVI,
+    JitTrace_ELBO,
+    Trace_ELBO,
+    TraceEnum_ELBO,
+    TraceGraph_ELBO,
+)
 from pyro.optim import Adam
 from torch import nn
 from torch.nn import functional as F
@@ -311,6 +317,42 @@ def test_state_out_of_sight_is_found_when_steps_are_compared(monkeypatch):
         svis[0].step(X)
     assert all(torch.equal(v, before[k]) for k, v in pair.state_dict().items())
     svis[1].step(X)
+
+
+def test_a_gradient_that_is_missing_is_found_when_steps_are_compared(
+    monkeypatch,
+):
+    class OfEnvironment(Pair):
+        def center(self, x):
+            if os.environ["PYRO_VAE_FREEZE"]:
+                self.decoder.requires_grad_(False)
+            return x
+
+    pair = OfEnvironment()
+    svi = CompiledSVI(pair.model, pair.guide, Adam({"lr": 0.01}))
+    monkeypatch.setenv("PYRO_VAE_FREEZE", "")
+    svi.step(X)
+    monkeypatch.setenv("PYRO_VAE_FREEZE", "1")
+    with pytest.raises(DynamicPairError, match="something that has changed"):
+        svi.step(X)
+
+
+def test_a_jit_estimators_options_may_change():
+    def drive(svi, pair):
+        losses = steps(svi, 2)
+        svi.loss.num_particles = 3
+        return losses + steps(svi, 2)
+
+    def run_with(loss):
+        with pyro.get_param_store().scope():
+            torch.manual_seed(0)
+            pair = Pair()
+            args = (pair.model, pair.guide, Adam({"lr": 1e-2}), loss)
+            svi = CompiledSVI(*args)
+            torch.manual_seed(1)
+            return drive(svi, pair)
+
+    assert run_with(JitTrace_ELBO()) == run_with(Trace_ELBO())
 
 
 def test_optimizer_loss_and_weights_may_be_replaced():

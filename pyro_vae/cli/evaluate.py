@@ -43,7 +43,6 @@ from pyro_vae.runs.folder import FIGURES, Run, load_run, read_about
 from pyro_vae.runs.models import BEST, WEIGHTS
 from pyro_vae.training import resolve_device
 
-ABOUT = __doc__
 CHUNK = 2500  # images between two looks at the bar
 GRID_CHUNK = 10_000  # the same for quadrature, whose images share a grid
 ELBO_SAMPLES = 20  # of z for each image

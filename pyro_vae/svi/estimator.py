@@ -1,6 +1,5 @@
 """Which estimators of the ELBO can be compiled, and what they report."""
 
-import copy
 from typing import Any
 
 from pyro.infer import ELBO
@@ -68,6 +67,6 @@ def make_recordable(loss: Any) -> Any:
     kind = type(loss)
     if not (isinstance(loss, ELBO) and kind.__name__.startswith("Jit")):
         return loss
-    eager = copy.copy(loss)
-    eager.__class__ = kind.__mro__[1]
+    eager: Any = object.__new__(kind.__mro__[1])
+    eager.__dict__ = loss.__dict__  # the same options, also when they change
     return eager

@@ -164,7 +164,7 @@ class Reader:
                     self._note(owner, name, _attribute(owner, name))
                     self._visit(member, names)
         if is_foreign(kind.__module__):
-            names = frozenset(_settings(owner))
+            names = frozenset(list_settings(owner))
         self._visit_mapping(own, names, kind.__name__)
         if isinstance(owner, nn.Module):
             self.modules.append(owner)
@@ -200,8 +200,8 @@ def _attribute(owner: Any, name: str) -> Place:
     )
 
 
-def _settings(owner: Any) -> Iterator[str]:
-    """Yields the numbers that torch's and Pyro's own objects are set to."""
+def list_settings(owner: Any) -> Iterator[str]:
+    """Yields the names of the numbers and strings that an object is set to."""
     is_network = isinstance(owner, nn.Module)
     for name, value in getattr(owner, "__dict__", {}).items():
         # A layer's sizes are those of its parameters; `training` is its mode.

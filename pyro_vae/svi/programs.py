@@ -13,8 +13,8 @@ from torch import Tensor
 from pyro_vae.svi.arguments import Arguments, list_tensors
 from pyro_vae.svi.graphs import Program, compile_graph
 from pyro_vae.svi.pairs import Pair, Run, listed, quietly
-from pyro_vae.svi.places import Place
-from pyro_vae.svi.reads import Reads
+from pyro_vae.svi.places import Place, list_settings
+from pyro_vae.svi.reads import Reads, freeze
 from pyro_vae.svi.refusals import DynamicPairError
 from pyro_vae.svi.rehearsal import Rehearsal, rehearse
 from pyro_vae.svi.undo import Undo
@@ -206,10 +206,15 @@ class Programs:
             tuple([call.place_of(tensor) for tensor in read]),
             self._watch.modes(),
             self._reads.token(),
-            _settings(self.pair.loss),
+            freeze(self._settings()),
             torch.get_default_dtype(),
             *map(_autocast, ("cpu", "cuda")),
         )
+
+    def _settings(self) -> dict[str, Any]:
+        """Returns the numbers and strings that the estimator is set to."""
+        loss = self.pair.loss
+        return {name: getattr(loss, name) for name in list_settings(loss)}
 
     def _inputs(self, call: Arguments) -> list[Tensor]:
         """Returns the parameters, the arguments, and what the code reads."""
@@ -231,14 +236,3 @@ def warn_of_many(number: int) -> None:
 def _autocast(device: str) -> torch.dtype | None:
     is_on = torch.is_autocast_enabled(device)
     return torch.get_autocast_dtype(device) if is_on else None
-
-
-def _settings(loss: object) -> Any:
-    """Returns the numbers and strings that an estimator is set to."""
-    return tuple(
-        [
-            (name, value)
-            for name, value in getattr(loss, "__dict__", {}).items()
-            if isinstance(value, bool | int | float | str)
-        ]
-    )

@@ -66,7 +66,8 @@ class Reads:
         self.places, self.holders = self._reader.places, self._reader.holders
         self.modules = self._reader.modules
         self._values: list[Any] = []
-        self._token: Any = None
+        self._token: Any = ()
+        self._tensors: dict[Tensor, None] = {}
 
     def token(self) -> Any:
         """Returns a hashable value that changes when any value read does.
@@ -75,21 +76,27 @@ class Reads:
         of a graph. It takes a tenth of a microsecond for a place whose value
         is still the same object.
         """
+        self._look()
+        return self._token
+
+    def list_tensors(self) -> list[Tensor]:
+        """Returns the tensors that places hold, each one once."""
+        self._look()
+        return list(self._tensors)
+
+    def _look(self) -> None:
+        """Reads the places, and goes on only if a value is another one."""
         values = [place.get() for place in self.places.values()]
         if len(values) == len(self._values) and all(
             new is old and not isinstance(new, _MUTABLE)
             for new, old in zip(values, self._values, strict=True)
         ):
-            return self._token
+            return
         self._values = values
         self._token = tuple(map(_describe, values))
-        return self._token
-
-    def list_tensors(self) -> list[Tensor]:
-        """Returns the tensors that places hold, each one once."""
-        values = [place.get() for place in self.places.values()]
-        found = [value for value in values if isinstance(value, Tensor)]
-        return list(dict.fromkeys(found))
+        self._tensors = dict.fromkeys(
+            value for value in values if isinstance(value, Tensor)
+        )
 
     def snapshot(self) -> "Snapshot":
         """Returns what is in the places now."""
