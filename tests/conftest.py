@@ -9,7 +9,6 @@ import torch
 
 from pyro_vae import Config, build
 from pyro_vae.data import Dataset, load
-from pyro_vae.svi import graphs
 
 # A worker for each core, and a thread for each worker and its children.
 torch.set_num_threads(1)
@@ -44,9 +43,3 @@ def mnist_dir() -> Path:
     if not (folder / "MNIST" / "raw" / "train-images-idx3-ubyte").is_file():
         pytest.skip("no MNIST on disk: set PYRO_VAE_DATA to its folder")
     return folder.resolve()
-
-
-@pytest.fixture
-def keep_the_record(monkeypatch):
-    """Puts the recorded graph itself in the compiled one's place."""
-    monkeypatch.setattr(graphs, "compile_by_inductor", lambda graph, _: graph)

@@ -1,19 +1,12 @@
 """Every script, run as a user runs it, in a temporary folder."""
 
-import contextlib
-import io
 import json
-import os
 import random
 import re
-import runpy
 import signal
 import subprocess
-import sys
 import time
-import warnings
 from dataclasses import fields
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -25,8 +18,15 @@ from pyro_vae import fit as library_fit
 from pyro_vae.data import load
 from pyro_vae.runs.history import HISTORY, read_history
 from pyro_vae.runs.models import BEST, save_weights
+from tests.commands import (
+    SCRIPTS,
+    environment,
+    error_of,
+    run,
+    run_process,
+    script,
+)
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
 FIGURES = {
     f"{name}.png"
     for name in (
@@ -42,61 +42,6 @@ SMALL = ["--dataset", "digits", "--hidden", "32", "--batch-size", "200"]
 TIMING = ("seconds", "images_per_second")
 
 
-def script(name, *arguments):
-    return [sys.executable, str(SCRIPTS / name), *map(str, arguments)]
-
-
-def environment(folder):
-    """No MNIST, and no network to fetch it over."""
-    nowhere = "http://127.0.0.1:9"
-    return {
-        **os.environ,
-        "PYRO_VAE_DATA": str(folder / "data"),
-        "http_proxy": nowhere,
-        "https_proxy": nowhere,
-        "COLUMNS": "200",
-    }
-
-
-def run(folder, name, *arguments):
-    """Runs a script here, as a shell would, without a process's start."""
-    out, err = io.StringIO(), io.StringIO()
-    dtype, handler = torch.get_default_dtype(), signal.getsignal(signal.SIGINT)
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        pytest.raises(SystemExit) as end,
-    ):
-        patch.chdir(folder)
-        for variable, value in environment(folder).items():
-            patch.setenv(variable, value)
-        patch.syspath_prepend(SCRIPTS)
-        command = script(name, *arguments)
-        patch.setattr(sys, "argv", command[1:])
-        warnings.simplefilter("default")
-        torch.set_default_dtype(torch.float32)
-        try:
-            runpy.run_path(command[1], run_name="__main__")
-        finally:
-            torch.set_default_dtype(dtype)
-            signal.signal(signal.SIGINT, handler)
-    return subprocess.CompletedProcess(
-        command, end.value.code or 0, out.getvalue(), err.getvalue()
-    )
-
-
-def run_process(folder, name, *arguments):
-    return subprocess.run(
-        script(name, *arguments),
-        cwd=folder,
-        env=environment(folder),
-        capture_output=True,
-        text=True,
-    )
-
-
 def fit(folder, *arguments, output="run"):
     result = run(folder, "fit.py", "--output", output, *arguments)
     assert result.returncode == 0, result.stderr
@@ -108,12 +53,6 @@ def trace(folder):
         {key: value for key, value in record.items() if key not in TIMING}
         for record in read_history(folder / HISTORY)
     ]
-
-
-def error_of(result) -> str:
-    assert result.returncode == 2
-    assert "Traceback" not in result.stderr
-    return " ".join(re.sub(r"[╭╮╰╯─│]", " ", result.stderr).split())
 
 
 @pytest.fixture(scope="module")

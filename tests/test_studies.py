@@ -1,14 +1,6 @@
 """Every study, run as a user runs it, in a temporary folder."""
 
-import contextlib
 import importlib.util
-import io
-import re
-import runpy
-import sys
-import warnings
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -19,39 +11,12 @@ from benchmark import NUMPYRO, PAIRS, SVI, judge
 
 from pyro_vae import Config, build, fit
 from pyro_vae.data import load
-
-STUDIES = Path(__file__).parents[1] / "scripts" / "studies"
+from tests import commands
+from tests.commands import error_of
 
 
 def run(folder, name, *arguments):
-    """Runs a study here, as a shell would, without a process's start."""
-    out, err = io.StringIO(), io.StringIO()
-    dtype, script = torch.get_default_dtype(), str(STUDIES / name)
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        pytest.raises(SystemExit) as end,
-    ):
-        patch.chdir(folder)
-        patch.setenv("COLUMNS", "200")
-        patch.setattr(sys, "argv", [script, *map(str, arguments)])
-        warnings.simplefilter("default")
-        torch.set_default_dtype(torch.float32)
-        try:
-            runpy.run_path(script, run_name="__main__")
-        finally:
-            torch.set_default_dtype(dtype)
-    return SimpleNamespace(
-        status=end.value.code or 0, out=out.getvalue(), err=err.getvalue()
-    )
-
-
-def error_of(result) -> str:
-    assert result.status == 2
-    assert "Traceback" not in result.err
-    return " ".join(re.sub(r"[╭╮╰╯─│]", " ", result.err).split())
+    return commands.run(folder, f"studies/{name}", *arguments)
 
 
 def make_run(folder, **choices):
@@ -78,7 +43,7 @@ def test_gradient_estimators(tmp_path, float32):
     few = ("--draws", 20, "--minibatch", 4, "--temperatures", 0.5)
     few = (*few, "--warm-up", 2)
     result = run(tmp_path, "gradient_estimators.py", "discrete", *few)
-    assert result.status == 0, result.err
+    assert result.returncode == 0, result.stderr
     table = pd.read_csv(tmp_path / "discrete" / "gradients.csv")
     assert list(table["estimator"].unique()) == [
         "enumerated",
@@ -103,7 +68,7 @@ def test_gradient_estimators_of_initial_weights(tmp_path, float32):
     tables = []
     for flags in (("--untrained", "--output", "out"), ()):
         result = run(tmp_path, "gradient_estimators.py", "run", *few, *flags)
-        assert result.status == 0, result.err
+        assert result.returncode == 0, result.stderr
         folder = tmp_path / (flags[-1] if flags else "run")
         tables.append(pd.read_csv(folder / "gradients.csv"))
     untrained, trained = tables
@@ -135,7 +100,7 @@ def test_amortization(tmp_path):
     few = ("--dataset", "own.npy", "--epochs", 2, "--e-steps", 1)
     few = (*few, "--limit", 20, "--test-images", 4, "--engine", "eager")
     result = run(tmp_path, "amortization.py", *few)
-    assert result.status == 0, result.err
+    assert result.returncode == 0, result.stderr
     folder = tmp_path / "results" / "amortization"
     table = pd.read_csv(folder / "amortization.csv")
     assert list(table["inference"]) == [
@@ -172,7 +137,7 @@ def test_combinations(tmp_path):
     few = ("--priors", "categorical", "--limit", 100, "--epochs", 2)
     page = ("--page", "page.md", "--output", "out", "--processes", 1)
     result = run(tmp_path, "combinations.py", *few, *page)
-    assert "18 combinations: 15 refused, " in result.out, result.err
+    assert "18 combinations: 15 refused, " in result.stdout, result.stderr
     table = pd.read_csv(tmp_path / "out" / "combinations.csv")
     assert len(table) == 3 * 6
     is_elbo = table["objective"] == "elbo"
@@ -180,7 +145,7 @@ def test_combinations(tmp_path):
     assert (table["gain"].notna() == is_elbo).all()
     assert (table["gain"][is_elbo] > 0).all()
     failed = (table["gain"] < 1).any()  # a nat, the margin
-    assert result.status == int(failed)
+    assert result.returncode == int(failed)
     text = (tmp_path / "page.md").read_text()
     assert "| categorical | categorical | " in text
     assert "- **a**: --objective is 'analytic-kl'; expected elbo" in text
@@ -190,7 +155,7 @@ def test_combinations(tmp_path):
 def test_combinations_in_several_processes(tmp_path):
     few = ("--priors", "student-t", "--limit", 80, "--epochs", 3)
     result = run(tmp_path, "combinations.py", *few)
-    assert "72 combinations: 12 refused, " in result.out, result.err
+    assert "72 combinations: 12 refused, " in result.stdout, result.stderr
     folder = tmp_path / "results" / "combinations"
     table = pd.read_csv(folder / "combinations.csv")
     refused = table["refusal"].notna()
@@ -221,7 +186,7 @@ def test_the_family(tmp_path):
     few = ("--dataset", "own.npy", "--epochs", 1, "--limit", 4)
     few = (*few, "--priors", "normal", "--guides", "full", "--seeds", 3, 5)
     result = run(tmp_path, "family.py", *few)
-    assert result.status == 0, result.err
+    assert result.returncode == 0, result.stderr
     folder = tmp_path / "results" / "family"
     table = pd.read_csv(folder / "family.csv")
     assert list(table["seed"]) == [3, 5] * 2
@@ -242,7 +207,7 @@ def test_the_family(tmp_path):
     marked = table.drop(index=1).assign(test_elbo=7.0)
     marked.to_csv(folder / "family.csv", index=False)
     result = run(tmp_path, "family.py", *few, "--processes", 1)
-    assert result.status == 0, result.err
+    assert result.returncode == 0, result.stderr
     again = pd.read_csv(folder / "family.csv")
     assert list(again["seed"]) == [3, 5] * 2
     assert list(again["test_elbo"] == 7.0) == [True, False, True, True]
@@ -281,7 +246,7 @@ def test_benchmark(tmp_path):
     few = ("--rounds", 1, "--steps", 5, "--batch-sizes", 32)
     few = (*few, "--fit-epochs", 1, "--dataset", "own.npy")
     result = run(tmp_path, "benchmark.py", *few)
-    assert result.status == 0, result.err
+    assert result.returncode == 0, result.stderr
     table = pd.read_csv(tmp_path / "results" / "benchmark.csv")
     steps = table[table["batch_size"].notna()]
     has_numpyro = importlib.util.find_spec("numpyro") is not None

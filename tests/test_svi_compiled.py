@@ -30,18 +30,13 @@ from pyro_vae.svi import (
     CompiledSVI,
     NonFiniteLossError,
     ReportingELBO,
-    graphs,
     make_svi,
     programs,
 )
+from tests.models import keep_the_record
 
 ENGINES = (make_svi, CompiledSVI)
 SLOW = pytest.mark.slow
-
-
-def keep_the_record(monkeypatch):
-    """Puts the recorded graph itself in the compiled one's place."""
-    monkeypatch.setattr(graphs, "compile_by_inductor", lambda graph, _: graph)
 
 
 @pytest.fixture
