@@ -164,7 +164,7 @@ class Reader:
                     self._note(owner, name, _attribute(owner, name))
                     self._visit(member, names)
         if is_foreign(kind.__module__):
-            names = frozenset(list_settings(owner))
+            names = frozenset(_settings(owner))
         self._visit_mapping(own, names, kind.__name__)
         if isinstance(owner, nn.Module):
             self.modules.append(owner)
@@ -200,7 +200,7 @@ def _attribute(owner: Any, name: str) -> Place:
     )
 
 
-def list_settings(owner: Any) -> Iterator[str]:
+def _settings(owner: Any) -> Iterator[str]:
     """Yields the names of the numbers and strings that an object is set to."""
     is_network = isinstance(owner, nn.Module)
     for name, value in getattr(owner, "__dict__", {}).items():

@@ -13,8 +13,8 @@ from torch import Tensor
 from pyro_vae.svi.arguments import Arguments, list_tensors
 from pyro_vae.svi.graphs import Program, compile_graph
 from pyro_vae.svi.pairs import Pair, Run, listed, quietly
-from pyro_vae.svi.places import Place, list_settings
-from pyro_vae.svi.reads import Reads, freeze
+from pyro_vae.svi.places import Place
+from pyro_vae.svi.reads import Reads
 from pyro_vae.svi.refusals import DynamicPairError
 from pyro_vae.svi.rehearsal import Rehearsal, rehearse
 from pyro_vae.svi.undo import Undo
@@ -108,7 +108,7 @@ class Programs:
     def run_aside(self, args: tuple, kwargs: dict) -> Run:
         """Runs the pair eagerly, and puts everything back."""
         buffers = [b for m in self._watch.modules for b in m.buffers(False)]
-        given = [*list_tensors((args, kwargs)), *self._reads.list_tensors()]
+        given = [*list_tensors((args, kwargs)), *self._reads.tensors]
         undo = Undo([*given, *buffers], self._reads.places.values())
         try:
             with quietly():
@@ -200,25 +200,23 @@ class Programs:
 
     def _key(self, call: Arguments) -> Any:
         """Returns what a graph for such arguments is found by."""
-        read = self._reads.list_tensors()
+        self._reads.look()
         return (
             call.key,
-            tuple([call.place_of(tensor) for tensor in read]),
+            tuple(map(call.place_of, self._reads.tensors)),
             self._watch.modes(),
-            self._reads.token(),
-            freeze(self._settings()),
+            self._reads.token,
+            _settings(self.pair.loss),
             torch.get_default_dtype(),
             *map(_autocast, ("cpu", "cuda")),
         )
 
-    def _settings(self) -> dict[str, Any]:
-        """Returns the numbers and strings that the estimator is set to."""
-        loss = self.pair.loss
-        return {name: getattr(loss, name) for name in list_settings(loss)}
-
     def _inputs(self, call: Arguments) -> list[Tensor]:
-        """Returns the parameters, the arguments, and what the code reads."""
-        read = self._reads.list_tensors()
+        """Returns the parameters, the arguments, and what the code reads.
+
+        The latter are those of the last look, which `_key` takes.
+        """
+        read = self._reads.tensors
         others = [tensor for tensor in read if call.place_of(tensor) is None]
         return [*self.params, *call.tensors, *others]
 
@@ -236,3 +234,18 @@ def warn_of_many(number: int) -> None:
 def _autocast(device: str) -> torch.dtype | None:
     is_on = torch.is_autocast_enabled(device)
     return torch.get_autocast_dtype(device) if is_on else None
+
+
+def _settings(loss: object) -> Any:
+    """Returns the numbers and strings that an estimator is set to.
+
+    Beside the places that its code reads, since Pyro sets some at its first
+    run, which would count as something that the run has made.
+    """
+    return tuple(
+        [
+            (name, value)
+            for name, value in getattr(loss, "__dict__", {}).items()
+            if isinstance(value, bool | int | float | str)
+        ]
+    )

@@ -105,7 +105,7 @@ class _Stage:
         self._was = self._reads.snapshot()
         self._given = list_tensors((args, kwargs))
         self._start = Undo(
-            [*self._given, *self._reads.list_tensors()],
+            [*self._given, *self._reads.tensors],
             self._reads.places.values(),
         )
 
@@ -142,7 +142,7 @@ class _Stage:
         self._was.fill_in(self._reads, self._then)
         buffers = [buffer for buffer, _ in self.buffers]
         self._middle = Undo(
-            [*self._given, *self._reads_then.list_tensors(), *buffers],
+            [*self._given, *self._reads_then.tensors, *buffers],
             self._reads_then.places.values(),
         )
         self._start.restore_random_states()
