@@ -45,7 +45,7 @@ def minibatch_elbo(log_weight: Tensor, num_data: int) -> Tensor:
     r"""Returns Problem 1a's unbiased minibatch estimate of the whole ELBO.
 
     .. math:: \hat L = \frac{N}{B} \sum_{n \in \text{batch}}
-        \frac{1}{S} \sum_s \log p(x_n, z_{ns}) - \log q(z_{ns} \mid x_n)
+        \frac{1}{S} \sum_j \log p(x_n, z_{nj}) - \log q(z_{nj} \mid x_n)
 
     Args:
         log_weight: The summand, `(S, B)`, in nats, as the function
@@ -99,10 +99,10 @@ def theta_gradient(
     r"""Returns Problem 1b's gradient of the minibatch ELBO in Theta = (w, s).
 
     .. math::
-        \nabla_w \hat L = \frac{N}{B S} \sum_{n, s} J_w f(z_{ns}, w)^T
-            \frac{x_n - f(z_{ns}, w)}{s^2}, \quad
-        \partial_s \hat L = \frac{N}{B S} \sum_{n, s}
-            \frac{\|x_n - f(z_{ns}, w)\|^2}{s^3} - \frac{D}{s}
+        \nabla_w \hat L = \frac{N}{B S} \sum_{n, j} J_w f(z_{nj}, w)^T
+            \frac{x_n - f(z_{nj}, w)}{s^2}, \quad
+        \partial_s \hat L = \frac{N}{B S} \sum_{n, j}
+            \frac{\|x_n - f(z_{nj}, w)\|^2}{s^3} - \frac{D}{s}
 
     Args:
         x: Images, `(B, D)`.
