@@ -461,5 +461,15 @@ def test_a_handler_around_is_noticed():
     assert not compat.am_i_wrapped()
 
 
+@checks(PYRO, "outside_traces")
+def test_the_traces_of_svi_are_left():
+    with poutine.trace(param_only=True) as trace, compat.outside_traces():
+        assert not compat.am_i_wrapped()
+        pyro.param("inside", torch.ones(()))
+    assert list(trace.trace.nodes) == []
+    with poutine.block(), pytest.raises(ValueError, match="BlockMessenger"):
+        compat.outside_traces().__enter__()
+
+
 def test_every_name_has_a_test():
     assert set(compat.__all__) == CHECKED

@@ -1,6 +1,13 @@
 """One optimization step of any Pyro pair: Pyro's SVI, and its compiled twin."""
 
 from pyro_vae.svi.compiled import CompiledSVI
+from pyro_vae.svi.compiled_elbo import (
+    CompiledRenyiELBO,
+    CompiledTrace_ELBO,
+    CompiledTraceEnum_ELBO,
+    CompiledTraceGraph_ELBO,
+    CompiledTraceMeanField_ELBO,
+)
 from pyro_vae.svi.eager import (
     NonFiniteLossError,
     find_nonfinite_site,
@@ -18,7 +25,12 @@ from pyro_vae.svi.refusals import CompilationError, DynamicPairError
 
 __all__ = [
     "CompilationError",
+    "CompiledRenyiELBO",
     "CompiledSVI",
+    "CompiledTraceEnum_ELBO",
+    "CompiledTraceGraph_ELBO",
+    "CompiledTraceMeanField_ELBO",
+    "CompiledTrace_ELBO",
     "DynamicPairError",
     "NonFiniteLossError",
     "ReportingELBO",

@@ -1,20 +1,12 @@
 """Whether a compiled step gives what an eager one does."""
 
-from collections.abc import Mapping, Sequence
-
 import torch
-from torch import Tensor
 
 from pyro_vae.svi.pairs import Run
 from pyro_vae.svi.refusals import DynamicPairError
 
 
-def check_agreement(
-    expected: Run,
-    losses: Sequence[Tensor],
-    gradients: Mapping[Tensor, Tensor],
-    precision: str,
-) -> None:
+def check_agreement(expected: Run, run: Run, precision: str) -> None:
     """Compares the results of a graph with those of an eager run.
 
     Rounding makes a difference of its own, which grows with the number of
@@ -23,16 +15,17 @@ def check_agreement(
     Raises:
         DynamicPairError: If they are not the same.
     """
-    same_parameters = set(expected.gradients) == set(gradients)
-    pairs = [*zip(expected.losses, losses, strict=True)]
+    gradients = run.by_parameter()
+    same_parameters = set(expected.stepped) == set(gradients)
+    pairs = [*zip(expected.losses, run.losses, strict=True)]
     if same_parameters:
-        pairs += [(g, gradients[p]) for p, g in expected.gradients.items()]
+        pairs += [(g, gradients[p]) for p, g in expected.by_parameter().items()]
     finite = all(bool(value.isfinite().all()) for value, _ in pairs)
     if not finite:
         return  # the step raises, and says where
     tolerance = _tolerance(expected.losses[0].dtype, precision)
-    gradients_then = [g for g in expected.gradients.values() if g.numel()]
-    largest = max([float(g.abs().max()) for g in gradients_then], default=0.0)
+    sizes = [float(g.abs().max()) for g in expected.gradients if g.numel()]
+    largest = max(sizes, default=0.0)
     off = [
         float((value - other).abs().max())
         / max(float(value.abs().max()), 1e-3 * largest, 1e-30)
@@ -40,12 +33,13 @@ def check_agreement(
         if value.numel()
     ]
     if not same_parameters or not max(off) <= tolerance:
+        now, then = float(run.losses[0]), float(expected.losses[0])
         raise DynamicPairError(
             f"the compiled step and an eager one differ: their losses are "
-            f"{float(losses[0]):.6g} and {float(expected.losses[0]):.6g}, and "
-            f"their gradients differ by up to {max(off):.2g} of their size: "
-            "the pair depends on something that has changed in Python: "
-            "pass it as an argument, or use pyro.infer.SVI"
+            f"{now:.6g} and {then:.6g}, and their gradients differ by up to "
+            f"{max(off):.2g} of their size: the pair depends on something "
+            "that has changed in Python: pass it as an argument, or use "
+            "pyro.infer.SVI"
         )
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import enum
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,8 @@ class Arguments:
     Args:
         args: The positional arguments.
         kwargs: The arguments by name.
-        params: The parameters. An argument may be one of them.
+        params: The place of each parameter, by its id: -1, -2, ... An
+            argument may be one of them.
 
     Attributes:
         tensors: The arguments' tensors, without parameters, each one once.
@@ -44,11 +45,11 @@ class Arguments:
         ValueError: If an argument is neither a tensor nor a plain value.
     """
 
-    def __init__(self, args: tuple, kwargs: dict, params: Sequence[Tensor]):
+    def __init__(self, args: tuple, kwargs: dict, params: Mapping[int, int]):
         leaves: list[Any] = []
         self._structure = _take_apart((args, kwargs), leaves)
-        places = {id(param): -1 - index for index, param in enumerate(params)}
-        self._places = places
+        self._params = params
+        self._places: dict[int, int] = {}
         self.tensors: list[Tensor] = []
         self._slots: list[tuple[bool, Any]] = []  # (is a tensor, its place)
         signature: list[Any] = []
@@ -57,12 +58,12 @@ class Arguments:
                 self._slots.append((False, leaf))
                 signature.append(_describe(leaf))
                 continue
-            if id(leaf) not in places:  # one tensor given twice is one input
-                places[id(leaf)] = len(self.tensors)
+            place = self.place_of(leaf)
+            if place is None:
+                place = self._places[id(leaf)] = len(self.tensors)
                 self.tensors.append(
                     leaf.contiguous() if leaf.layout == torch.strided else leaf
                 )
-            place = places[id(leaf)]
             self._slots.append((True, place))
             signature.append((leaf.shape, leaf.dtype, leaf.device, place))
         self.key = (self._structure, tuple(signature))
@@ -72,7 +73,8 @@ class Arguments:
 
         It is negative for a parameter.
         """
-        return self._places.get(id(tensor))
+        place = self._params.get(id(tensor))
+        return self._places.get(id(tensor)) if place is None else place
 
     def rebuild(
         self, params: Sequence[Tensor], tensors: Sequence[Tensor]

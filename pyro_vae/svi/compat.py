@@ -20,7 +20,7 @@ from pyro.infer.enum import get_importance_trace
 from pyro.infer.util import Dice
 from pyro.optim import PyroOptim
 from pyro.poutine import Trace
-from pyro.poutine.runtime import am_i_wrapped
+from pyro.poutine.runtime import _PYRO_STACK, am_i_wrapped
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -49,6 +49,7 @@ __all__ = [
     "load_compiler",
     "make_fx",
     "multiply_by_onednn",
+    "outside_traces",
     "read_example",
     "register_module_forward_pre_hook",
     "unchecked_values",
@@ -58,8 +59,7 @@ __all__ = [
 ]
 
 # torch: one kernel that updates a list of tensors as `torch.optim.Adam` and
-# `AdamW` do, and updates nothing where `found_inf` is 1. It checks neither
-# shapes nor strides.
+# `AdamW` do, but nothing where `found_inf` is 1. It checks no shape or stride.
 fused_adam_ = torch._fused_adam_
 fused_adamw_ = torch._fused_adamw_
 
@@ -87,9 +87,8 @@ def count_hooks(tensor: Tensor) -> int:
 def is_validation(frame: FrameType | None) -> bool:
     """Returns whether a frame is one of those that validate a distribution.
 
-    Distributions check their parameters in `__init__` and their values in
-    `_validate_sample`. A distribution that was made before validation was
-    switched off goes on.
+    They check their parameters in `__init__` and values in `_validate_sample`,
+    also after validation was switched off, if they were made before.
     """
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
@@ -175,6 +174,31 @@ def load_compiler() -> None:
     tensors, which would be recorded, too (torch 2.8 and before).
     """
     from torch import _inductor  # noqa: F401
+
+
+@contextmanager
+def outside_traces() -> Iterator[None]:
+    """Leaves the traces of parameters that `pyro.infer.SVI` steps within.
+
+    Pyro's handlers stand in the list `_PYRO_STACK`. What runs in the block is
+    not seen by them.
+
+    Raises:
+        ValueError: If there are other handlers.
+    """
+    handlers = list(_PYRO_STACK)
+    for handler in handlers:
+        if not getattr(handler, "param_only", False):
+            raise ValueError(
+                "the step runs inside a Pyro handler, "
+                f"{type(handler).__name__}; expected it outside: put the "
+                "handler around the model or the guide instead"
+            )
+    _PYRO_STACK.clear()
+    try:
+        yield
+    finally:
+        _PYRO_STACK[:] = handlers
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """CompiledSVI: Pyro's SVI with its step compiled, for any static pair."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,20 +9,13 @@ from pyro.infer import ELBO, Trace_ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 
-from pyro_vae.svi.agreement import check_agreement
-from pyro_vae.svi.arguments import Arguments
 from pyro_vae.svi.compat import am_i_wrapped
-from pyro_vae.svi.eager import NonFiniteLossError, find_nonfinite_site
-from pyro_vae.svi.estimator import ReportingELBO, make_recordable
+from pyro_vae.svi.eager import check_finite
+from pyro_vae.svi.gradients import CompiledGradients
 from pyro_vae.svi.matmul import check_precision
 from pyro_vae.svi.optimizers import check_optimizer, make_updates
 from pyro_vae.svi.pairs import Pair, Run
-from pyro_vae.svi.programs import Programs, Step, warn_of_many
-from pyro_vae.svi.random_states import get_random_states, set_random_states
-from pyro_vae.svi.refusals import DynamicPairError
 from pyro_vae.svi.updates import Updates
-
-Loss = Tensor | tuple[Tensor, ...]
 
 
 class CompiledSVI:
@@ -73,9 +66,6 @@ class CompiledSVI:
             are left as they are.
         compare: Whether steps 2, 4, 8, ... are compared with eager ones.
 
-    Attributes:
-        num_compilations: The number of graphs that have been compiled.
-
     Raises:
         ValueError: For an optimizer, a loss or a precision that it cannot take.
     """
@@ -96,14 +86,17 @@ class CompiledSVI:
         check_precision(precision)
         self.model, self.guide, self.optim = model, guide, optim
         self.loss = Trace_ELBO() if loss is None else loss
-        self.loss_and_grads = loss_and_grads
-        self.precision, self.clip_norm = precision, clip_norm
-        self.compare = compare
-        self.num_compilations = 0
-        self._num_steps = 0
-        self._stepped: dict[Tensor, None] = {}  # parameters that have stepped
+        self.loss_and_grads, self.clip_norm = loss_and_grads, clip_norm
+        self._gradients = CompiledGradients(self._pair(), precision, compare)
         self._updates: Updates | None = None
-        self._programs = self._start_anew()
+        self._stepped: dict[int, Tensor] = {}  # parameters, by their ids
+        # In the last step, those with a gradient and those that stepped.
+        self._last: tuple[list[Tensor], list[Tensor]] = ([], [])
+
+    @property
+    def num_compilations(self) -> int:
+        """The number of graphs that have been compiled."""
+        return self._gradients.num_compilations
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """Takes a gradient step on the loss and returns its estimate.
@@ -125,9 +118,8 @@ class CompiledSVI:
         losses = self.step_tensor(*args, **kwargs)
         parts = losses if isinstance(losses, tuple) else (losses,)
         values = [loss.item() for loss in parts]
-        if not all(map(math.isfinite, values)):
-            site = find_nonfinite_site(self.model, self.guide, *args, **kwargs)
-            raise NonFiniteLossError(f"the loss is {values[0]} {site}")
+        for value in values:
+            check_finite(value, self.model, self.guide, *args, **kwargs)
         return tuple(values) if isinstance(losses, tuple) else values[0]
 
     def step_tensor(self, *args: Any, **kwargs: Any) -> Any:
@@ -139,130 +131,35 @@ class CompiledSVI:
         """
         with torch.no_grad():
             self._look()
-            given = _set_aside(self._programs.params)
-            try:
-                return self._step(given, args, kwargs)
-            finally:
-                for param, grad in given.items():  # those that are left
-                    param.grad = grad
+            run = self._gradients.compute(args, kwargs)
+            self._update(run)
+        return run.losses[0] if len(run.losses) == 1 else tuple(run.losses)
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> Any:
         """Returns an estimate of the loss; arguments as in `step`."""
         with torch.no_grad():
             self._look()
-            programs = self._programs
-            if not programs.params:
-                return programs.pair.compute_loss(args, kwargs)
-            values = [v.item() for v in programs.find_loss(args, kwargs)]
-            return values[0] if len(values) == 1 else tuple(values)
+            return self._gradients.compute_loss(args, kwargs)
 
-    def _start_anew(self) -> Programs:
-        """Returns graphs for the pair as it is now: none."""
-
-        def count() -> None:
-            self.num_compilations += 1
-            warn_of_many(self.num_compilations)
-
-        self._code = (self.model, self.guide, self.loss, self.loss_and_grads)
-        loss = make_recordable(self.loss)
-        pair = Pair(
-            self.model, self.guide, loss, self.loss_and_grads, self.clip_norm
+    def _pair(self) -> Pair:
+        return Pair(
+            self.model,
+            self.guide,
+            self.loss,
+            self.loss_and_grads,
+            self.clip_norm,
         )
-        return Programs(pair, self.precision, count)
 
     def _look(self) -> None:
-        """Forgets the graphs if something they took for granted is gone."""
+        """Sees to it that the graphs are those of the pair as it is now."""
         if am_i_wrapped():
             raise ValueError(
                 "the step runs inside a Pyro handler; expected it outside: "
                 "put the handler around the model or the guide instead"
             )
-        if torch.is_anomaly_enabled():
-            raise ValueError(
-                "torch's anomaly detection is on, which a compiled step has "
-                "no place for; expected it off: use pyro.infer.SVI to look "
-                "for an anomaly"
-            )
-        code = (self.model, self.guide, self.loss, self.loss_and_grads)
-        is_same = all(
-            new is old for new, old in zip(code, self._code, strict=True)
-        )
-        if not (is_same and self._programs.hold()):
-            self._programs = self._start_anew()
+        self._gradients.look(self._pair())
 
-    def _step(
-        self, given: dict[Tensor, Tensor], args: tuple, kwargs: dict
-    ) -> Loss:
-        """Takes a step; takes out of `given` what it has added."""
-        programs, expected = self._programs, None
-        call = Arguments(args, kwargs, programs.params)
-        step = programs.find_step(call)
-        if step is None:
-            given |= _set_aside(programs.list_candidates())
-            rehearsal = programs.rehearse(args, kwargs)
-            if rehearsal.is_step:
-                return self._finish(rehearsal.first, given)
-            call = Arguments(args, kwargs, programs.params)
-            expected = rehearsal.run
-            # Where only parameters were unknown, there is a graph already.
-            step = programs.find_step(call) or programs.record_step(
-                call, rehearsal
-            )
-        elif self.compare and _is_power_of_two(self._num_steps + 1):
-            expected = programs.run_aside(args, kwargs)
-        return self._take_step(step, call, expected, given)
-
-    def _take_step(
-        self,
-        step: Step,
-        call: Arguments,
-        expected: Run | None,
-        given: dict[Tensor, Tensor],
-    ) -> Loss:
-        """Runs a graph, compares its results if asked to, and finishes."""
-        states = None if expected is None else get_random_states()
-        before = [buffer.clone() for buffer in step.buffers]
-        results = self._programs.run(step, call)
-        count = step.num_losses + len(step.stepped)
-        losses, grads = results[: step.num_losses], results[step.num_losses :]
-        gradients = dict(zip(step.stepped, grads, strict=False))
-        left, report = results[count:], None
-        if isinstance(self.loss, ReportingELBO):
-            report = left.pop().clone()
-        if expected is not None and states is not None:
-            try:
-                check_agreement(expected, losses, gradients, self.precision)
-            except DynamicPairError:
-                set_random_states(states)
-                for buffer, value in zip(step.buffers, before, strict=True):
-                    buffer.copy_(value)
-                raise
-        # The next step writes where this one did.
-        run = Run(
-            [loss.clone() for loss in losses],
-            gradients,
-            step.announced,
-            [],
-            report,
-        )
-        result = self._finish(run, given)
-        if step.buffers:
-            is_finite = _are_finite(losses)
-            for buffer, value in zip(step.buffers, before, strict=True):
-                buffer.copy_(torch.where(is_finite, buffer, value))
-        for place, tensor in zip(step.left, left, strict=True):
-            place.put(tensor.clone())
-        return result
-
-    def _finish(self, run: Run, given: dict[Tensor, Tensor]) -> Loss:
-        """Updates the parameters by a run's results, and reports."""
-        if isinstance(self.loss, ReportingELBO) and run.report is not None:
-            self.loss.take_report(run.report)
-        self._update(run, given)
-        self._num_steps += 1
-        return run.losses[0] if len(run.losses) == 1 else tuple(run.losses)
-
-    def _update(self, run: Run, given: dict[Tensor, Tensor]) -> None:
+    def _update(self, run: Run) -> None:
         """Updates the parameters, unless a loss is not finite.
 
         A parameter that has stepped before steps also without a gradient, by
@@ -271,50 +168,52 @@ class CompiledSVI:
         """
         skip = None
         if run.losses[0].is_cuda:
-            skip = (~_are_finite(run.losses)).to(torch.float32)
+            skip = (~run.is_finite()).to(torch.float32)
         elif not all(math.isfinite(loss.item()) for loss in run.losses):
             return
         if self._updates is None or self._updates.optim is not self.optim:
             self._updates = make_updates(self.optim)
-        gradients = self._add_given(run, given)
-        self._stepped.update(dict.fromkeys(gradients))
-        stepping = [param for param in run.announced if param in self._stepped]
-        grads = [
-            gradients[param] if param in gradients else torch.zeros_like(param)
-            for param in stepping
-        ]
-        self._updates.step(self._updates.add(stepping), grads, skip)
+        stepped, gradients = self._add_given(run)
+        params = self._list_stepping(run.announced, stepped)
+        if params is not stepped:
+            known = dict(zip(stepped, gradients, strict=True))
+            gradients = [
+                known[param] if param in known else torch.zeros_like(param)
+                for param in params
+            ]
+        self._updates.step(self._updates.add(params), gradients, skip)
 
-    def _add_given(
-        self, run: Run, given: dict[Tensor, Tensor]
-    ) -> dict[Tensor, Tensor]:
+    def _list_stepping(
+        self, announced: list[Tensor], stepped: list[Tensor]
+    ) -> list[Tensor]:
+        """Returns the parameters that step, where some have a gradient.
+
+        Returns:
+            The list of the latter itself where it is all of them.
+        """
+        last, params = self._last
+        if stepped is last:
+            return params
+        self._stepped |= {id(param): param for param in stepped}
+        params = [param for param in announced if id(param) in self._stepped]
+        if [*map(id, params)] == [*map(id, stepped)]:
+            params = stepped
+        self._last = stepped, params
+        return params
+
+    def _add_given(self, run: Run) -> tuple[list[Tensor], list[Tensor]]:
         """Adds the gradients that a `backward` of the user's has left."""
-        adding = [param for param in run.announced if param in given]
-        if not adding:
-            return run.gradients
-        if self.clip_norm is not None and any(given[p].any() for p in adding):
+        if not any(param.grad is not None for param in run.announced):
+            return run.stepped, run.gradients
+        given = {p: p.grad for p in run.announced if p.grad is not None}
+        if self.clip_norm is not None and any(g.any() for g in given.values()):
             raise ValueError(
                 "parameters have a gradient of their own before the step, and "
                 "clip_norm is given; expected one of the two: add the penalty "
                 "to the model by pyro.factor"
             )
-        gradients = dict(run.gradients)
-        for param in adding:
-            gradients[param] = gradients.get(param, 0) + given.pop(param)
-        return gradients
-
-
-def _set_aside(params: Sequence[Tensor]) -> dict[Tensor, Tensor]:
-    """Takes the gradients of parameters away, and returns them."""
-    given = {p: p.grad for p in params if p.grad is not None}
-    for param in given:
-        param.grad = None
-    return given
-
-
-def _are_finite(losses: Sequence[Tensor]) -> Tensor:
-    return torch.stack([loss.isfinite() for loss in losses]).all()
-
-
-def _is_power_of_two(number: int) -> bool:
-    return number & (number - 1) == 0
+        gradients = run.by_parameter()
+        for param, grad in given.items():
+            gradients[param] = gradients.get(param, 0) + grad
+            param.grad = None
+        return [*gradients], [*gradients.values()]

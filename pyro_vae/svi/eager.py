@@ -49,11 +49,12 @@ def make_svi(
         with poutine.trace(param_only=True) as capture:
             value = estimator.loss_and_grads(model, guide, *args, **kwargs)
         params = get_unconstrained(capture.trace)
-        if not math.isfinite(value):
+        try:
+            check_finite(value, model, guide, *args, **kwargs)
+        except NonFiniteLossError:
             for param in params:
                 param.grad = None
-            site = find_nonfinite_site(model, guide, *args, **kwargs)
-            raise NonFiniteLossError(f"the loss is {value} {site}")
+            raise
         clip_gradients(params, clip_norm)
         return value
 
@@ -64,6 +65,23 @@ def make_svi(
         loss=estimator.loss,
         loss_and_grads=loss_and_grads,
     )
+
+
+def check_finite(
+    value: float, model: Callable, guide: Callable, *args: Any, **kwargs: Any
+) -> None:
+    """Raises NonFiniteLossError, with the site, for a loss that is not finite.
+
+    Args:
+        value: The loss.
+        model: A Pyro model.
+        guide: Its guide.
+        args: Their arguments.
+        kwargs: The same, by name.
+    """
+    if not math.isfinite(value):
+        site = find_nonfinite_site(model, guide, *args, **kwargs)
+        raise NonFiniteLossError(f"the loss is {value} {site}")
 
 
 @torch.no_grad()

@@ -53,8 +53,8 @@ def can_compile(loss: object) -> bool:
 def make_recordable(loss: Any) -> Any:
     """Returns the estimator that `CompiledSVI` records in a given one's place.
 
-    It is the same one, but for Pyro's `Jit` estimators: of those it is the
-    eager estimator with the same options, since they would be recorded twice.
+    It is the same one, but for Pyro's `Jit` estimators and the compiled ones
+    of this package: of those it is the eager estimator with the same options.
 
     Raises:
         ValueError: If the estimator says that it cannot be compiled.
@@ -64,9 +64,17 @@ def make_recordable(loss: Any) -> Any:
             f"the loss is {type(loss).__name__}, which cannot be compiled; "
             "expected another one: use pyro.infer.SVI"
         )
-    kind = type(loss)
-    if not (isinstance(loss, ELBO) and kind.__name__.startswith("Jit")):
+    if not isinstance(loss, ELBO):
         return loss
-    eager: Any = object.__new__(kind.__mro__[1])
+    kinds = type(loss).__mro__
+    eager_kind = next(kind for kind in kinds if not _is_compiled(kind))
+    if eager_kind is kinds[0]:
+        return loss
+    eager: Any = object.__new__(eager_kind)
     eager.__dict__ = loss.__dict__  # the same options, also when they change
     return eager
+
+
+def _is_compiled(kind: type) -> bool:
+    """Returns whether a class of estimators compiles something itself."""
+    return kind.__name__.startswith("Jit") or hasattr(kind, "num_compilations")

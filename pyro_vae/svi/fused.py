@@ -8,6 +8,7 @@ engines at any step.
 """
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,7 +43,7 @@ class FusedUpdates(Updates):
         super().__init__(optim)
         self._groups: list[tuple[_Members, _Group]] = []
 
-    def add(self, params: Sequence[Tensor]) -> int:
+    def add(self, params: list[Tensor]) -> int:
         count = len(self.sets)
         index = super().add(params)
         if len(self.sets) > count:
@@ -89,6 +90,11 @@ class FusedUpdates(Updates):
         ]
 
 
+def are_same(values: Sequence[Any], others: Sequence[Any]) -> bool:
+    """Returns whether two lists hold the same objects, in the same order."""
+    return len(values) == len(others) and all(map(operator.is_, values, others))
+
+
 _Members = dict[int, list[int]]  # of each set, the places of a group's members
 
 
@@ -105,7 +111,8 @@ class _Group:
             "decoupled_weight_decay"
         )
         self.kernel = fused_adamw_ if is_decoupled else fused_adam_
-        self.seen = _read_options(optim, params[0])
+        self.seen = [dict(options) for options in self.options]
+        self.addresses = [param.data_ptr() for param in params]
         self.clip = get_clip_options(optim, params[0])
         self.states: list[dict[str, Any]] = [
             each.state[p]
@@ -141,25 +148,17 @@ class _Group:
             )
 
     def has_changed(self) -> bool:
-        """Returns whether options or state were set anew since then."""
-        return any(
-            options is not each.param_groups[0]
-            or any(options[name] != value for name, value in self.seen.items())
-            for each, options in zip(self.optimizers, self.options, strict=True)
-        ) or any(
-            each.state.get(param) is not state
-            or state["exp_avg"] is not average
-            or (not self.is_clipped_adam and state["step"] is not step)
-            or param.stride() != average.stride()
-            or param.dtype != average.dtype
-            for each, param, state, step, average in zip(
-                self.optimizers,
-                self.params,
-                self.states,
-                self.steps,
-                self.averages,
-                strict=True,
+        """Returns whether options, state or memory were set anew since then."""
+        states = [s for each in self.optimizers for s in each.state.values()]
+        return not (
+            [each.param_groups[0] for each in self.optimizers] == self.seen
+            and are_same(states, self.states)
+            and are_same([s["exp_avg"] for s in states], self.averages)
+            and (
+                self.is_clipped_adam
+                or are_same([s["step"] for s in states], self.steps)
             )
+            and self.addresses == [param.data_ptr() for param in self.params]
         )
 
     def update(self, grads: list[Tensor], skip: Tensor | None) -> None:
@@ -216,10 +215,11 @@ class _Group:
         It adds eps to the root of the second moment before its bias is
         corrected, which is Adam with eps over the root of the correction.
         """
-        for options, state in zip(self.options, self.states, strict=True):
-            options["lr"] *= options["lrd"]
+        for options, seen, state in zip(
+            self.options, self.seen, self.states, strict=True
+        ):
+            seen["lr"] = options["lr"] = options["lr"] * options["lrd"]
             state["step"] += 1
-        self.seen["lr"] = self.options[0]["lr"]
         self.counts.fill_(self.states[0]["step"])
         correction = 1 - beta2 ** self.states[0]["step"]
         return self.options[0]["lr"], eps / math.sqrt(correction)

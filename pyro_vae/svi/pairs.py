@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,20 +23,30 @@ class Run:
 
     Attributes:
         losses: The loss, `()`, or several.
-        gradients: The gradient of each parameter that has one.
+        stepped: The parameters that have a gradient.
+        gradients: The gradient of each of these.
         announced: All parameters that the pair announced.
         names: Their names in Pyro's store.
         report: The estimator's report, if it is a `ReportingELBO`.
     """
 
     losses: list[Tensor]
-    gradients: dict[Tensor, Tensor]
+    stepped: list[Tensor]
+    gradients: list[Tensor]
     announced: list[Tensor]
     names: list[str]
     report: Tensor | None
 
+    def is_finite(self) -> Tensor:
+        """Returns whether all losses are finite, as a tensor, `()`."""
+        return torch.stack([loss.isfinite() for loss in self.losses]).all()
 
-@dataclass
+    def by_parameter(self) -> dict[Tensor, Tensor]:
+        """Returns the gradient of each parameter that has one."""
+        return dict(zip(self.stepped, self.gradients, strict=True))
+
+
+@dataclass(frozen=True)
 class Pair:
     """A model and a guide with the estimator of their loss.
 
@@ -53,6 +63,20 @@ class Pair:
     loss: Any
     loss_and_grads: Callable | None
     clip_norm: float | None
+
+    def is_same(self, other: "Pair") -> bool:
+        """Returns whether another pair has the same parts."""
+        return (
+            self.model is other.model
+            and self.guide is other.guide
+            and self.loss is other.loss
+            and self.loss_and_grads is other.loss_and_grads
+            and self.clip_norm == other.clip_norm
+        )
+
+    def with_loss(self, loss: Any) -> "Pair":
+        """Returns the same pair with another estimator of its loss."""
+        return replace(self, loss=loss)
 
     def run(self, args: tuple, kwargs: dict) -> Run:
         """Computes losses and gradients, and leaves no gradient behind.
@@ -79,7 +103,9 @@ class Pair:
         if isinstance(self.loss, ReportingELBO):
             report = self.loss.report()
         names = list(capture.trace.nodes)
-        return Run(losses, grads, announced, names, report)
+        return Run(
+            losses, [*grads], [*grads.values()], announced, names, report
+        )
 
     def read(self, modules: Iterable[nn.Module]) -> Reads:
         """Reads the pair's code, and that of modules and of the estimator."""

@@ -35,8 +35,10 @@ class Step:
         num_losses: The number of losses: one, or those of a tuple.
         stepped: The parameters that have a gradient.
         announced: Those that the pair announced, which the optimizer steps.
+        names: Their names in Pyro's store.
         left: The places where the pair leaves another tensor at every run.
         buffers: The buffers that it changes in place.
+        has_report: Whether its last result is the estimator's report.
     """
 
     program: Program
@@ -44,8 +46,10 @@ class Step:
     num_losses: int
     stepped: list[Tensor]
     announced: list[Tensor]
+    names: list[str]
     left: list[Place]
     buffers: list[Tensor]
+    has_report: bool
 
 
 class Programs:
@@ -59,6 +63,8 @@ class Programs:
     Attributes:
         pair: The pair.
         params: The parameters that were announced so far.
+        places: Their places among the inputs of a graph, by their ids, as
+            `Arguments` wants them.
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class Programs:
     ):
         self.pair, self.precision = pair, precision
         self.params: list[Tensor] = []
+        self.places: dict[int, int] = {}
         self._on_record = on_record
         self._steps: dict[Any, Step] = {}
         self._losses: dict[Any, Program] = {}
@@ -82,7 +89,7 @@ class Programs:
 
     def find_loss(self, args: tuple, kwargs: dict) -> list[Tensor]:
         """Returns the losses, by a graph."""
-        call = Arguments(args, kwargs, self.params)
+        call = Arguments(args, kwargs, self.places)
         key = self._key(call)
         if key not in self._losses:
             self._losses[key] = self._record_loss(call)
@@ -97,8 +104,10 @@ class Programs:
     def rehearse(self, args: tuple, kwargs: dict) -> Rehearsal:
         """Runs the pair eagerly, and learns its parameters and modules."""
         rehearsal = rehearse(self.pair, self._watch.modules, args, kwargs)
-        known = dict.fromkeys(self.params)
-        self.params += [p for p in rehearsal.run.announced if p not in known]
+        for param in rehearsal.run.announced:
+            if id(param) not in self.places:
+                self.params.append(param)
+                self.places[id(param)] = -len(self.params)
         modules = dict.fromkeys([*self._watch.modules, *rehearsal.modules])
         names = dict.fromkeys([*self._watch.names, *rehearsal.run.names])
         self._watch = Watch(modules, names)
@@ -133,19 +142,20 @@ class Programs:
             CompilationError: If the machine cannot compile.
         """
         run = rehearsal.run
-        stepped = list(run.gradients)
+        stepped = run.stepped
 
         def compute(args: tuple, kwargs: dict) -> list[Tensor]:
             again = self.pair.run(args, kwargs)
-            if set(again.gradients) != set(stepped):
+            gradients = again.by_parameter()
+            if set(gradients) != set(stepped):
                 raise DynamicPairError(
                     "other parameters have a gradient in a second run; "
                     "expected a static pair: use pyro.infer.SVI"
                 )
-            gradients = [again.gradients[param] for param in stepped]
+            ordered = [gradients[param] for param in stepped]
             left = [place.get().detach() for place in rehearsal.left]
             reports = [] if again.report is None else [again.report]
-            return [*again.losses, *gradients, *left, *reports]
+            return [*again.losses, *ordered, *left, *reports]
 
         step = Step(
             self._record(compute, call),
@@ -153,8 +163,10 @@ class Programs:
             len(run.losses),
             stepped,
             run.announced,
+            run.names,
             rehearsal.left,
             rehearsal.buffers,
+            run.report is not None,
         )
         self._steps[self._key(call)] = step
         return step

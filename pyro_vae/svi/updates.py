@@ -26,12 +26,17 @@ class Updates(ABC):
         self.optim = optim
         self.sets: list[list[Tensor]] = []
 
-    def add(self, params: Sequence[Tensor]) -> int:
-        """Registers the parameters of a kind of step, and returns its index."""
+    def add(self, params: list[Tensor]) -> int:
+        """Registers the parameters of a kind of step, and returns its index.
+
+        Args:
+            params: They are kept; a list that is changed afterwards is not
+                seen.
+        """
         for index, known in enumerate(self.sets):
-            if [*map(id, known)] == [*map(id, params)]:
+            if known is params or [*map(id, known)] == [*map(id, params)]:
                 return index
-        self.sets.append(list(params))
+        self.sets.append(params)
         return len(self.sets) - 1
 
     @abstractmethod

@@ -1,6 +1,7 @@
 """What a recorded graph takes for granted, and whether it still holds."""
 
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -75,26 +76,20 @@ class Watch:
         stored = dict(get_param_store().named_parameters())
         self.modules = list(modules)
         self.names = list(names)
-        self._params = [(name, stored[name]) for name in self.names]
-        self._tables: list[tuple[dict[str, Any], dict[str, Any]]] = [
-            (table, dict(table))
+        self._params = [id(stored[name]) for name in self.names]
+        self._tables = [
+            table
             for module in self.modules
             for table in get_module_tables(module)
         ]
-        self._trainable = [
-            (param, param.requires_grad)
-            for module in self.modules
-            for param in module.parameters(recurse=False)
-        ]
-        self._tensors = list(
-            dict.fromkeys(
-                [
-                    *(param for _, param in self._params),
-                    *(param for param, _ in self._trainable),
-                ]
-            )
-        )
-        self._hooks = [count_hooks(tensor) for tensor in self._tensors]
+        self._entry_names = [*chain.from_iterable(self._tables)]
+        self._entries = self._entry_ids()
+        own = [p for m in self.modules for p in m.parameters(recurse=False)]
+        tensors = dict.fromkeys([*(stored[name] for name in self.names), *own])
+        self._alive = [table.copy() for table in self._tables]
+        self._tensors = list(tensors)
+        self._trainable = [p.requires_grad for p in self._tensors]
+        self._hooks = [*map(count_hooks, self._tensors)]
         self._addresses = [tensor.data_ptr() for tensor in self._tensors]
         self._layouts = list(map(_layout, self._tensors))
 
@@ -110,21 +105,17 @@ class Watch:
         are trainable, and nobody has hooked anything onto their gradients.
         """
         stored = dict(get_param_store().named_parameters())
-        for name, param in self._params:
-            if stored.get(name) is not param:
-                return False
-        for param, requires_grad in self._trainable:
-            if param.requires_grad is not requires_grad:
-                return False
-        for table, entries in self._tables:
-            if len(table) != len(entries):
-                return False
-            for name, entry in entries.items():
-                if table.get(name) is not entry:
-                    return False
-        return self._has_same_layouts() and self._hooks == [
-            count_hooks(tensor) for tensor in self._tensors
-        ]
+        return (
+            [*map(id, map(stored.get, self.names))] == self._params
+            and [p.requires_grad for p in self._tensors] == self._trainable
+            and [*chain.from_iterable(self._tables)] == self._entry_names
+            and self._entry_ids() == self._entries
+            and self._has_same_layouts()
+            and [*map(count_hooks, self._tensors)] == self._hooks
+        )
+
+    def _entry_ids(self) -> list[int]:
+        return [id(entry) for table in self._tables for entry in table.values()]
 
     def _has_same_layouts(self) -> bool:
         """Compares layouts, but only if some tensor's memory is another."""

@@ -1,0 +1,153 @@
+"""Losses and gradients of a pair, computed by compiled graphs."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.svi.agreement import check_agreement
+from pyro_vae.svi.arguments import Arguments
+from pyro_vae.svi.estimator import ReportingELBO, make_recordable
+from pyro_vae.svi.pairs import Pair, Run
+from pyro_vae.svi.programs import Programs, Step, warn_of_many
+from pyro_vae.svi.random_states import get_random_states, set_random_states
+from pyro_vae.svi.refusals import DynamicPairError
+
+
+class CompiledGradients:
+    """The losses and gradients of a pair, as its eager runs would give them.
+
+    Args:
+        pair: The pair; its loss may be an estimator that is recorded as
+            another one.
+        precision: The precision of large float32 products, as in `CompiledSVI`.
+        compare: Whether runs 2, 4, 8, ... are compared with eager ones.
+
+    Attributes:
+        num_compilations: The number of graphs that have been compiled.
+    """
+
+    def __init__(self, pair: Pair, precision: str, compare: bool):
+        self.precision, self.compare = precision, compare
+        self.num_compilations = 0
+        self._num_runs = 0
+        self._start_anew(pair)
+
+    def look(self, pair: Pair) -> None:
+        """Forgets the graphs if something they took for granted is gone.
+
+        Args:
+            pair: The pair as it is now.
+        """
+        if torch.is_anomaly_enabled():
+            raise ValueError(
+                "torch's anomaly detection is on, which a compiled step has "
+                "no place for; expected it off: use pyro.infer.SVI to look "
+                "for an anomaly"
+            )
+        if not (self._pair.is_same(pair) and self._programs.hold()):
+            self._start_anew(pair)
+
+    def _start_anew(self, pair: Pair) -> None:
+        """Has graphs for a pair as it is now: none."""
+
+        def count() -> None:
+            self.num_compilations += 1
+            warn_of_many(self.num_compilations)
+
+        self._pair = pair
+        recorded = pair.with_loss(make_recordable(pair.loss))
+        self._programs = Programs(recorded, self.precision, count)
+
+    def compute(self, args: tuple, kwargs: dict) -> Run:
+        """Returns losses and gradients, which the next call may overwrite.
+
+        Where a loss is not finite, buffers are left as they were.
+
+        Raises:
+            DynamicPairError: If the pair is found not to be static.
+            CompilationError: If the machine cannot compile.
+        """
+        programs, expected = self._programs, None
+        call = Arguments(args, kwargs, programs.places)
+        step = programs.find_step(call)
+        if step is None:
+            with _set_aside(programs.list_candidates()):
+                rehearsal = programs.rehearse(args, kwargs)
+                if rehearsal.is_step:
+                    return self._report(rehearsal.first)
+                call = Arguments(args, kwargs, programs.places)
+                expected = rehearsal.run
+                # Where only parameters were unknown, there is a graph already.
+                step = programs.find_step(call) or programs.record_step(
+                    call, rehearsal
+                )
+        elif self.compare and _is_power_of_two(self._num_runs + 1):
+            with _set_aside(programs.params):
+                expected = programs.run_aside(args, kwargs)
+        return self._report(self._run(step, call, expected))
+
+    def compute_loss(self, args: tuple, kwargs: dict) -> Any:
+        """Returns the loss, or a tuple of losses, without gradients."""
+        if not self._programs.params:
+            return self._programs.pair.compute_loss(args, kwargs)
+        values = [v.item() for v in self._programs.find_loss(args, kwargs)]
+        return values[0] if len(values) == 1 else tuple(values)
+
+    def _run(self, step: Step, call: Arguments, expected: Run | None) -> Run:
+        """Runs a graph, and compares its results if asked to."""
+        states = None if expected is None else get_random_states()
+        before = [buffer.clone() for buffer in step.buffers]
+        results = self._programs.run(step, call)
+        count = step.num_losses + len(step.stepped)
+        left = results[count:]
+        run = Run(
+            [loss.clone() for loss in results[: step.num_losses]],
+            step.stepped,
+            results[step.num_losses : count],
+            step.announced,
+            step.names,
+            left.pop().clone() if step.has_report else None,
+        )
+        if expected is not None and states is not None:
+            try:
+                check_agreement(expected, run, self.precision)
+            except DynamicPairError:
+                set_random_states(states)
+                for buffer, value in zip(step.buffers, before, strict=True):
+                    buffer.copy_(value)
+                raise
+        if step.buffers:
+            is_finite = run.is_finite()
+            for buffer, value in zip(step.buffers, before, strict=True):
+                buffer.copy_(torch.where(is_finite, buffer, value))
+        for place, tensor in zip(step.left, left, strict=True):
+            place.put(tensor.clone())
+        return run
+
+    def _report(self, run: Run) -> Run:
+        """Gives a `ReportingELBO` its report."""
+        self._num_runs += 1
+        loss = self._pair.loss
+        if isinstance(loss, ReportingELBO) and run.report is not None:
+            loss.take_report(run.report)
+        return run
+
+
+@contextmanager
+def _set_aside(params: Sequence[Tensor]) -> Iterator[None]:
+    """Keeps gradients that parameters have out of a block's way."""
+    given = {p: p.grad for p in params if p.grad is not None}
+    for param in given:
+        param.grad = None
+    try:
+        yield
+    finally:
+        for param, grad in given.items():
+            param.grad = grad
+
+
+def _is_power_of_two(number: int) -> bool:
+    return number & (number - 1) == 0
