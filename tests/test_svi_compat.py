@@ -461,6 +461,17 @@ def test_a_handler_around_is_noticed():
     assert not compat.am_i_wrapped()
 
 
+@checks(TORCH, "untraced")
+def test_what_is_computed_aside_is_not_recorded():
+    def aside(x):
+        with compat.untraced():
+            return [x + 1, torch.full((), float(x.sum()))]
+
+    graph = compat.make_fx(aside)(torch.ones(2))
+    assert "add" not in graph.code
+    assert graph(torch.zeros(2))[1] == 2
+
+
 @checks(PYRO, "outside_traces")
 def test_the_traces_of_svi_are_left():
     with poutine.trace(param_only=True) as trace, compat.outside_traces():

@@ -16,6 +16,7 @@ from pyro_vae.svi import (
     DynamicPairError,
     compile_graph,
 )
+from tests.models import keep_the_record
 
 
 def chance():
@@ -38,6 +39,12 @@ def dynamic_model(kind):
             scale = abs(x.tolist()[0]) + 1.0
         elif kind == "numpy":
             scale = abs(x.numpy()[0]) + 1.0
+        elif kind == "size":
+            scale = torch.ones(int((x > -9).sum()))
+        elif kind == "parameter":
+            scale = 1.0 if loc > 0 else 2.0
+        elif kind == "draw":
+            scale = 1.0 if torch.randn(()) > 0 else 2.0
         elif kind == "equal":
             scale = 1.0 if torch.equal(x, x + 1) else 2.0
         elif kind == "format":
@@ -64,11 +71,8 @@ def dynamic_model(kind):
 @pytest.mark.parametrize(
     "kind",
     [
-        "branch",
-        "item",
-        "float",
-        "list",
-        "numpy",
+        "parameter",
+        "draw",
         "equal",
         "format",
         "random",
@@ -86,6 +90,29 @@ def test_a_pair_that_is_not_static_is_refused(kind):
     with pytest.raises(DynamicPairError, match=r"use .*pyro.infer.SVI"):
         svi.step(x)
     assert pyro.param("loc").item() == 0.5
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    "kind", ["branch", "item", "float", "list", "numpy", "size"]
+)
+def test_a_value_that_python_reads_may_not_change(kind, monkeypatch):
+    """As pyro.infer.SVI where it does not; else no parameter moves."""
+    keep_the_record(monkeypatch)
+    model, x = dynamic_model(kind), torch.rand(4)
+    results = []
+    for engine in (SVI, CompiledSVI):
+        pyro.clear_param_store()
+        optim = Adam({"lr": 1e-2})
+        svi = engine(model, lambda x: None, optim, Trace_ELBO())
+        results.append([svi.step(x) for _ in range(5)])
+    assert results[0] == pytest.approx(results[1], rel=1e-9)
+    before, state = pyro.param("loc").item(), torch.get_rng_state()
+    with pytest.raises(
+        DynamicPairError, match=r"in model\(\) at line \d+: it "
+    ):
+        svi.step(x - 10)
+    assert pyro.param("loc").item() == before
     assert torch.equal(torch.get_rng_state(), state)
 
 

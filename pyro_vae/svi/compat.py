@@ -22,7 +22,10 @@ from pyro.optim import PyroOptim
 from pyro.poutine import Trace
 from pyro.poutine.runtime import _PYRO_STACK, am_i_wrapped
 from torch import Tensor, fx, nn
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.proxy_tensor import (
+    disable_proxy_modes_tracing,
+    make_fx,
+)
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 __all__ = [
@@ -53,6 +56,7 @@ __all__ = [
     "read_example",
     "register_module_forward_pre_hook",
     "unchecked_values",
+    "untraced",
     "within_expectations",
     "without_checkpoints",
     "writes_in_place",
@@ -73,6 +77,7 @@ foreach_clamp_max_ = torch._foreach_clamp_max_
 # and records what reaches ATen, `backward` included, random draws and changes
 # in place in their order. A tensor that is no input becomes an attribute of
 # the graph. These are the names of the recorded operators.
+untraced = disable_proxy_modes_tracing  # a block that is not recorded
 aten = torch.ops.aten
 convert_element_type = torch.ops.prims.convert_element_type.default
 
@@ -119,8 +124,7 @@ def compile_by_inductor(
 ) -> Callable[..., Sequence[Tensor]]:
     """Compiles a recorded graph for inputs of these shapes.
 
-    Inductor takes any record of `make_fx`, with changes in place, and these
-    options. It raises errors of many kinds.
+    It takes any record of `make_fx`, and raises errors of many kinds.
     """
     from torch import _inductor  # here: a second or two to import
 
@@ -168,11 +172,8 @@ def get_module_tables(module: nn.Module) -> tuple[dict[str, Any], ...]:
 
 
 def load_compiler() -> None:
-    """Imports Inductor, which takes a second or two.
-
-    It must come before a function is recorded: to import it runs operations on
-    tensors, which would be recorded, too (torch 2.8 and before).
-    """
+    """Imports Inductor, before a recording, since to import it runs operations
+    on tensors (torch 2.8 and before)."""
     from torch import _inductor  # noqa: F401
 
 
@@ -269,8 +270,7 @@ def within_expectations(
 def get_unconstrained(trace: Trace) -> list[Tensor]:
     """Returns the parameters of a trace, as optimizers see them.
 
-    The value of a `param` site has a method `unconstrained`. A parameter that
-    is announced under several names comes as often.
+    A parameter that is announced under several names comes as often.
     """
     sites: Iterable[Any] = trace.nodes.values()
     return [
@@ -298,7 +298,7 @@ def get_torch_optimizers(
 
 def get_clip_options(optim: PyroOptim, param: Tensor) -> dict[str, float]:
     """Returns a parameter's `clip_norm` and `clip_value`, if it has them."""
-    makes: Any = optim  # Pyro says that it takes a name, and gives a tensor
+    makes: Any = optim  # its annotation says that it takes a name
     return makes._get_grad_clip_args(param)
 
 

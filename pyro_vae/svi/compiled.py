@@ -31,7 +31,9 @@ class CompiledSVI:
     the optimizer.
 
     The pair must be static: the same sites, shapes and operations at every
-    step. What depends on a tensor's value is refused. Anew compiles:
+    step. A structure that depends on a parameter's value or on a draw is
+    refused, and so is one that depends on an argument's value, from the step
+    on at which that has changed. Anew compiles:
 
     - an argument's new shape, dtype or Python value;
     - a module's `train()` or `eval()`, a frozen parameter, another dtype, and

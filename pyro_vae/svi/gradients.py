@@ -98,9 +98,30 @@ class CompiledGradients:
 
     def _run(self, step: Step, call: Arguments, expected: Run | None) -> Run:
         """Runs a graph, and compares its results if asked to."""
-        states = None if expected is None else get_random_states()
+        checks = step.program.checks
+        states = get_random_states() if expected or checks else []
         before = [buffer.clone() for buffer in step.buffers]
-        results = self._programs.run(step, call)
+        try:
+            run, left = self._collect(step, self._programs.run(step, call))
+            if expected is not None:
+                check_agreement(expected, run, self.precision)
+        except DynamicPairError:
+            set_random_states(states)
+            for buffer, value in zip(step.buffers, before, strict=True):
+                buffer.copy_(value)
+            raise
+        if step.buffers:
+            is_finite = run.is_finite()
+            for buffer, value in zip(step.buffers, before, strict=True):
+                buffer.copy_(torch.where(is_finite, buffer, value))
+        for place, tensor in zip(step.left, left, strict=True):
+            place.put(tensor.clone())
+        return run
+
+    def _collect(
+        self, step: Step, results: list[Tensor]
+    ) -> tuple[Run, list[Tensor]]:
+        """Returns a graph's results, and the tensors that it leaves."""
         count = step.num_losses + len(step.stepped)
         left = results[count:]
         run = Run(
@@ -111,21 +132,7 @@ class CompiledGradients:
             step.names,
             left.pop().clone() if step.has_report else None,
         )
-        if expected is not None and states is not None:
-            try:
-                check_agreement(expected, run, self.precision)
-            except DynamicPairError:
-                set_random_states(states)
-                for buffer, value in zip(step.buffers, before, strict=True):
-                    buffer.copy_(value)
-                raise
-        if step.buffers:
-            is_finite = run.is_finite()
-            for buffer, value in zip(step.buffers, before, strict=True):
-                buffer.copy_(torch.where(is_finite, buffer, value))
-        for place, tensor in zip(step.left, left, strict=True):
-            place.put(tensor.clone())
-        return run
+        return run, left
 
     def _report(self, run: Run) -> Run:
         """Gives a `ReportingELBO` its report."""

@@ -25,14 +25,38 @@ from pyro_vae.svi.noise import keep_draws
 from pyro_vae.svi.random_states import keep_random_states
 from pyro_vae.svi.refusals import (
     CompilationError,
+    Read,
     Recording,
+    choose_checks,
     explain,
     first_line,
     refuse_dynamic,
 )
 from pyro_vae.svi.watch import copy_buffers
 
-Program = Callable[..., Sequence[Tensor]]
+
+class Program:
+    """A compiled graph, called as the function that it was recorded from.
+
+    Args:
+        graph: What Inductor has made; it takes the constants after the inputs.
+        constants: Tensors that the function has found elsewhere.
+        checks: Values that Python has read, which must be the last results.
+    """
+
+    def __init__(
+        self,
+        graph: Callable[..., Sequence[Tensor]],
+        constants: Sequence[Tensor],
+        checks: Sequence[Read],
+    ):
+        self._graph, self._constants, self.checks = graph, constants, checks
+
+    def __call__(self, *tensors: Tensor) -> list[Tensor]:
+        results = list(self._graph(*tensors, *self._constants))
+        for check in reversed(self.checks):
+            check.check(results.pop())
+        return results
 
 
 def compile_graph(
@@ -49,7 +73,8 @@ def compile_graph(
     place; the recording leaves them, and all random states, as they were.
 
     That the function does the same at every call is for the caller to see to:
-    a value that is no tensor stays what it was in the recording.
+    a value that is no tensor stays what it was in the recording. Where Python
+    reads a tensor's value (a size, say), the program compares it at each call.
 
     Args:
         function: Takes tensors and returns a list of tensors. It may call
@@ -66,41 +91,54 @@ def compile_graph(
         the tensors that it returned.
 
     Raises:
-        DynamicPairError: If the function branches on a tensor's value, or the
-            shape of a result depends on one.
+        DynamicPairError: If Python reads a value that depends on a parameter
+            or on chance (to branch on it, say), or the shape of a result
+            depends on values. The program raises it where a value that Python
+            has read is another one.
         CompilationError: If Inductor or its C++ compiler fails.
     """
-    graph, constants = _record(function, inputs, modules)
+    graph, constants, reads = _record(function, inputs, modules)
     refuse_dynamic(graph)
+    checks = choose_checks(graph, reads, [*inputs, *constants])
     keep_draws(graph)
     choose_matmuls(graph, precision)
-    compiled = _compile(graph, [*inputs, *constants])
-    return lambda *tensors: compiled(*tensors, *constants)
+    return Program(_compile(graph, [*inputs, *constants]), constants, checks)
 
 
 def _record(
     function: Callable[..., Sequence[Tensor]],
     inputs: Sequence[Tensor],
     modules: Sequence[nn.Module],
-) -> tuple[fx.GraphModule, list[Tensor]]:
-    """Records a function; tensors it finds elsewhere become last inputs."""
+) -> tuple[fx.GraphModule, list[Tensor], list[Read]]:
+    """Records a function; tensors it finds elsewhere become last inputs.
+
+    Returns:
+        The record, those tensors, and the values that Python has read, whose
+        tensors are the last results.
+    """
     load_compiler()
     buffers = copy_buffers(modules)
+    recording = Recording()
+
+    def record(*tensors: Tensor) -> list[Tensor]:
+        results = function(*tensors)
+        return [*results, *(read.tensor for read in recording.reads)]
+
     try:
         with (
             unchecked_values(),
             within_expectations(_MaskedSums),
             without_checkpoints(),
             keep_random_states(inputs),
-            Recording(),
+            recording,
         ):
-            graph = make_fx(function)(*inputs)
+            graph = make_fx(record)(*inputs)
     except Exception as error:
         raise explain(error) from error
     finally:
         for buffer, value in buffers:
             buffer.copy_(value)
-    return graph, _lift_constants(graph)
+    return graph, _lift_constants(graph), recording.reads
 
 
 class _MaskedSums(TorchFunctionMode):
@@ -143,7 +181,9 @@ def _lift_constants(graph: fx.GraphModule) -> list[Tensor]:
     return [tensor for _, tensor in constants.values()]
 
 
-def _compile(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Program:
+def _compile(
+    graph: fx.GraphModule, inputs: Sequence[Tensor]
+) -> Callable[..., Sequence[Tensor]]:
     _keep_freed_memory()
     try:
         return compile_by_inductor(graph, inputs)

@@ -93,13 +93,13 @@ class Programs:
         key = self._key(call)
         if key not in self._losses:
             self._losses[key] = self._record_loss(call)
-        return list(self._losses[key](*self._inputs(call)))
+        return self._losses[key](*self._inputs(call))
 
     def run(self, step: Step, call: Arguments) -> list[Tensor]:
         """Returns the results of a step's program."""
         inputs = self._inputs(call)
         others = inputs[len(self.params) :]  # some may be known since then
-        return list(step.program(*inputs[: step.num_params], *others))
+        return step.program(*inputs[: step.num_params], *others)
 
     def rehearse(self, args: tuple, kwargs: dict) -> Rehearsal:
         """Runs the pair eagerly, and learns its parameters and modules."""

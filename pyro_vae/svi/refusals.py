@@ -2,16 +2,17 @@
 
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from sys import _getframe as get_frame
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from pyro_vae.svi.compat import aten, is_validation, read_example
+from pyro_vae.svi.compat import aten, is_validation, read_example, untraced
 from pyro_vae.svi.places import is_foreign
 
 _ADVICE = "use torch.where, poutine.mask and the like, or pyro.infer.SVI"
@@ -44,13 +45,55 @@ class CompilationError(OSError):
     """A graph could not be compiled on this machine."""
 
 
+@dataclass
+class Read:
+    """A tensor's value that Python has read while a graph was recorded.
+
+    Attributes:
+        tensor: The tensor, as the recording has it.
+        value: Its value then.
+        way: How it was read, and where: `int(tensor), in model() at line 3`.
+    """
+
+    tensor: Tensor
+    value: Tensor
+    way: str
+
+    def refuse(self) -> NoReturn:
+        """Raises DynamicPairError: the value is none to rely on."""
+        raise DynamicPairError(
+            f"the model or guide asks for a tensor's value, by {self.way}, so "
+            "that its structure may depend on it; expected a static pair: "
+            f"{_ADVICE}"
+        )
+
+    def check(self, value: Tensor) -> None:
+        """Raises DynamicPairError if the value is another one."""
+        if torch.equal(value, self.value):
+            return
+        then, now = (
+            f"{v.item():g}" if v.numel() == 1 else "other numbers"
+            for v in (self.value, value)
+        )
+        raise DynamicPairError(
+            f"the model or guide asks for a tensor's value, by {self.way}: it "
+            f"was {then} when the step was recorded, and is {now}; expected "
+            f"the same at every step: {_ADVICE}"
+        )
+
+
 class Recording(TorchFunctionMode):
-    """Refuses Python's view of a tensor's value, which would be frozen.
+    """Sees to Python's view of a tensor's value, which a graph would freeze.
 
     `item` stays a tensor: Pyro's losses and a user's arithmetic go on with
     it, cut off from autograd as a number would be. What distributions ask in
-    order to validate is answered with yes: eager steps validate.
+    order to validate is answered with yes: eager steps validate. What else is
+    asked for is noted in `reads`.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads: list[Read] = []
 
     def __torch_function__(
         self,
@@ -64,11 +107,11 @@ class Recording(TorchFunctionMode):
         if function is Tensor.__bool__ and is_validation(get_frame(1)):
             return True
         if function in _FREEZING:
-            raise DynamicPairError(
-                f"the model or guide asks for a tensor's value, by "
-                f"{_FREEZING[function]}, so that its structure may depend on "
-                f"it{find_line()}; expected a static pair: {_ADVICE}"
-            )
+            tensor, way = args[0].detach(), _FREEZING[function] + find_line()
+            with untraced():
+                value = tensor.clone()
+                self.reads.append(Read(tensor, value, way))
+                return function(value, *args[1:], **(kwargs or {}))
         if function is Tensor.__getitem__ and _has_mask(args[1]):
             raise DynamicPairError(
                 f"the model or guide takes entries by a boolean mask, "
@@ -124,6 +167,59 @@ def refuse_dynamic(graph: fx.GraphModule) -> None:
                 "expected draws from torch's global generator: use "
                 "torch.manual_seed, or pyro.infer.SVI"
             )
+
+
+def choose_checks(
+    graph: fx.GraphModule, reads: Sequence[Read], inputs: Sequence[Tensor]
+) -> list[Read]:
+    """Leaves, of the values that Python has read, those to check at each call.
+
+    Args:
+        graph: A record; its last results are the tensors that were read. Those
+            that need no check are taken out of them.
+        reads: What was read.
+        inputs: The example inputs.
+
+    Returns:
+        What is to be compared with the results that are left.
+
+    Raises:
+        DynamicPairError: If a value depends on a parameter or on chance.
+    """
+    nodes = graph.graph
+    placeholders = nodes.find_nodes(op="placeholder")
+    known = dict(zip(placeholders, inputs, strict=False))
+    sources = _list_sources(nodes)
+    (output,) = nodes.find_nodes(op="output")
+    results = list(output.args[0])
+    count = len(results) - len(reads)
+    chosen: dict[fx.Node, Read] = {}
+    for read, node in zip(reads, results[count:], strict=True):
+        origins = sources.get(node, set())
+        for origin in origins:
+            if origin not in known or known[origin].requires_grad:
+                read.refuse()
+        if origins:
+            chosen[node] = read
+    output.args = ([*results[:count], *chosen],)
+    graph.recompile()
+    return list(chosen.values())
+
+
+def _list_sources(graph: fx.Graph) -> dict[fx.Node, set[fx.Node]]:
+    """Returns the inputs and the random draws that each node depends on."""
+    sources: dict[fx.Node, set[fx.Node]] = {}
+    for node in graph.nodes:
+        tags = getattr(node.target, "tags", ())
+        if (
+            node.op == "placeholder"
+            or torch.Tag.nondeterministic_seeded in tags
+        ):
+            sources[node] = {node}
+        else:
+            before = [sources[each] for each in node.all_input_nodes]
+            sources[node] = set().union(*before)
+    return sources
 
 
 def _is_mask(index: Any) -> bool:
