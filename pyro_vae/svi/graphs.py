@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
+from pyro_vae.svi.checks import Checks, Read, split_checks
 from pyro_vae.svi.compat import (
     compile_by_inductor,
     load_compiler,
@@ -25,13 +26,11 @@ from pyro_vae.svi.noise import keep_draws
 from pyro_vae.svi.random_states import keep_random_states
 from pyro_vae.svi.refusals import (
     CompilationError,
-    Read,
-    Recording,
-    choose_checks,
     explain,
     first_line,
     refuse_dynamic,
 )
+from pyro_vae.svi.values import OperatorReads, Recording
 from pyro_vae.svi.watch import copy_buffers
 
 
@@ -41,22 +40,21 @@ class Program:
     Args:
         graph: What Inductor has made; it takes the constants after the inputs.
         constants: Tensors that the function has found elsewhere.
-        checks: Values that Python has read, which must be the last results.
+        checks: Compares what Python has read, before the graph runs.
     """
 
     def __init__(
         self,
         graph: Callable[..., Sequence[Tensor]],
         constants: Sequence[Tensor],
-        checks: Sequence[Read],
+        checks: Checks,
     ):
-        self._graph, self._constants, self.checks = graph, constants, checks
+        self._graph, self._constants, self._checks = graph, constants, checks
 
     def __call__(self, *tensors: Tensor) -> list[Tensor]:
-        results = list(self._graph(*tensors, *self._constants))
-        for check in reversed(self.checks):
-            check.check(results.pop())
-        return results
+        inputs = [*tensors, *self._constants]
+        self._checks(inputs)
+        return list(self._graph(*inputs))
 
 
 def compile_graph(
@@ -99,7 +97,7 @@ def compile_graph(
     """
     graph, constants, reads = _record(function, inputs, modules)
     refuse_dynamic(graph)
-    checks = choose_checks(graph, reads, [*inputs, *constants])
+    checks = split_checks(graph, reads, [*inputs, *constants])
     keep_draws(graph)
     choose_matmuls(graph, precision)
     return Program(_compile(graph, [*inputs, *constants]), constants, checks)
@@ -121,7 +119,9 @@ def _record(
     recording = Recording()
 
     def record(*tensors: Tensor) -> list[Tensor]:
-        results = function(*tensors)
+        with OperatorReads(recording):
+            results = function(*tensors)
+            recording.note_masks(results)
         return [*results, *(read.tensor for read in recording.reads)]
 
     try:

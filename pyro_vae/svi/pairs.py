@@ -95,7 +95,9 @@ class Pair:
         if not grads:
             raise ValueError(
                 "no parameter has a gradient; expected pyro.param or "
-                "pyro.module statements in the model or the guide"
+                "pyro.module statements in the model or the guide, and no "
+                "other pair's parameters under their names in Pyro's store: "
+                "pyro.clear_param_store() empties it"
             )
         like = next(iter(grads.values()))
         losses = [torch.as_tensor(v).detach().to(like) for v in listed(value)]

@@ -1,0 +1,241 @@
+"""Python's view of tensors' values while a graph is recorded.
+
+A graph would keep the number that Python has read from a tensor, and the shape
+that a result had because of a value. So the tensor that was read becomes a
+result of the graph, to be compared at every call, unless it is constant.
+"""
+
+import linecache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from sys import _getframe as get_frame
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pyro_vae.svi.checks import Read
+from pyro_vae.svi.compat import aten, is_validation, untraced
+from pyro_vae.svi.refusals import find_line
+
+_READING = {
+    Tensor.__bool__: "bool(tensor)",
+    Tensor.__int__: "int(tensor)",
+    Tensor.__float__: "float(tensor)",
+    Tensor.__index__: "a tensor as a size or an index",
+    Tensor.tolist: "tensor.tolist()",
+    Tensor.numpy: "tensor.numpy()",
+    Tensor.__array__: "numpy.asarray(tensor)",
+}
+# Operators that read their first argument, and whose results have no gradient.
+_READING_OPERATORS = {
+    aten._local_scalar_dense.default: "a tensor as a number",
+    aten.nonzero.default: "torch.nonzero",
+    aten._unique2.default: "torch.unique",
+    aten.unique_dim.default: "torch.unique",
+    aten.unique_consecutive.default: "torch.unique_consecutive",
+    aten.repeat_interleave.Tensor: "torch.repeat_interleave",
+}
+_OWN = ("torch", "pyro_vae.svi")
+_PACKING = aten._pack_padded_sequence.default  # by the lengths, its second
+
+
+class _Masked(NamedTuple):
+    """What was taken by a mask, and that the mask is read for its shape."""
+
+    taken: Tensor  # which keeps its id
+    source: Tensor
+    mask: Tensor
+    read: Read
+
+
+class Recording(TorchFunctionMode):
+    """Sees to Python's view of a tensor's value, which a graph would freeze.
+
+    `item` stays a tensor: Pyro's losses and a user's arithmetic go on with
+    it, cut off from autograd as a number would be. What is asked in order to
+    validate or to assert is answered with yes: eager steps validate. What else
+    is asked for is noted.
+
+    Attributes:
+        reads: What was asked for.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads: list[Read] = []
+        self._masked: dict[int, _Masked] = {}  # by the ids of what was taken
+
+    def __torch_function__(
+        self,
+        function: Callable,
+        types: Iterable[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self._masked and function is not Tensor.__setitem__:
+            self.note_masks((*args, *kwargs.values()))
+        if function is Tensor.item:
+            return args[0].detach()
+        if function is Tensor.__bool__ and (
+            is_validation(get_frame(1)) or _is_asserted()
+        ):
+            return True
+        if function in _READING:
+            return self.note(
+                args[0],
+                _READING[function],
+                lambda value: function(value, *args[1:], **kwargs),
+            )
+        if function is Tensor.__getitem__:
+            return self._take(*args)
+        if function is Tensor.__setitem__:
+            return self._put(*args)
+        if function in (Tensor.masked_select, torch.masked_select):
+            return self._take(*torch.broadcast_tensors(*args, *kwargs.values()))
+        if function is F.one_hot:
+            return self._one_hot(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    def note(
+        self, tensor: Tensor, way: str, find: Callable[[Tensor], Any]
+    ) -> Any:
+        """Notes that a value is read, and returns what is found in it.
+
+        Args:
+            tensor: The tensor.
+            way: How it is read.
+            find: Takes the tensor, cut off from the record.
+        """
+        tensor = tensor.detach()
+        with untraced():
+            value = tensor.clone()
+            found = find(value)
+        self.reads.append(Read(tensor, value, way + find_line()))
+        return found
+
+    def _take(self, tensor: Tensor, index: Any) -> Tensor:
+        """Returns `tensor[index]`, with a static shape.
+
+        torch would read the value of an index that is a single number.
+        """
+        parts = list(index) if _is_tuple(index) else [index]
+        for place, part in enumerate(parts):
+            is_number = isinstance(part, Tensor) and part.dim() == 0
+            if is_number and not _is_mask(part):
+                axis = _axis(tensor, parts, place)
+                size = tensor.shape[axis]
+                entry = torch.where(part < 0, part + size, part).reshape(1)
+                tensor = tensor.index_select(axis, entry)
+                parts[place] = 0
+        taken = tensor[self._find_places(parts)]
+        if _is_mask(index) and index.dim():
+            read = self.reads.pop()
+            self._masked[id(taken)] = _Masked(taken, tensor, index, read)
+        return taken
+
+    def _put(self, tensor: Tensor, index: Any, value: Any) -> None:
+        """Does `tensor[index] = value`, with static shapes."""
+        masked = self._masked.get(id(value))
+        if masked and masked.mask is index:  # x[mask] = y[mask]
+            tensor.copy_(torch.where(index, masked.source, tensor))
+        elif isinstance(value, Tensor) and value.numel() > 1:
+            self.note_masks([value])
+            parts = list(index) if _is_tuple(index) else [index]
+            tensor[self._find_places(parts)] = value
+        else:
+            tensor[index] = value
+
+    def note_masks(self, used: Sequence[Any]) -> None:
+        """Notes the masks of what is used, whose shapes depend on them."""
+        for part in used:
+            if isinstance(part, list | tuple):
+                self.note_masks(part)
+            elif masked := self._masked.pop(id(part), None):
+                self.reads.append(masked.read)
+
+    def _find_places(self, parts: Sequence[Any]) -> tuple[Any, ...]:
+        """Returns an index with the places where its masks are true."""
+        found: list[Any] = []
+        for part in parts:
+            if _is_mask(part) and part.dim():
+                found += self.note(
+                    part, "x[mask]", lambda mask: mask.nonzero(as_tuple=True)
+                )
+            else:
+                found.append(part)
+        return tuple(found)
+
+    def _one_hot(self, tensor: Tensor, num_classes: int = -1) -> Tensor:
+        """Returns one-hot vectors as torch's function does, but unchecked."""
+        if num_classes < 0:
+            way = "one_hot without a number of classes"
+            num_classes = self.note(tensor.max(), way, int) + 1
+        classes = torch.arange(num_classes, device=tensor.device)
+        return (tensor.unsqueeze(-1) == classes).to(torch.int64)
+
+
+class OperatorReads(TorchDispatchMode):
+    """Notes the values that torch's own operators read.
+
+    Args:
+        recording: What notes them.
+    """
+
+    def __init__(self, recording: Recording):
+        super().__init__()
+        self._recording = recording
+
+    def __torch_dispatch__(
+        self,
+        function: Any,
+        types: Iterable[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if function in _READING_OPERATORS:
+            return self._recording.note(
+                args[0],
+                _READING_OPERATORS[function],
+                lambda value: function(value, *args[1:], **(kwargs or {})),
+            )
+        if function is _PACKING:
+            way = "pack_padded_sequence, by the lengths"
+            self._recording.note(args[1], way, lambda lengths: None)
+        return function(*args, **(kwargs or {}))
+
+
+def _is_asserted() -> bool:
+    """Returns whether the line that is under way is an assertion."""
+    frame: Any = get_frame(1)
+    while frame.f_globals.get("__name__", "").startswith(_OWN):
+        frame = frame.f_back
+    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+    return line.lstrip().startswith("assert ")
+
+
+def _axis(tensor: Tensor, parts: Sequence[Any], place: int) -> int:
+    """Returns the dimension that an entry of an index stands for."""
+    before = parts[:place]
+    if any(part is Ellipsis for part in before):
+        return tensor.dim() - sum(map(_num_axes, parts[place:]))
+    return sum(map(_num_axes, before))
+
+
+def _num_axes(part: Any) -> int:
+    """Returns how many dimensions an entry of an index stands for."""
+    if part is None or isinstance(part, bool):
+        return 0
+    return part.dim() if _is_mask(part) else 1
+
+
+def _is_mask(part: Any) -> bool:
+    """Returns whether an entry of an index is a mask."""
+    return isinstance(part, Tensor) and part.dtype in (torch.bool, torch.uint8)
+
+
+def _is_tuple(index: Any) -> bool:
+    return isinstance(index, tuple)

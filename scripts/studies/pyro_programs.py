@@ -1,0 +1,297 @@
+"""Runs Pyro's examples and tutorials under CompiledSVI; writes a table."""
+
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from pyro_programs_list import PROGRAMS, Program
+from torch import Tensor
+from tqdm import tqdm
+
+from pyro_vae.cli.command import run
+from pyro_vae.cli.flags import CommandLine, check_at_least_1
+
+CSV = "programs.csv"
+LOGS = "logs"
+GRACE = 30  # seconds after which a child that does not stop is killed
+# The largest difference that rounding makes, relative to the larger value.
+TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
+WORST_FIRST = ("error", "differs", "not finished", "refused", "same")
+
+Outcome = dict[str, Any]
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Flags:
+    """All flags of the study.
+
+    Attributes:
+        checkout: A checkout of Pyro, with examples/ and tutorial/.
+        output: Folder for programs.csv and the logs of all runs.
+        only: Run the programs only whose names contain one of these words.
+        steps: Steps that each SVI object takes.
+        seconds: The time limit of each run.
+        engine: recorded runs the recorded graph without compiling it, which
+            is quicker.
+    """
+
+    checkout: Path
+    output: Path = Path("results/pyro_programs")
+    only: tuple[str, ...] = ()
+    steps: int = 12
+    seconds: int = 300
+    engine: Literal["compiled", "recorded"] = "compiled"
+
+
+def main(command: CommandLine[Flags]) -> int:
+    """Runs all; returns 1 if a program differs or meets an error, else 0."""
+    flags = command.parse()
+    check_at_least_1(flags, "steps", "seconds")
+    programs = choose(flags)
+    (flags.output / LOGS).mkdir(parents=True, exist_ok=True)
+    rows = []
+    for program in tqdm(programs, disable=None):
+        rows.append(judge(program, flags))
+        print(f"{program.name}: {rows[-1]['verdict']}", flush=True)
+        table = pd.DataFrame(rows)
+        table.to_csv(flags.output / CSV, index=False)
+    print("\n".join(write_lines(table)))
+    bad = table["verdict"].str.startswith(("error", "differs"))
+    return int(bad.any())
+
+
+def choose(flags: Flags) -> list[Program]:
+    """Returns the programs that the flags ask for."""
+    if not (flags.checkout / "examples").is_dir():
+        raise ValueError(
+            f"checkout is {flags.checkout}; expected a checkout of Pyro, "
+            "with a folder examples"
+        )
+    chosen = [
+        program
+        for program in PROGRAMS
+        if not flags.only or any(word in program.name for word in flags.only)
+    ]
+    if not chosen:
+        raise ValueError(
+            f"only is {' '.join(flags.only)}; expected words of names such as "
+            f"{PROGRAMS[0].name}"
+        )
+    return chosen
+
+
+def judge(program: Program, flags: Flags) -> dict[str, Any]:
+    """Runs a program twice, and returns the row that compares the runs."""
+    row = {"program": program.name, "verdict": "", "objects": 0}
+    row |= {"eager_ms": math.nan, "compiled_ms": math.nan, "ratio": math.nan}
+    row |= {"compile_s": math.nan, "remarks": ""}
+    reason = program.left_out
+    if not reason and not (flags.checkout / program.path).exists():
+        reason = "it is not in the checkout"
+    if reason:
+        return {**row, "verdict": f"not run: {reason}"}
+    eager = run_child(program, flags, "eager")
+    pairs = list_objects(eager)
+    if not pairs:
+        reason = eager["error"] or "no step was taken"
+        return {**row, "verdict": f"not run: {reason}"}
+    compiled = run_child(program, flags, flags.engine)
+    row |= compare(eager, compiled)
+    return row
+
+
+def list_objects(outcome: Outcome) -> list[Object]:
+    """Returns the SVI objects of a run that took a step or evaluated."""
+    return [each for each in outcome["objects"] if each["losses"]]
+
+
+def run_child(program: Program, flags: Flags, engine: str) -> Outcome:
+    """Runs a program in a process of its own, and returns what it did."""
+    label = "".join(c if c.isalnum() else "_" for c in program.name)
+    log = flags.output / LOGS / f"{label}.{engine}.txt"
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "outcome.pt"
+        job = {
+            "path": program.path,
+            "root": str(flags.checkout.resolve()),
+            "arguments": tuple(program.arguments.split()),
+            "smoke": program.smoke,
+            "engine": engine,
+            "steps": flags.steps,
+            "seconds": flags.seconds,
+            "output": str(file),
+        }
+        child = Path(__file__).with_name("pyro_programs_child.py")
+        environment = {
+            **os.environ,
+            "TORCHINDUCTOR_CACHE_DIR": str(Path(folder) / "cache"),
+        }
+        with log.open("w") as text:
+            try:
+                subprocess.run(
+                    [sys.executable, str(child), repr(job)],
+                    stdout=text,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    timeout=flags.seconds + GRACE,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired:
+                pass
+        if file.exists():
+            return torch.load(file)
+    return {"error": f"the process ended; see {log}", "objects": []}
+
+
+def compare(eager: Outcome, compiled: Outcome) -> dict[str, Any]:
+    """Returns the verdict on two runs, their times, and remarks."""
+    expected, found = list_objects(eager), list_objects(compiled)
+    verdicts = [
+        compare_objects(*each) for each in zip(expected, found, strict=False)
+    ]
+    if len(found) != len(expected):
+        is_late = "s are over" in compiled["error"]
+        verdicts.append(
+            "not finished"
+            if is_late
+            else f"error: {compiled['error'] or 'other SVI objects'}"
+        )
+    verdict = min(verdicts, key=rank)
+    remarks = [*compiled.get("remarks", [])]
+    if eager["error"]:
+        remarks.append(f"it ends with {eager['error']}")
+    for each in found:
+        remarks += each["remarks"]
+    if verdict != "same" and len(verdicts) > 1:
+        others = sum(each == "same" for each in verdicts)
+        remarks.append(f"{others} of {len(expected)} are the same")
+    if any(_dtype(each) is torch.float32 for each in expected):
+        remarks.append("float32, to 1e-4")
+    return {
+        "verdict": verdict,
+        "objects": len(expected),
+        **measure(expected, found),
+        "remarks": "; ".join(dict.fromkeys(remarks)),
+    }
+
+
+def rank(verdict: str) -> int:
+    """Returns the place of a verdict among all, the worst first."""
+    (place,) = (
+        index
+        for index, start in enumerate(WORST_FIRST)
+        if verdict.startswith(start)
+    )
+    return place
+
+
+def compare_objects(expected: Object, found: Object) -> str:
+    """Returns the verdict on one SVI object in two runs."""
+    if found["kind"]:
+        return f"{found['kind']}: {found['message']}"
+    tolerance = TOLERANCES[_dtype(expected)]
+    for name in ("losses", "seconds"):
+        if len(found[name]) < len(expected[name]):
+            return "not finished"
+    for step, pair in enumerate(
+        zip(expected["losses"], found["losses"], strict=False), 1
+    ):
+        difference = relative(*map(torch.tensor, pair))
+        if not difference <= tolerance:
+            return f"differs: loss {step} by {difference:.1g}"
+    if expected["params"].keys() != found["params"].keys():
+        return "differs: other parameters"
+    for name, value in expected["params"].items():
+        difference = relative(value, found["params"][name])
+        if not difference <= tolerance:
+            return f"differs: parameter {name} by {difference:.1g}"
+    return "same"
+
+
+def relative(left: Tensor, right: Tensor) -> float:
+    """Returns the largest difference over the largest value."""
+    if left.shape != right.shape:
+        return math.inf
+    if torch.equal(left, right) or not left.numel():
+        return 0.0
+    left, right = left.nan_to_num(), right.nan_to_num()
+    largest = torch.maximum(left.abs().max(), right.abs().max())
+    return ((left - right).abs().max() / largest).item()
+
+
+def _dtype(each: Object) -> torch.dtype:
+    """Returns the coarsest dtype among an object's parameters."""
+    dtypes = {value.dtype for value in each["params"].values()}
+    return torch.float32 if torch.float32 in dtypes else torch.float64
+
+
+def measure(expected: list[Object], found: list[Object]) -> dict[str, float]:
+    """Returns the times of one step of each object that took the same steps.
+
+    Steps that compile, and steps 2, 4, 8, ..., which are compared with eager
+    ones, do not count.
+    """
+    eager_ms = compiled_ms = compile_s = 0.0
+    for slow, fast in zip(expected, found, strict=False):
+        counts = [
+            index
+            for index, is_compiled in enumerate(fast["compiled"])
+            if not is_compiled and (index + 1) & index
+        ]
+        steps = [index for index in counts if index < len(slow["seconds"])]
+        if fast["kind"] or not steps:
+            continue
+        eager_ms += 1e3 * _median(slow["seconds"], steps)
+        normal = _median(fast["seconds"], steps)
+        compiled_ms += 1e3 * normal
+        compile_s += sum(
+            duration - normal
+            for duration, is_compiled in zip(
+                fast["seconds"], fast["compiled"], strict=True
+            )
+            if is_compiled
+        )
+    if not compiled_ms:
+        return {}
+    return {
+        "eager_ms": eager_ms,
+        "compiled_ms": compiled_ms,
+        "ratio": eager_ms / compiled_ms,
+        "compile_s": compile_s,
+    }
+
+
+def _median(durations: list[float], steps: list[int]) -> float:
+    return statistics.median(durations[index] for index in steps)
+
+
+def write_lines(table: pd.DataFrame) -> list[str]:
+    """Returns the lines of the table in Markdown."""
+    lines = [
+        "| program | verdict | SVI objects | eager, ms | compiled, ms "
+        "| ratio | to compile, s | remarks |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for _, row in table.iterrows():
+        numbers = [
+            "" if math.isnan(row[name]) else f"{row[name]:.3g}"
+            for name in ("eager_ms", "compiled_ms", "ratio", "compile_s")
+        ]
+        cells = [row["program"], row["verdict"], str(row["objects"])]
+        cells += [*numbers, row["remarks"]]
+        line = " | ".join(cell.replace("|", "\\|") for cell in cells)
+        lines.append(f"| {line} |")
+    return lines
+
+
+if __name__ == "__main__":
+    run(main, Flags, __doc__)
