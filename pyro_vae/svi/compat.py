@@ -5,9 +5,7 @@ the versions at hand, by tests/test_svi_compat.py: look there first after an
 update of torch or Pyro.
 """
 
-import functools
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import FrameType
 from typing import Any
@@ -32,10 +30,8 @@ __all__ = [
     "adopt_parameters",
     "am_i_wrapped",
     "aten",
-    "compile_by_inductor",
     "convert_element_type",
     "count_hooks",
-    "describe_processor",
     "foreach_clamp_max_",
     "foreach_clamp_min_",
     "foreach_mul_",
@@ -49,9 +45,7 @@ __all__ = [
     "get_torch_optimizers",
     "get_unconstrained",
     "is_validation",
-    "load_compiler",
     "make_fx",
-    "multiply_by_onednn",
     "outside_traces",
     "read_example",
     "register_module_forward_pre_hook",
@@ -119,49 +113,6 @@ def writes_in_place(node: fx.Node) -> bool:
     return schema is not None and schema.is_mutable
 
 
-def compile_by_inductor(
-    graph: fx.GraphModule, inputs: Sequence[Tensor]
-) -> Callable[..., Sequence[Tensor]]:
-    """Compiles a recorded graph for inputs of these shapes.
-
-    It takes any record of `make_fx`, and raises errors of many kinds.
-    """
-    from torch import _inductor  # here: a second or two to import
-
-    options = {
-        "fallback_random": True,  # eager's random numbers
-        "cpp.vec_isa_ok": True,  # the processor's word, without a trial build
-        "triton.cudagraphs": any(tensor.is_cuda for tensor in inputs),
-    }
-    with torch.no_grad(), warnings.catch_warnings():
-        # One part of torch warns about another.
-        warnings.simplefilter("ignore", FutureWarning)
-        return _inductor.compile(
-            graph, [tensor.detach() for tensor in inputs], options
-        )
-
-
-def multiply_by_onednn(left: Tensor, right: Tensor) -> Tensor:
-    """Returns the float32 product of `(n, k)` and `(k, m)`, on the CPU.
-
-    oneDNN's linear layer, without a bias or an activation.
-    """
-    return torch.ops.mkldnn._linear_pointwise(
-        left, right.t(), None, "none", [], ""
-    )
-
-
-@functools.cache
-def describe_processor() -> dict[str, Any]:
-    """Returns what torch knows of the CPU; empty where oneDNN is missing.
-
-    The entries `cpu_name`, `avx512_bf16` and `amx_bf16`, in those versions of
-    torch that tell.
-    """
-    describe = getattr(torch.cpu, "get_capabilities", dict)
-    return describe() if torch.backends.mkldnn.is_available() else {}
-
-
 def get_module_tables(module: nn.Module) -> tuple[dict[str, Any], ...]:
     """Returns a module's own submodules, parameters and buffers, by name.
 
@@ -169,12 +120,6 @@ def get_module_tables(module: nn.Module) -> tuple[dict[str, Any], ...]:
     to compare them takes a tenth of the time of `named_parameters()`.
     """
     return module._modules, module._parameters, module._buffers
-
-
-def load_compiler() -> None:
-    """Imports Inductor, before a recording, since to import it runs operations
-    on tensors (torch 2.8 and before)."""
-    from torch import _inductor  # noqa: F401
 
 
 @contextmanager

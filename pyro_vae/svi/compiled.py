@@ -12,7 +12,6 @@ from torch import Tensor
 from pyro_vae.svi.compat import am_i_wrapped
 from pyro_vae.svi.eager import check_finite
 from pyro_vae.svi.gradients import CompiledGradients
-from pyro_vae.svi.matmul import check_precision
 from pyro_vae.svi.optimizers import check_optimizer, make_updates
 from pyro_vae.svi.pairs import Pair, Run
 from pyro_vae.svi.updates import Updates
@@ -67,9 +66,15 @@ class CompiledSVI:
         clip_norm: The largest norm of all gradients together; by default they
             are left as they are.
         compare: Whether steps 2, 4, 8, ... are compared with eager ones.
+        engine: `compiled` compiles at the first step, which takes seconds.
+            `auto` lets Python run the recorded graph, operation by operation,
+            for the first 1,000 steps of each graph, and compiles then: at a
+            fixed step, so that a seed has one trace. Without a C++ compiler
+            it goes on so.
 
     Raises:
-        ValueError: For an optimizer, a loss or a precision that it cannot take.
+        ValueError: For an optimizer, a loss, a precision or an engine that it
+            cannot take.
     """
 
     def __init__(
@@ -83,13 +88,15 @@ class CompiledSVI:
         precision: str = "highest",
         clip_norm: float | None = None,
         compare: bool = True,
+        engine: str = "compiled",
     ):
         check_optimizer(optim)
-        check_precision(precision)
         self.model, self.guide, self.optim = model, guide, optim
         self.loss = Trace_ELBO() if loss is None else loss
         self.loss_and_grads, self.clip_norm = loss_and_grads, clip_norm
-        self._gradients = CompiledGradients(self._pair(), precision, compare)
+        self._gradients = CompiledGradients(
+            self._pair(), precision, compare, engine
+        )
         self._updates: Updates | None = None
         self._stepped: dict[int, Tensor] = {}  # parameters, by their ids
         # In the last step, those with a gradient and those that stepped.
@@ -97,7 +104,7 @@ class CompiledSVI:
 
     @property
     def num_compilations(self) -> int:
-        """The number of graphs that have been compiled."""
+        """The number of graphs that have been made."""
         return self._gradients.num_compilations
 
     def step(self, *args: Any, **kwargs: Any) -> Any:

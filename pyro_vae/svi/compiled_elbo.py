@@ -16,8 +16,7 @@ from pyro.infer import (
 
 from pyro_vae.svi.compat import outside_traces
 from pyro_vae.svi.eager import check_finite
-from pyro_vae.svi.gradients import CompiledGradients
-from pyro_vae.svi.matmul import check_precision
+from pyro_vae.svi.gradients import CompiledGradients, check_options
 from pyro_vae.svi.pairs import Pair
 
 
@@ -33,6 +32,7 @@ class CompiledELBO(ELBO):
         args: The arguments of the Pyro estimator of the same name.
         precision: The precision of large float32 products, as in `CompiledSVI`.
         compare: Whether runs 2, 4, 8, ... are compared with eager ones.
+        engine: What runs the graphs, as in `CompiledSVI`.
         kwargs: The arguments of the Pyro estimator, by name.
 
     Raises:
@@ -45,16 +45,17 @@ class CompiledELBO(ELBO):
         *args: Any,
         precision: str = "highest",
         compare: bool = True,
+        engine: str = "compiled",
         **kwargs: Any,
     ):
-        check_precision(precision)
         super().__init__(*args, **kwargs)
-        self.precision, self.compare = precision, compare
+        self._options = (precision, compare, engine)
+        check_options(*self._options)
         self._compiled: list[tuple[Pair, CompiledGradients]] = []
 
     @property
     def num_compilations(self) -> int:
-        """The number of graphs that have been compiled."""
+        """The number of graphs that have been made."""
         return sum(each.num_compilations for _, each in self._compiled)
 
     @torch.no_grad()
@@ -105,7 +106,7 @@ class CompiledELBO(ELBO):
             if known.is_same(pair):
                 gradients.look(pair)
                 return gradients
-        gradients = CompiledGradients(pair, self.precision, self.compare)
+        gradients = CompiledGradients(pair, *self._options)
         self._compiled.append((pair, gradients))
         return gradients
 

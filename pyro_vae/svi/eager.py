@@ -58,13 +58,7 @@ def make_svi(
         clip_gradients(params, clip_norm)
         return value
 
-    return SVI(
-        model,
-        guide,
-        optim,
-        loss=estimator.loss,
-        loss_and_grads=loss_and_grads,
-    )
+    return SVI(model, guide, optim, estimator.loss, loss_and_grads)
 
 
 def check_finite(

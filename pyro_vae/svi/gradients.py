@@ -10,10 +10,15 @@ from torch import Tensor
 from pyro_vae.svi.agreement import check_agreement
 from pyro_vae.svi.arguments import Arguments
 from pyro_vae.svi.estimator import ReportingELBO, make_recordable
+from pyro_vae.svi.matmul import check_precision
 from pyro_vae.svi.pairs import Pair, Run
 from pyro_vae.svi.programs import Programs, Step, warn_of_many
 from pyro_vae.svi.random_states import get_random_states, set_random_states
 from pyro_vae.svi.refusals import DynamicPairError
+
+# Engines, and the number of runs before they compile. A graph that is not
+# compiled takes several times as long as a compiled one, but is there at once.
+PATIENCE = {"compiled": 0, "auto": 1000}
 
 
 class CompiledGradients:
@@ -24,13 +29,16 @@ class CompiledGradients:
             another one.
         precision: The precision of large float32 products, as in `CompiledSVI`.
         compare: Whether runs 2, 4, 8, ... are compared with eager ones.
+        engine: What runs the graphs, as in `CompiledSVI`.
 
     Attributes:
-        num_compilations: The number of graphs that have been compiled.
+        num_compilations: The number of graphs that have been made.
     """
 
-    def __init__(self, pair: Pair, precision: str, compare: bool):
+    def __init__(self, pair: Pair, precision: str, compare: bool, engine: str):
+        check_options(precision, compare, engine)
         self.precision, self.compare = precision, compare
+        self._patience = PATIENCE[engine]
         self.num_compilations = 0
         self._num_runs = 0
         self._start_anew(pair)
@@ -59,7 +67,9 @@ class CompiledGradients:
 
         self._pair = pair
         recorded = pair.with_loss(make_recordable(pair.loss))
-        self._programs = Programs(recorded, self.precision, count)
+        self._programs = Programs(
+            recorded, self.precision, self._patience, count
+        )
 
     def compute(self, args: tuple, kwargs: dict) -> Run:
         """Returns losses and gradients, which the next call may overwrite.
@@ -140,6 +150,17 @@ class CompiledGradients:
         if isinstance(loss, ReportingELBO) and run.report is not None:
             loss.take_report(run.report)
         return run
+
+
+def check_options(precision: str, compare: bool, engine: str) -> None:
+    """Raises ValueError for an option that `CompiledGradients` cannot take."""
+    check_precision(precision)
+    if engine not in PATIENCE:
+        raise ValueError(
+            f"engine is {engine!r}; expected one of {', '.join(PATIENCE)}"
+        )
+    if not isinstance(compare, bool):
+        raise ValueError(f"compare is {compare!r}; expected True or False")
 
 
 @contextmanager

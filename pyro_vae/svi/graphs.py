@@ -5,6 +5,7 @@ ATen: through Pyro's handlers, the distributions and autograd's backward pass,
 so that there is no second set of formulas. Inductor compiles the record.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,13 +15,12 @@ from torch.overrides import TorchFunctionMode
 
 from pyro_vae.svi.checks import Checks, Read, split_checks
 from pyro_vae.svi.compat import (
-    compile_by_inductor,
-    load_compiler,
     make_fx,
     unchecked_values,
     within_expectations,
     without_checkpoints,
 )
+from pyro_vae.svi.inductor import compile_by_inductor, load_compiler
 from pyro_vae.svi.matmul import choose_matmuls
 from pyro_vae.svi.noise import keep_draws
 from pyro_vae.svi.random_states import keep_random_states
@@ -35,26 +35,57 @@ from pyro_vae.svi.watch import copy_buffers
 
 
 class Program:
-    """A compiled graph, called as the function that it was recorded from.
+    """A recorded graph, called as the function that it was recorded from.
 
     Args:
-        graph: What Inductor has made; it takes the constants after the inputs.
+        record: The graph; it takes the constants after the inputs.
         constants: Tensors that the function has found elsewhere.
         checks: Compares what Python has read, before the graph runs.
+        patience: The number of calls that Python runs it for, operation by
+            operation, before it is compiled.
     """
 
     def __init__(
         self,
-        graph: Callable[..., Sequence[Tensor]],
+        record: fx.GraphModule,
         constants: Sequence[Tensor],
         checks: Checks,
+        patience: int,
     ):
-        self._graph, self._constants, self._checks = graph, constants, checks
+        self._record, self._constants = record, constants
+        self._checks, self._patience = checks, patience
+        self._run: Callable[..., Sequence[Tensor]] = record
 
     def __call__(self, *tensors: Tensor) -> list[Tensor]:
         inputs = [*tensors, *self._constants]
         self._checks(inputs)
-        return list(self._graph(*inputs))
+        if self._patience > 0:
+            self._patience -= 1
+            if self._patience == 0:
+                self._compile_late(tensors)
+        return list(self._run(*inputs))
+
+    def compile(self, tensors: Sequence[Tensor]) -> None:
+        """Compiles the graph for such tensors.
+
+        Raises:
+            CompilationError: If Inductor or its C++ compiler fails.
+        """
+        _keep_freed_memory()
+        inputs = [*tensors, *self._constants]
+        try:
+            self._run = compile_by_inductor(self._record, inputs)
+        except Exception as error:  # Inductor raises many kinds
+            raise CompilationError(
+                f"the step could not be compiled here ({first_line(error)}); "
+                "expected a C++ compiler: use pyro.infer.SVI"
+            ) from error
+
+    def _compile_late(self, tensors: Sequence[Tensor]) -> None:
+        try:
+            self.compile(tensors)
+        except CompilationError as error:
+            warnings.warn(f"{error}; the steps stay as they are", stacklevel=2)
 
 
 def compile_graph(
@@ -62,6 +93,7 @@ def compile_graph(
     inputs: Sequence[Tensor],
     precision: str = "highest",
     modules: Sequence[nn.Module] = (),
+    patience: int = 0,
 ) -> Program:
     """Records a function of tensors and compiles the record.
 
@@ -70,19 +102,19 @@ def compile_graph(
     inputs (buffers, say) are read anew at each call, and may be changed in
     place; the recording leaves them, and all random states, as they were.
 
-    That the function does the same at every call is for the caller to see to:
-    a value that is no tensor stays what it was in the recording. Where Python
-    reads a tensor's value (a size, say), the program compares it at each call.
+    A value that is no tensor stays what it was in the recording, which is for
+    the caller to see to. Where Python reads a tensor's value (a size, say), the
+    program compares it at each call.
 
     Args:
         function: Takes tensors and returns a list of tensors. It may call
             `backward`; what it writes to `.grad` must be in its result.
-        inputs: Example inputs. A parameter among them is recognized wherever
-            the function reads it.
+        inputs: Example inputs, recognized wherever the function reads them.
         precision: The precision of float32 matrix products: `highest`, `high`
             or `medium`, as `CompiledSVI` has it.
         modules: The modules whose buffers the function may change in place
             (running statistics, say); the recording puts them back.
+        patience: The number of calls before the record is compiled.
 
     Returns:
         A callable that takes tensors like `inputs`. Its next call overwrites
@@ -90,9 +122,8 @@ def compile_graph(
 
     Raises:
         DynamicPairError: If Python reads a value that depends on a parameter
-            or on chance (to branch on it, say), or the shape of a result
-            depends on values. The program raises it where a value that Python
-            has read is another one.
+            or on chance (to branch on it, say); and by the program, where a
+            value that Python has read is another one.
         CompilationError: If Inductor or its C++ compiler fails.
     """
     graph, constants, reads = _record(function, inputs, modules)
@@ -100,7 +131,10 @@ def compile_graph(
     checks = split_checks(graph, reads, [*inputs, *constants])
     keep_draws(graph)
     choose_matmuls(graph, precision)
-    return Program(_compile(graph, [*inputs, *constants]), constants, checks)
+    program = Program(graph, constants, checks, patience)
+    if patience == 0:
+        program.compile(inputs)
+    return program
 
 
 def _record(
@@ -179,19 +213,6 @@ def _lift_constants(graph: fx.GraphModule) -> list[Tensor]:
         graph.graph.erase_node(node)
     graph.recompile()
     return [tensor for _, tensor in constants.values()]
-
-
-def _compile(
-    graph: fx.GraphModule, inputs: Sequence[Tensor]
-) -> Callable[..., Sequence[Tensor]]:
-    _keep_freed_memory()
-    try:
-        return compile_by_inductor(graph, inputs)
-    except Exception as error:  # Inductor raises many kinds
-        raise CompilationError(
-            f"the step could not be compiled here ({first_line(error)}); "
-            "expected a C++ compiler: use pyro.infer.SVI"
-        ) from error
 
 
 def _keep_freed_memory() -> None:

@@ -16,11 +16,10 @@ from torch import Tensor, fx
 from pyro_vae.svi.compat import (
     aten,
     convert_element_type,
-    describe_processor,
-    multiply_by_onednn,
     read_example,
     writes_in_place,
 )
+from pyro_vae.svi.inductor import describe_processor, multiply_by_onednn
 
 PRECISIONS = ("highest", "high", "medium")
 LARGE = 1 << 20  # multiplications from which another kernel pays its call

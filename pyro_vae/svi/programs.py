@@ -58,7 +58,8 @@ class Programs:
     Args:
         pair: The pair.
         precision: The precision of large float32 products, as in `CompiledSVI`.
-        on_record: Called after a graph was compiled.
+        patience: As in `compile_graph`.
+        on_record: Called after a graph was recorded.
 
     Attributes:
         pair: The pair.
@@ -68,9 +69,13 @@ class Programs:
     """
 
     def __init__(
-        self, pair: Pair, precision: str, on_record: Callable[[], None]
+        self,
+        pair: Pair,
+        precision: str,
+        patience: int,
+        on_record: Callable[[], None],
     ):
-        self.pair, self.precision = pair, precision
+        self.pair, self.precision, self.patience = pair, precision, patience
         self.params: list[Tensor] = []
         self.places: dict[int, int] = {}
         self._on_record = on_record
@@ -195,7 +200,9 @@ class Programs:
         undo = Undo(inputs[num_params:], self._reads.places.values())
         modules = self._watch.modules
         try:
-            program = compile_graph(record, inputs, self.precision, modules)
+            program = compile_graph(
+                record, inputs, self.precision, modules, self.patience
+            )
         finally:
             undo.restore()
         self._on_record()

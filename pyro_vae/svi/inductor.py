@@ -1,0 +1,82 @@
+"""Inductor and oneDNN: the private names of torch that compile and multiply.
+
+As in svi/compat.py, each stands here with what is relied upon, and is checked
+by tests/test_svi_compat.py.
+"""
+
+import functools
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+__all__ = [
+    "compile_by_inductor",
+    "describe_processor",
+    "load_compiler",
+    "multiply_by_onednn",
+]
+
+
+def load_compiler() -> None:
+    """Imports Inductor, for a second or two, where a recording must not.
+
+    To import it runs operations on tensors in torch 2.8, which a recording
+    would take in.
+    """
+    if torch.__version__ < "2.9":
+        from torch import _inductor  # noqa: F401
+
+
+def compile_by_inductor(
+    graph: fx.GraphModule, inputs: Sequence[Tensor]
+) -> Callable[..., Sequence[Tensor]]:
+    """Compiles a recorded graph for inputs of these shapes.
+
+    It takes any record of `make_fx`, and raises errors of many kinds.
+    """
+    from torch import _inductor  # here: a second or two to import
+
+    options = {
+        "fallback_random": True,  # eager's random numbers
+        "cpp.vec_isa_ok": True,  # the processor's word, without a trial build
+        "triton.cudagraphs": any(tensor.is_cuda for tensor in inputs),
+    }
+    # Inductor looks into its cache on disk only where there is a ShapeEnv.
+    mode = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True)
+    with (
+        torch.no_grad(),
+        warnings.catch_warnings(),
+        tracing(TracingContext(mode)),
+    ):
+        # One part of torch warns about another.
+        warnings.simplefilter("ignore", FutureWarning)
+        return _inductor.compile(
+            graph, [tensor.detach() for tensor in inputs], options
+        )
+
+
+def multiply_by_onednn(left: Tensor, right: Tensor) -> Tensor:
+    """Returns the float32 product of `(n, k)` and `(k, m)`, on the CPU.
+
+    oneDNN's linear layer, without a bias or an activation.
+    """
+    return torch.ops.mkldnn._linear_pointwise(
+        left, right.t(), None, "none", [], ""
+    )
+
+
+@functools.cache
+def describe_processor() -> dict[str, Any]:
+    """Returns what torch knows of the CPU; empty where oneDNN is missing.
+
+    The entries `cpu_name`, `avx512_bf16` and `amx_bf16`, in those versions of
+    torch that tell.
+    """
+    describe = getattr(torch.cpu, "get_capabilities", dict)
+    return describe() if torch.backends.mkldnn.is_available() else {}
