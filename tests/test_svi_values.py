@@ -205,7 +205,7 @@ def test_a_single_draw_as_an_index():
     check(lambda: (model, guide), (torch.randn(5),))
 
 
-def test_packed_sequences_of_constant_lengths():
+def test_packed_sequences_have_a_graph_for_their_lengths():
     def make():
         net = nn.GRU(2, 3, batch_first=True)
 
@@ -219,10 +219,12 @@ def test_packed_sequences_of_constant_lengths():
 
         return model, lambda y, lengths: None
 
-    y = torch.randn(3, 4, 2)
-    check(make, (y, torch.tensor([4, 3, 1])))
-    pyro.clear_param_store()
-    svi = CompiledSVI(*make(), Adam({}))
-    svi.step(y, torch.tensor([4, 3, 1]))
-    with pytest.raises(DynamicPairError, match="by the lengths, in model"):
-        svi.step(y, torch.tensor([4, 2, 1]))
+    y, results = torch.randn(3, 4, 2), []
+    for engine in (SVI, CompiledSVI):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        svi = engine(*make(), Adam({"lr": 0.01}), Trace_ELBO())
+        lengths = [[4, 3, 1], [4, 3, 1], [4, 2, 1], [4, 3, 1]]
+        results.append([svi.step(y, torch.tensor(each)) for each in lengths])
+    assert results[0] == pytest.approx(results[1], rel=1e-9)
+    assert svi.num_compilations == 2

@@ -1,7 +1,10 @@
 """The arguments of a step, as a graph sees them: tensors and plain values."""
 
+import argparse
 import dataclasses
 import enum
+import functools
+import types
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from pyro_vae.svi.numbers import Numbers
 
 _PLAIN = (
     bool,
@@ -24,6 +29,8 @@ _PLAIN = (
     torch.dtype,
     torch.device,
 )
+_NAMESPACES = (argparse.Namespace, types.SimpleNamespace)
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 _LARGEST = 1 << 20  # bytes of an array that is compared at every step
 _LONGEST = 60  # characters of a value in a sentence
 
@@ -36,26 +43,43 @@ class Arguments:
         kwargs: The arguments by name.
         params: The place of each parameter, by its id: -1, -2, ... An
             argument may be one of them.
+        numbers: Which numbers are to be inputs.
 
     Attributes:
         tensors: The arguments' tensors, without parameters, each one once.
+        numbers: The numbers that are inputs.
+        functions: The functions, whose code is the pair's, too.
         key: A value to compare: arguments with the same key have one graph.
 
     Raises:
         ValueError: If an argument is neither a tensor nor a plain value.
     """
 
-    def __init__(self, args: tuple, kwargs: dict, params: Mapping[int, int]):
+    def __init__(
+        self,
+        args: tuple,
+        kwargs: dict,
+        params: Mapping[int, int],
+        numbers: Numbers,
+    ):
         leaves: list[Any] = []
         self._structure = _take_apart((args, kwargs), leaves)
         self._params = params
         self._places: dict[int, int] = {}
         self.tensors: list[Tensor] = []
-        self._slots: list[tuple[bool, Any]] = []  # (is a tensor, its place)
+        self.numbers: list[float] = []
+        self.functions = [f for f in leaves if isinstance(f, _FUNCTIONS)]
+        # The kind of a leaf, and its place or value.
+        self._slots: list[tuple[str, Any]] = []
         signature: list[Any] = []
-        for leaf in leaves:
+        for index, leaf in enumerate(leaves):
+            if numbers.take((self._structure, index), leaf):
+                self._slots.append(("number", len(self.numbers)))
+                self.numbers.append(leaf)
+                signature.append(type(leaf))
+                continue
             if not isinstance(leaf, Tensor):
-                self._slots.append((False, leaf))
+                self._slots.append(("value", leaf))
                 signature.append(_describe(leaf))
                 continue
             place = self.place_of(leaf)
@@ -64,7 +88,7 @@ class Arguments:
                 self.tensors.append(
                     leaf.contiguous() if leaf.layout == torch.strided else leaf
                 )
-            self._slots.append((True, place))
+            self._slots.append(("tensor", place))
             signature.append((leaf.shape, leaf.dtype, leaf.device, place))
         self.key = (self._structure, tuple(signature))
 
@@ -77,18 +101,24 @@ class Arguments:
         return self._places.get(id(tensor)) if place is None else place
 
     def rebuild(
-        self, params: Sequence[Tensor], tensors: Sequence[Tensor]
+        self,
+        params: Sequence[Tensor],
+        tensors: Sequence[Tensor],
+        numbers: Sequence[Tensor],
     ) -> tuple[tuple, dict]:
         """Returns `(args, kwargs)` with other tensors in their places.
 
         Args:
             params: The parameters, in the order that they were given in.
             tensors: One for each of the attribute `tensors`, in its order.
+            numbers: The same for `numbers`.
         """
         leaves = []
-        for is_tensor, slot in self._slots:
-            if not is_tensor:
+        for kind, slot in self._slots:
+            if kind == "value":
                 leaves.append(slot)
+            elif kind == "number":
+                leaves.append(numbers[slot])
             else:
                 leaves.append(tensors[slot] if slot >= 0 else params[-1 - slot])
         return _put_together(self._structure, iter(leaves))
@@ -108,6 +138,8 @@ def _describe(value: Any) -> Any:
         return (value.dtype.str, value.shape, value.tobytes())
     if isinstance(value, slice):
         return (slice, value.start, value.stop, value.step)
+    if isinstance(value, _FUNCTIONS):
+        return value
     if isinstance(value, _PLAIN):
         # A NaN is equal to nothing, not even to itself.
         return (type(value), value if value == value else repr(value))
@@ -116,8 +148,8 @@ def _describe(value: Any) -> Any:
         text = text[:_LONGEST] + "..."
     raise ValueError(
         f"an argument of the step is {text}, a {type(value).__name__}; "
-        "expected tensors, numbers, strings, None, small arrays, and lists, "
-        "tuples, dictionaries and dataclasses of them"
+        "expected tensors, numbers, strings, None, functions, small arrays, "
+        "and lists, tuples, dictionaries and dataclasses of them"
     )
 
 
@@ -132,6 +164,12 @@ def _take_apart(value: Any, leaves: list[Any]) -> Any:
     if kind is dict or kind is OrderedDict:
         entries = [_take_apart(entry, leaves) for entry in value.values()]
         return (kind, tuple(value), tuple(entries))
+    if kind is functools.partial:
+        parts = (value.func, value.args, value.keywords)
+        return (kind, None, tuple([_take_apart(v, leaves) for v in parts]))
+    if kind in _NAMESPACES:
+        names, entries = tuple(vars(value)), vars(value).values()
+        return (kind, names, tuple([_take_apart(v, leaves) for v in entries]))
     if dataclasses.is_dataclass(value) and kind is not type:
         names = tuple(field.name for field in dataclasses.fields(value))
         entries = [_take_apart(getattr(value, n), leaves) for n in names]
@@ -145,12 +183,15 @@ def _put_together(structure: Any, leaves: Iterator[Any]) -> Any:
         return next(leaves)
     kind, names, parts = structure
     entries = [_put_together(part, leaves) for part in parts]
+    if kind is functools.partial:
+        function, args, keywords = entries
+        return kind(function, *args, **keywords)
     if names is None:
         is_plain = kind in (list, tuple)
         return kind(entries) if is_plain else kind(*entries)  # a named tuple
     if issubclass(kind, dict):
         return kind(zip(names, entries, strict=True))
-    whole = object.__new__(kind)
+    whole = kind.__new__(kind)  # without what __init__ wants
     for name, entry in zip(names, entries, strict=True):
         object.__setattr__(whole, name, entry)  # it may be frozen
     return whole

@@ -33,10 +33,8 @@ class Read:
             f"{ADVICE}"
         )
 
-    def check(self, value: Tensor) -> None:
-        """Raises DynamicPairError if the value is another one."""
-        if torch.equal(value, self.value):
-            return
+    def refuse_change(self, value: Tensor) -> NoReturn:
+        """Raises DynamicPairError: the value is another one now."""
         then, now = (
             f"{v.item():g}" if v.numel() == 1 else "other numbers"
             for v in (self.value, value)
@@ -59,26 +57,52 @@ class Checks:
     def __init__(self, graph: fx.GraphModule, reads: Sequence[Read]):
         self._graph, self._reads = graph, reads
 
-    def __call__(self, inputs: Sequence[Tensor]) -> None:
-        """Raises DynamicPairError if a value is another one."""
+    @property
+    def has_any(self) -> bool:
+        """Whether there is anything to compare."""
+        return bool(self._reads)
+
+    def find(self, inputs: Sequence[Tensor]) -> tuple[Read, Tensor] | None:
+        """Returns the first value that is another one now, if there is one."""
         if self._reads:
             values = self._graph(*inputs)
             for read, value in zip(self._reads, values, strict=True):
-                read.check(value)
+                if not _are_equal(value, read.value):
+                    return read, value
+        return None
+
+    def __call__(self, inputs: Sequence[Tensor]) -> None:
+        """Raises DynamicPairError if a value is another one."""
+        changed = self.find(inputs)
+        if changed is not None:
+            read, value = changed
+            read.refuse_change(value)
+
+
+def _are_equal(left: Tensor, right: Tensor) -> bool:
+    """Returns whether two tensors are equal, and a NaN is to itself."""
+    if torch.equal(left, right):
+        return True
+    if left.shape != right.shape:
+        return False
+    are_nan = (left != left) & (right != right)
+    return bool(((left == right) | are_nan).all())
 
 
 def split_checks(
-    graph: fx.GraphModule, reads: Sequence[Read], inputs: Sequence[Tensor]
+    graph: fx.GraphModule,
+    reads: Sequence[Read],
+    inputs: Sequence[Tensor],
 ) -> Checks:
     """Takes the tensors that Python has read out of a record's results.
 
     Args:
         graph: A record, whose last results they are.
         reads: What was read.
-        inputs: The example inputs.
+        inputs: Example inputs.
 
     Returns:
-        What compares those that are not constant.
+        What compares the values.
 
     Raises:
         DynamicPairError: If a value depends on a parameter, on chance, or on
@@ -93,7 +117,10 @@ def split_checks(
     graph.recompile()
     asked_for = [copies[node] for node in results[count:]]
     chosen = dict(zip(asked_for, reads, strict=True))
-    _refuse_unknown(asked, chosen, inputs)
+    placeholders = asked.find_nodes(op="placeholder")
+    given = zip(placeholders, inputs, strict=True)
+    parameters = {node for node, tensor in given if tensor.requires_grad}
+    _refuse_unknown(asked, chosen, parameters)
     asked.output(tuple(chosen))
     for node in reversed(asked.nodes):
         if not node.users and node.op not in ("placeholder", "output"):
@@ -102,19 +129,15 @@ def split_checks(
 
 
 def _refuse_unknown(
-    graph: fx.Graph, reads: Mapping[fx.Node, Read], inputs: Sequence[Tensor]
+    graph: fx.Graph, reads: Mapping[fx.Node, Read], unknown: set[fx.Node]
 ) -> None:
     """Refuses a value that is not known before a step is computed."""
-    known = dict(zip(graph.find_nodes(op="placeholder"), inputs, strict=True))
-    unknown: set[fx.Node] = set()  # and all that is computed from it
     for node in graph.nodes:
         is_drawn = torch.Tag.nondeterministic_seeded in getattr(
             node.target, "tags", ()
         )
-        is_parameter = node in known and known[node].requires_grad
         if (
             is_drawn
-            or is_parameter
             or writes_in_place(node)
             or not unknown.isdisjoint(node.all_input_nodes)
         ):

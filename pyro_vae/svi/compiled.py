@@ -14,7 +14,7 @@ from pyro_vae.svi.eager import check_finite
 from pyro_vae.svi.gradients import CompiledGradients
 from pyro_vae.svi.optimizers import check_optimizer, make_updates
 from pyro_vae.svi.pairs import Pair, Run
-from pyro_vae.svi.updates import Updates
+from pyro_vae.svi.updates import Updates, has_stepped, mark_stepped
 
 
 class CompiledSVI:
@@ -98,9 +98,7 @@ class CompiledSVI:
             self._pair(), precision, compare, engine
         )
         self._updates: Updates | None = None
-        self._stepped: dict[int, Tensor] = {}  # parameters, by their ids
-        # In the last step, those with a gradient and those that stepped.
-        self._last: tuple[list[Tensor], list[Tensor]] = ([], [])
+        self._last_stepped: list[Tensor] | None = None
 
     @property
     def num_compilations(self) -> int:
@@ -183,6 +181,9 @@ class CompiledSVI:
         if self._updates is None or self._updates.optim is not self.optim:
             self._updates = make_updates(self.optim)
         stepped, gradients = self._add_given(run)
+        if stepped is not self._last_stepped:
+            mark_stepped(stepped)
+            self._last_stepped = stepped
         params = self._list_stepping(run.announced, stepped)
         if params is not stepped:
             known = dict(zip(stepped, gradients, strict=True))
@@ -200,15 +201,12 @@ class CompiledSVI:
         Returns:
             The list of the latter itself where it is all of them.
         """
-        last, params = self._last
-        if stepped is last:
-            return params
-        self._stepped |= {id(param): param for param in stepped}
-        params = [param for param in announced if id(param) in self._stepped]
-        if [*map(id, params)] == [*map(id, stepped)]:
-            params = stepped
-        self._last = stepped, params
-        return params
+        if [*map(id, announced)] == [*map(id, stepped)]:
+            return stepped
+        known = {id(param) for param in stepped}
+        params = [p for p in announced if id(p) in known or has_stepped(p)]
+        is_all = [*map(id, params)] == [*map(id, stepped)]
+        return stepped if is_all else params
 
     def _add_given(self, run: Run) -> tuple[list[Tensor], list[Tensor]]:
         """Adds the gradients that a `backward` of the user's has left."""

@@ -80,24 +80,34 @@ class CompiledGradients:
             DynamicPairError: If the pair is found not to be static.
             CompilationError: If the machine cannot compile.
         """
-        programs, expected = self._programs, None
-        call = Arguments(args, kwargs, programs.places)
+        programs = self._programs
+        call = programs.take_apart(args, kwargs)
         step = programs.find_step(call)
         if step is None:
             with _set_aside(programs.list_candidates()):
-                rehearsal = programs.rehearse(args, kwargs)
-                if rehearsal.is_step:
-                    return self._report(rehearsal.first)
-                call = Arguments(args, kwargs, programs.places)
-                expected = rehearsal.run
-                # Where only parameters were unknown, there is a graph already.
-                step = programs.find_step(call) or programs.record_step(
-                    call, rehearsal
-                )
-        elif self.compare and _is_power_of_two(self._num_runs + 1):
+                return self._report(self._run_first(args, kwargs))
+        expected = None
+        if self.compare and _is_power_of_two(self._num_runs + 1):
             with _set_aside(programs.params):
                 expected = programs.run_aside(args, kwargs)
         return self._report(self._run(step, call, expected))
+
+    def _run_first(self, args: tuple, kwargs: dict) -> Run:
+        """Computes what there is no graph for, and records one."""
+        programs = self._programs
+        rehearsal = programs.rehearse(args, kwargs)
+        if rehearsal.is_step:
+            return rehearsal.first
+        try:
+            call = programs.take_apart(args, kwargs)
+            # Where only parameters were unknown, there is a graph already.
+            step = programs.find_step(call)
+            step = step or programs.record_step(call, rehearsal)
+            return self._run(step, call, rehearsal.run)
+        except DynamicPairError:
+            if programs.fix_numbers():
+                return self._run_first(args, kwargs)
+            raise
 
     def compute_loss(self, args: tuple, kwargs: dict) -> Any:
         """Returns the loss, or a tuple of losses, without gradients."""

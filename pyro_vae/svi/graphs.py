@@ -65,6 +65,15 @@ class Program:
                 self._compile_late(tensors)
         return list(self._run(*inputs))
 
+    def fits(self, tensors: Sequence[Tensor]) -> bool:
+        """Returns whether Python would read the same values as before."""
+        return self._checks.find([*tensors, *self._constants]) is None
+
+    @property
+    def has_checks(self) -> bool:
+        """Whether Python has read a value that is not constant."""
+        return self._checks.has_any
+
     def compile(self, tensors: Sequence[Tensor]) -> None:
         """Compiles the graph for such tensors.
 
@@ -98,13 +107,12 @@ def compile_graph(
     """Records a function of tensors and compiles the record.
 
     Random numbers come from torch's global generators, in the same order as
-    when the function itself runs. Tensors that the function reads beside its
-    inputs (buffers, say) are read anew at each call, and may be changed in
-    place; the recording leaves them, and all random states, as they were.
+    when the function itself runs. Tensors that it reads beside its inputs are
+    read anew at each call, and may be changed in place; the recording leaves
+    them, and all random states, as they were.
 
-    A value that is no tensor stays what it was in the recording, which is for
-    the caller to see to. Where Python reads a tensor's value (a size, say), the
-    program compares it at each call.
+    A value that is no tensor stays what it was, which is for the caller to see
+    to. Where Python reads a tensor's value, the program compares it.
 
     Args:
         function: Takes tensors and returns a list of tensors. It may call
@@ -117,8 +125,7 @@ def compile_graph(
         patience: The number of calls before the record is compiled.
 
     Returns:
-        A callable that takes tensors like `inputs`. Its next call overwrites
-        the tensors that it returned.
+        What takes tensors like `inputs`, and may return the same ones again.
 
     Raises:
         DynamicPairError: If Python reads a value that depends on a parameter

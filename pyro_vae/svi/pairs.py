@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vae.svi.compat import get_unconstrained
 from pyro_vae.svi.estimator import ReportingELBO
+from pyro_vae.svi.numbers import Numbers
 from pyro_vae.svi.optimizers import clip_gradients
 from pyro_vae.svi.places import is_foreign
 from pyro_vae.svi.reads import Reads
+from pyro_vae.svi.updates import has_stepped
 
 
 @dataclass
@@ -92,15 +94,17 @@ class Pair:
         grads = {p: p.grad for p in announced if p.grad is not None}
         for param in announced:
             param.grad = None
-        if not grads:
+        if not grads and not any(map(has_stepped, announced)):
             raise ValueError(
                 "no parameter has a gradient; expected pyro.param or "
                 "pyro.module statements in the model or the guide, and no "
                 "other pair's parameters under their names in Pyro's store: "
                 "pyro.clear_param_store() empties it"
             )
-        like = next(iter(grads.values()))
-        losses = [torch.as_tensor(v).detach().to(like) for v in listed(value)]
+        losses = [torch.as_tensor(v).detach() for v in listed(value)]
+        if grads:  # a loss that is a number has their device and dtype
+            like = next(iter(grads.values()))
+            losses = [loss.to(like) for loss in losses]
         report = None
         if isinstance(self.loss, ReportingELBO):
             report = self.loss.report()
@@ -109,12 +113,15 @@ class Pair:
             losses, [*grads], [*grads.values()], announced, names, report
         )
 
-    def read(self, modules: Iterable[nn.Module]) -> Reads:
-        """Reads the pair's code, and that of modules and of the estimator."""
+    def read(
+        self, called: Iterable[Callable], numbers: Numbers | None = None
+    ) -> Reads:
+        """Reads the code of the pair, its estimator, and of what it calls."""
         own = []
         if not is_foreign(type(self.loss).__module__):
             own = [getattr(self.loss, "loss_and_grads", self.loss)]
-        return Reads(self.model, self.guide, *own, *modules)
+        roots = (self.model, self.guide, *own, *called)
+        return Reads(*roots, numbers=numbers)
 
     def compute_loss(self, args: tuple, kwargs: dict) -> Any:
         """Computes the loss, or a tuple of losses, without gradients."""

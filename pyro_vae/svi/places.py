@@ -8,6 +8,7 @@ there becomes an input of the graph.
 """
 
 import functools
+import sys
 import types
 from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any, NamedTuple
@@ -19,17 +20,12 @@ from torch import Tensor, nn
 PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)
 CONSTANT = (torch.dtype, torch.device, torch.Size, range)
 LARGEST = 100  # entries of a dictionary or list that are looked into
-_FOREIGN = {
-    "builtins",
-    "collections",
-    "contextlib",
-    "functools",
+_FOREIGN = (sys.stdlib_module_names - {"__main__"}) | {
     "networkx",
     "numpy",
     "opt_einsum",
     "pyro",
     "torch",
-    "typing",
 }
 
 
@@ -82,23 +78,28 @@ class Reader:
         elif isinstance(value, types.ModuleType):
             if not is_foreign(value.__name__):
                 self._visit_mapping(vars(value), names, value.__name__)
-        elif isinstance(value, list | tuple) and len(value) <= LARGEST:
-            for entry in value:
-                self._visit(entry, names)
-        elif isinstance(value, dict) and len(value) <= LARGEST:
-            for entry in value.values():
-                self._visit(entry, names)
+        elif isinstance(value, list | tuple | dict):
+            entries = value.values() if isinstance(value, dict) else value
+            if len(value) <= LARGEST and self._is_new(value, names):
+                for entry in entries:
+                    self._visit(entry, names)
         elif isinstance(value, nn.Module):
             self._visit_object(value, names | {"forward"})
         elif not isinstance(value, (*PLAIN, *CONSTANT, Tensor, type)):
             self._visit_object(value, names | {"__call__"})
 
-    def _visit_function(self, function: types.FunctionType, owner: Any) -> None:
-        mark = (id(function), id(owner))
-        if mark in self._seen:
-            return
+    def _is_new(self, value: Any, how: Any) -> bool:
+        """Returns whether a value was not visited so, and marks that it was."""
+        mark = (id(value), hash(how))
+        is_new = mark not in self._seen
         self._seen.add(mark)
-        self._alive += [function, owner]
+        self._alive += [value, how]
+        return is_new
+
+    def _visit_function(self, function: types.FunctionType, owner: Any) -> None:
+        if not self._is_new(function, id(owner)):
+            return
+        self._alive.append(owner)
         names = frozenset(_names(function.__code__))
         for name, cell in zip(
             function.__code__.co_freevars,
@@ -137,6 +138,8 @@ class Reader:
         owner: str,
     ) -> None:
         self._hold(mapping)
+        if not self._is_new(mapping, names):
+            return
         for name in sorted(names & mapping.keys()):
             place = _entry(mapping, name, f"{name} of {owner}")
             self._note(mapping, name, place)
@@ -145,11 +148,8 @@ class Reader:
     def _visit_object(self, owner: Any, names: frozenset[str]) -> None:
         """Reads the attributes and methods of those names."""
         kind = type(owner)
-        mark = (id(owner), hash(names))
-        if mark in self._seen:
+        if not self._is_new(owner, names):
             return
-        self._seen.add(mark)
-        self._alive.append(owner)
         own = getattr(owner, "__dict__", {})
         for base in kind.__mro__:
             if is_foreign(base.__module__):
@@ -220,4 +220,5 @@ def _names(code: types.CodeType) -> Iterator[str]:
 
 def is_foreign(module: str) -> bool:
     """Returns whether a module is no code of the user's, but a library's."""
-    return module.split(".")[0] in _FOREIGN or module.startswith("pyro_vae.svi")
+    package = module.split(".")[0]
+    return package in _FOREIGN or module.startswith("pyro_vae.svi")

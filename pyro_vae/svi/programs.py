@@ -12,13 +12,14 @@ from torch import Tensor
 
 from pyro_vae.svi.arguments import Arguments, list_tensors
 from pyro_vae.svi.graphs import Program, compile_graph
+from pyro_vae.svi.numbers import Numbers, as_tensor
 from pyro_vae.svi.pairs import Pair, Run, listed, quietly
 from pyro_vae.svi.places import Place
 from pyro_vae.svi.reads import Reads
 from pyro_vae.svi.refusals import DynamicPairError
 from pyro_vae.svi.rehearsal import Rehearsal, rehearse
 from pyro_vae.svi.undo import Undo
-from pyro_vae.svi.watch import Watch
+from pyro_vae.svi.watch import Watch, autocast_dtype, list_settings
 
 MANY = 16  # graphs, from which an argument is likely to change at every step
 
@@ -79,32 +80,66 @@ class Programs:
         self.params: list[Tensor] = []
         self.places: dict[int, int] = {}
         self._on_record = on_record
-        self._steps: dict[Any, Step] = {}
-        self._losses: dict[Any, Program] = {}
+        self._steps: dict[Any, list[Step]] = {}
+        self._losses: dict[Any, list[tuple[Program, int]]] = {}
         self._watch = Watch([], [])
+        self._numbers = Numbers()
+        self._functions: list[Callable] = []  # that came as arguments
         self._reads = Reads()
 
     def hold(self) -> bool:
         """Returns whether what all graphs take for granted still holds."""
         return self._watch.holds()
 
+    def take_apart(self, args: tuple, kwargs: dict) -> Arguments:
+        """Returns the arguments as graphs are found by them."""
+        return Arguments(args, kwargs, self.places, self._numbers)
+
+    def fix_numbers(self) -> bool:
+        """Makes numbers that were inputs values again; whether there were."""
+        self._reads.forget()
+        return self._numbers.fix()
+
     def find_step(self, call: Arguments) -> Step | None:
-        """Returns the step for such arguments, if there is one."""
-        return self._steps.get(self._key(call))
+        """Returns the step for such arguments, if there is one.
+
+        Of those for such arguments, one in which Python would read the same
+        values as when it was recorded.
+
+        Raises:
+            DynamicPairError: If there are many, and none of them fits.
+        """
+        known = self._steps.get(self._key(call), [])
+        for step in known:
+            if self._fits(step.program, step.num_params, call):
+                return step
+        if len(known) >= MANY:
+            self.run(known[-1], call)  # which says what has changed
+        return None
+
+    def _fits(self, program: Program, num_params: int, call: Arguments) -> bool:
+        """Returns whether Python would read what a program took for granted."""
+        return not program.has_checks or program.fits(
+            self._inputs(call, num_params)
+        )
 
     def find_loss(self, args: tuple, kwargs: dict) -> list[Tensor]:
         """Returns the losses, by a graph."""
-        call = Arguments(args, kwargs, self.places)
-        key = self._key(call)
-        if key not in self._losses:
-            self._losses[key] = self._record_loss(call)
-        return self._losses[key](*self._inputs(call))
+        call = self.take_apart(args, kwargs)
+        known = self._losses.setdefault(self._key(call), [])
+        for program, num_params in known:
+            if self._fits(program, num_params, call):
+                return program(*self._inputs(call, num_params))
+        try:
+            known.append((self._record_loss(call), len(self.params)))
+        except DynamicPairError:
+            if not self.fix_numbers():
+                raise
+        return self.find_loss(args, kwargs)
 
     def run(self, step: Step, call: Arguments) -> list[Tensor]:
         """Returns the results of a step's program."""
-        inputs = self._inputs(call)
-        others = inputs[len(self.params) :]  # some may be known since then
-        return step.program(*inputs[: step.num_params], *others)
+        return step.program(*self._inputs(call, step.num_params))
 
     def rehearse(self, args: tuple, kwargs: dict) -> Rehearsal:
         """Runs the pair eagerly, and learns its parameters and modules."""
@@ -116,7 +151,11 @@ class Programs:
         modules = dict.fromkeys([*self._watch.modules, *rehearsal.modules])
         names = dict.fromkeys([*self._watch.names, *rehearsal.run.names])
         self._watch = Watch(modules, names)
-        self._reads = self.pair.read(modules)
+        for function in self.take_apart(args, kwargs).functions:
+            if function not in self._functions:
+                self._functions.append(function)
+        known: list[Callable] = [*modules, *self._functions]
+        self._reads = self.pair.read(known, self._numbers)
         return rehearsal
 
     def run_aside(self, args: tuple, kwargs: dict) -> Run:
@@ -173,7 +212,7 @@ class Programs:
             rehearsal.buffers,
             run.report is not None,
         )
-        self._steps[self._key(call)] = step
+        self._steps.setdefault(self._key(call), []).append(step)
         return step
 
     def _record_loss(self, call: Arguments) -> Program:
@@ -190,18 +229,31 @@ class Programs:
     ) -> Program:
         """Compiles a function of the arguments, and leaves all as it was."""
         num_params, num_tensors = len(self.params), len(call.tensors)
+        inputs = self._inputs(call)
+        own = len(inputs) - len(self._reads.numbers)  # numbers in places
+        first = own - len(call.numbers)
 
         def record(*tensors: Tensor) -> list[Tensor]:
             given = tensors[num_params : num_params + num_tensors]
+            numbers = tensors[first:own]
             with self._kept_values():
-                return compute(*call.rebuild(tensors[:num_params], given))
+                for (place, _), number in zip(
+                    self._reads.numbers, tensors[own:], strict=True
+                ):
+                    place.put(number)
+                return compute(
+                    *call.rebuild(tensors[:num_params], given, numbers)
+                )
 
-        inputs = self._inputs(call)
         undo = Undo(inputs[num_params:], self._reads.places.values())
         modules = self._watch.modules
         try:
             program = compile_graph(
-                record, inputs, self.precision, modules, self.patience
+                record,
+                inputs,
+                self.precision,
+                modules,
+                self.patience,
             )
         finally:
             undo.restore()
@@ -225,19 +277,24 @@ class Programs:
             tuple(map(call.place_of, self._reads.tensors)),
             self._watch.modes(),
             self._reads.token,
-            _settings(self.pair.loss),
+            list_settings(self.pair.loss),
             torch.get_default_dtype(),
-            *map(_autocast, ("cpu", "cuda")),
+            *map(autocast_dtype, ("cpu", "cuda")),
         )
 
-    def _inputs(self, call: Arguments) -> list[Tensor]:
-        """Returns the parameters, the arguments, and what the code reads.
+    def _inputs(
+        self, call: Arguments, num_params: int | None = None
+    ) -> list[Tensor]:
+        """Returns the parameters, the arguments, what the code reads, numbers.
 
-        The latter are those of the last look, which `_key` takes.
+        What it reads is that of the last look, which `_key` takes. Of the
+        parameters, the first ones: others may be known since a recording.
         """
         read = self._reads.tensors
         others = [tensor for tensor in read if call.place_of(tensor) is None]
-        return [*self.params, *call.tensors, *others]
+        numbers = [*call.numbers, *(value for _, value in self._reads.numbers)]
+        tensors = [*self.params[:num_params], *call.tensors, *others]
+        return tensors + list(map(as_tensor, numbers)) if numbers else tensors
 
 
 def warn_of_many(number: int) -> None:
@@ -248,23 +305,3 @@ def warn_of_many(number: int) -> None:
             "value that the pair reads; pass a number that changes as a tensor",
             stacklevel=2,
         )
-
-
-def _autocast(device: str) -> torch.dtype | None:
-    is_on = torch.is_autocast_enabled(device)
-    return torch.get_autocast_dtype(device) if is_on else None
-
-
-def _settings(loss: object) -> Any:
-    """Returns the numbers and strings that an estimator is set to.
-
-    Beside the places that its code reads, since Pyro sets some at its first
-    run, which would count as something that the run has made.
-    """
-    return tuple(
-        [
-            (name, value)
-            for name, value in getattr(loss, "__dict__", {}).items()
-            if isinstance(value, bool | int | float | str)
-        ]
-    )

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.svi.numbers import Numbers
 from pyro_vae.svi.places import CONSTANT, LARGEST, PLAIN, Place, Reader
 
 
@@ -64,9 +65,11 @@ class Reads:
             count by their shape, dtype and layout alone: they are inputs of a
             graph.
         tensors: The tensors that places hold, each one once.
+        numbers: The numbers that are inputs of a graph, with their places.
     """
 
-    def __init__(self, *roots: Any):
+    def __init__(self, *roots: Any, numbers: Numbers | None = None):
+        self._chooser = Numbers() if numbers is None else numbers
         self._reader = Reader(roots)  # which keeps the holders alive
         self.places, self.holders = self._reader.places, self._reader.holders
         self.modules = self._reader.modules
@@ -76,6 +79,7 @@ class Reads:
         self._has_containers = False
         self.token: Any = ()
         self.tensors: list[Tensor] = []
+        self.numbers: list[tuple[Place, float]] = []
         self.look()
 
     def look(self) -> None:
@@ -90,9 +94,22 @@ class Reads:
             return
         self._values = values
         self._has_containers = any(isinstance(v, _MUTABLE) for v in values)
-        self.token = tuple(map(_describe, values))
+        self.numbers, token = [], []
+        for (key, place), value in zip(
+            self.places.items(), values, strict=True
+        ):
+            if self._chooser.take(key, value):
+                self.numbers.append((place, value))
+                token.append(type(value))
+            else:
+                token.append(_describe(value))
+        self.token = tuple(token)
         tensors = [value for value in values if isinstance(value, Tensor)]
         self.tensors = list(dict.fromkeys(tensors))
+
+    def forget(self) -> None:
+        """Makes the next look one at all values."""
+        self._values = [_NOTHING] * len(self._getters)
 
     def snapshot(self) -> "Snapshot":
         """Returns what is in the places now."""

@@ -5,11 +5,28 @@ the other, in Python; `FusedUpdates` does without that for the most usual ones.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+# What has stepped: a parameter steps then at each step that announces it, by
+# its moments, also where it has no gradient. So it is under pyro.infer.SVI,
+# which leaves zeros in its gradient. All SVI objects share this.
+_stepped = WeakTensorKeyDictionary()
+
+
+def mark_stepped(params: Iterable[Tensor]) -> None:
+    """Notes that parameters step."""
+    for param in params:
+        _stepped[param] = True
+
+
+def has_stepped(param: Tensor) -> bool:
+    """Returns whether a parameter has stepped before."""
+    return param in _stepped
 
 
 class Updates(ABC):

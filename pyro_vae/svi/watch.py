@@ -130,3 +130,24 @@ def _layout(tensor: Tensor) -> tuple[Any, ...]:
     if tensor.layout != torch.strided:
         return (tensor.dtype, tensor.device, tensor.shape, tensor.layout)
     return (tensor.dtype, tensor.device, tensor.shape, tensor.stride())
+
+
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """Returns the dtype that torch casts to on a device, if it does."""
+    is_on = torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if is_on else None
+
+
+def list_settings(loss: object) -> Any:
+    """Returns the numbers and strings that an estimator is set to.
+
+    Beside the places that its code reads, since Pyro sets some at its first
+    run, which would count as something that the run has made.
+    """
+    return tuple(
+        [
+            (name, value)
+            for name, value in getattr(loss, "__dict__", {}).items()
+            if isinstance(value, bool | int | float | str)
+        ]
+    )

@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -135,18 +136,15 @@ def run_child(program: Program, flags: Flags, engine: str) -> Outcome:
             **os.environ,
             "TORCHINDUCTOR_CACHE_DIR": str(Path(folder) / "cache"),
         }
-        with log.open("w") as text:
-            try:
-                subprocess.run(
-                    [sys.executable, str(child), repr(job)],
-                    stdout=text,
-                    stderr=subprocess.STDOUT,
-                    env=environment,
-                    timeout=flags.seconds + GRACE,
-                    check=False,
-                )
-            except subprocess.TimeoutExpired:
-                pass
+        with log.open("w") as text, suppress(subprocess.TimeoutExpired):
+            subprocess.run(
+                [sys.executable, str(child), repr(job)],
+                stdout=text,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                timeout=flags.seconds + GRACE,
+                check=False,
+            )
         if file.exists():
             return torch.load(file)
     return {"error": f"the process ended; see {log}", "objects": []}

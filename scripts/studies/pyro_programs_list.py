@@ -77,7 +77,7 @@ PROGRAMS = [
         left_out="minipyro has an SVI of its own",
     ),
     Program("examples/minipyro.py", "-n 20 --backend pyro"),
-    Program("examples/neutra.py", "-n 20 --num-warmup 1 --num-samples 2"),
+    Program("examples/neutra.py", "-n 20 --num-warmup 1 --num-samples 8"),
     Program("examples/scanvi/scanvi.py", "-n 6 -d mock -bs 20"),
     *_variants(
         "examples/sparse_gamma_def.py",
@@ -93,7 +93,6 @@ PROGRAMS = [
         "-n 1",
         "--aux-loss",
         "-enum sequential",
-        "-enum none",
     ),
     *_variants("examples/vae/vae.py", "-n 1", "", "--jit"),
     Program("examples/vae/vae_comparison.py", "-n 1"),

@@ -1,0 +1,141 @@
+"""Idioms of Pyro's own examples, compiled, against pyro.infer.SVI."""
+
+import argparse
+import functools
+import logging
+import types
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import SVI, Trace_ELBO
+from pyro.optim import Adam
+from torch import nn
+
+from pyro_vae.svi import CompiledSVI
+from tests.models import keep_the_record
+
+log = logging.getLogger(__name__)  # a name that the model's code has, too
+X = torch.ones(1, dtype=torch.float64)
+
+
+@pytest.fixture(autouse=True)
+def recorded(monkeypatch):
+    keep_the_record(monkeypatch)
+
+
+def scaled(x, options=None):
+    """A model whose options hold a scale."""
+    loc = pyro.param("loc", lambda: torch.tensor(0.0))
+    scale = 1.0
+    if isinstance(options, argparse.Namespace | types.SimpleNamespace):
+        scale = options.scale
+    elif options is not None:
+        scale = options(2.0)
+    z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    x = x.exp().log()
+    with pyro.plate("points", len(x)):
+        pyro.sample("x", dist.Normal(loc + z, scale), obs=x)
+
+
+def guide(x, options=None):
+    center = pyro.param("center", lambda: torch.tensor(0.5))
+    pyro.sample("z", dist.Normal(center, 0.7))
+
+
+def times(factor, number):
+    return factor * number
+
+
+def halved(number):
+    return number / 2
+
+
+OPTIONS = {
+    "nothing": lambda step: None,
+    "namespace": lambda step: argparse.Namespace(scale=0.5, name="a"),
+    "simple namespace": lambda step: types.SimpleNamespace(scale=0.5),
+    "function": lambda step: halved,
+    "another function": lambda step: halved if step % 2 else abs,
+    "partial": lambda step: functools.partial(times, 0.7),
+    "annealed partial": lambda step: functools.partial(times, 0.1 * step + 0.1),
+    "annealed namespace": lambda step: argparse.Namespace(scale=1.0 + step),
+}
+
+
+def compare(drive):
+    results = []
+    for engine in (SVI, CompiledSVI):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        results.append(drive(engine))
+    assert results[0] == pytest.approx(results[1], rel=1e-9)
+
+
+@pytest.mark.parametrize("make", OPTIONS.values(), ids=OPTIONS.keys())
+def test_arguments_of_programs(make):
+    graphs = []
+
+    def drive(engine):
+        svi = engine(scaled, guide, Adam({"lr": 0.1}), Trace_ELBO())
+        losses = [svi.step(X, make(step)) for step in range(8)]
+        graphs.append(getattr(svi, "num_compilations", None))
+        return losses
+
+    compare(drive)
+    assert graphs[-1] <= 2
+
+
+@pytest.mark.parametrize("has_gradient", [True, False])
+def test_two_svis_share_parameters_and_an_optimizer(has_gradient):
+    """One steps by its moments what only the other has a gradient for."""
+
+    def drive(engine):
+        net = nn.Linear(1, 1)
+
+        def first(x):
+            pyro.module("net", net)
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            with pyro.plate("points", len(x)):
+                pyro.sample("x", dist.Normal(net(z.reshape(1)), 1.0), obs=x)
+
+        def second(x):
+            pyro.module("net", net)
+            if has_gradient:
+                side = pyro.param("side", lambda: torch.tensor(2.0))
+                pyro.sample("y", dist.Normal(side, 1.0), obs=X[0])
+
+        optim = Adam({"lr": 0.1})
+        pairs = [(first, guide), (second, lambda x: None)]
+        svis = [engine(*pair, optim, Trace_ELBO()) for pair in pairs]
+        return [svi.step(X) for _ in range(5) for svi in svis]
+
+    compare(drive)
+
+
+def test_without_any_gradient_there_is_a_sentence():
+    svi = CompiledSVI(lambda x: None, lambda x: None, Adam({}))
+    with pytest.raises(ValueError, match="no parameter has a gradient"):
+        svi.step(X)
+
+
+def test_containers_that_hold_themselves_are_read():
+    settings = {"scale": 0.5}
+    settings["self"] = settings
+    loop = [1.0]
+    loop.append(loop)
+
+    def model(x):
+        z = pyro.sample("z", dist.Normal(loop[0], settings["scale"]))
+        with pyro.plate("points", len(x)):
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def drive(engine):
+        settings["scale"] = 0.5
+        svi = engine(model, guide, Adam({"lr": 0.1}), Trace_ELBO())
+        losses = [svi.step(X) for _ in range(3)]
+        settings["scale"] = 1.5
+        return losses + [svi.step(X) for _ in range(3)]
+
+    compare(drive)
