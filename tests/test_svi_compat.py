@@ -472,6 +472,31 @@ def test_what_is_computed_aside_is_not_recorded():
     assert graph(torch.zeros(2))[1] == 2
 
 
+@checks(PYRO, "list_baselines")
+@checks(PYRO, "get_stored")
+@checks(PYRO, "put_stored")
+def test_the_running_averages_of_baselines_are_entries_of_the_store():
+    def model():
+        pyro.sample("z", dist.Bernoulli(0.5))
+
+    def guide():
+        baseline = {"use_decaying_avg_baseline": True}
+        probs = pyro.param("probs", torch.tensor(0.3))
+        pyro.sample("z", dist.Bernoulli(probs), infer={"baseline": baseline})
+
+    pyro.infer.TraceGraph_ELBO().loss_and_grads(model, guide)
+    (name,) = compat.list_baselines()
+    first = compat.get_stored(name)
+    assert type(first) is Tensor and first is compat.get_stored(name)
+    pyro.infer.TraceGraph_ELBO().loss_and_grads(model, guide)
+    assert compat.get_stored(name) is not first
+    compat.put_stored(name, first)
+    assert compat.get_stored(name) is first
+    assert pyro.param(name).item() == first.item()
+    compat.put_stored(name, None)
+    assert compat.list_baselines() == []
+
+
 @checks(PYRO, "outside_traces")
 def test_the_traces_of_svi_are_left():
     with poutine.trace(param_only=True) as trace, compat.outside_traces():

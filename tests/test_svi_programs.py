@@ -1,15 +1,17 @@
 """Idioms of Pyro's own examples, compiled, against pyro.infer.SVI."""
 
 import argparse
+import datetime
 import functools
 import logging
 import types
+import warnings
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import SVI, Trace_ELBO
+from pyro.infer import SVI, EnergyDistance, Trace_ELBO, TraceGraph_ELBO
 from pyro.optim import Adam
 from torch import nn
 
@@ -29,9 +31,9 @@ def scaled(x, options=None):
     """A model whose options hold a scale."""
     loc = pyro.param("loc", lambda: torch.tensor(0.0))
     scale = 1.0
-    if isinstance(options, argparse.Namespace | types.SimpleNamespace):
+    if hasattr(options, "scale"):
         scale = options.scale
-    elif options is not None:
+    elif callable(options):
         scale = options(2.0)
     z = pyro.sample("z", dist.Normal(0.0, 1.0))
     x = x.exp().log()
@@ -52,6 +54,10 @@ def halved(number):
     return number / 2
 
 
+class Halved:
+    scale = 0.5
+
+
 OPTIONS = {
     "nothing": lambda step: None,
     "namespace": lambda step: argparse.Namespace(scale=0.5, name="a"),
@@ -60,6 +66,8 @@ OPTIONS = {
     "another function": lambda step: halved if step % 2 else abs,
     "partial": lambda step: functools.partial(times, 0.7),
     "annealed partial": lambda step: functools.partial(times, 0.1 * step + 0.1),
+    "class": lambda step: Halved,
+    "date": lambda step: datetime.date(2020, 1, 1),
     "annealed namespace": lambda step: argparse.Namespace(scale=1.0 + step),
 }
 
@@ -112,6 +120,71 @@ def test_two_svis_share_parameters_and_an_optimizer(has_gradient):
         return [svi.step(X) for _ in range(5) for svi in svis]
 
     compare(drive)
+
+
+@pytest.mark.parametrize("infer", ["average", "network"])
+def test_baselines(infer):
+    net = nn.Linear(1, 1)
+
+    def model(x):
+        z = pyro.sample("z", dist.Bernoulli(0.5))
+        with pyro.plate("points", len(x)):
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        logit = pyro.param("logit", torch.tensor(0.3))
+        options = {"use_decaying_avg_baseline": True}
+        if infer == "network":
+            pyro.module("baseline", net)
+            options = {"nn_baseline": lambda x: net(x)[0]}
+            options["nn_baseline_input"] = x.detach()
+        z = dist.Bernoulli(logits=logit)
+        pyro.sample("z", z, infer={"baseline": options})
+
+    start = {name: value.clone() for name, value in net.state_dict().items()}
+
+    def drive(engine):
+        net.load_state_dict(start)
+        svi = engine(model, guide, Adam({"lr": 0.1}), TraceGraph_ELBO())
+        losses = [svi.step(X) for _ in range(6)]
+        store = pyro.get_param_store().named_parameters()
+        return losses + [value.item() for _, value in store]
+
+    compare(drive)
+
+
+def test_stable_distributions():
+    def model(x):
+        stability = pyro.param("stability", torch.tensor(1.7))
+        with pyro.plate("points", 5):
+            draws = pyro.sample("draws", dist.Stable(stability, 0.1))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(draws.tanh().mean(), 1.0), obs=x)
+
+    def guide(x):
+        stability = pyro.param("guess", torch.tensor(1.6))
+        with pyro.plate("points", 5):
+            stable = dist.Stable(stability, 0.1).has_rsample_(True)
+            pyro.sample("draws", dist.Delta(stable.rsample()))
+
+    def drive(engine):
+        svi = engine(model, guide, Adam({"lr": 0.01}), EnergyDistance())
+        return [svi.step(X) for _ in range(4)]
+
+    compare(drive)
+
+
+def test_the_interface_is_that_of_svi():
+    def drive(engine):
+        optim = Adam({"lr": 0.1})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            svi = engine(scaled, guide, optim, Trace_ELBO(), num_samples=9)
+        return [svi.loss(scaled, guide, X), svi.step(X), svi.evaluate_loss(X)]
+
+    compare(drive)
+    with pytest.warns(FutureWarning, match="Predictive"):
+        CompiledSVI(scaled, guide, Adam({}), Trace_ELBO(), num_steps=3)
 
 
 def test_without_any_gradient_there_is_a_sentence():

@@ -341,7 +341,7 @@ def test_a_gradient_that_is_missing_is_found_when_steps_are_compared(
 def test_a_jit_estimators_options_may_change():
     def drive(svi, pair):
         losses = steps(svi, 2)
-        svi.loss.num_particles = 3
+        svi.loss.__self__.num_particles = 3
         return losses + steps(svi, 2)
 
     def run_with(loss):
@@ -369,7 +369,7 @@ def test_optimizer_loss_and_weights_may_be_replaced():
         losses += steps(svi, 3)
         svi.optim = Adam({"lr": 0.05})
         losses += steps(svi, 3)
-        getattr(svi.loss, "__self__", svi.loss).num_particles = 3
+        svi.loss.__self__.num_particles = 3
         return losses + steps(svi, 2)
 
     assert_same(Pair, drive)

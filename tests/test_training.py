@@ -537,7 +537,7 @@ def test_a_warm_up_compiles_no_more_than_a_fit_without(few):
     assert trainer.engine == trainer.stepper.engine == "compiled"
     svi = trainer.stepper.compiled
     assert svi.num_compilations == 1 and svi.precision == "medium"
-    assert svi.loss.beta == ANNEALED.beta == 0.5
+    assert svi.estimator.beta == ANNEALED.beta == 0.5
     assert svi.clip_norm == 3.0 * 216  # of the images not held out
 
 

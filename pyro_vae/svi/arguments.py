@@ -2,8 +2,11 @@
 
 import argparse
 import dataclasses
+import datetime
+import decimal
 import enum
 import functools
+import pathlib
 import types
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +31,12 @@ _PLAIN = (
     np.generic,
     torch.dtype,
     torch.device,
+    datetime.date,
+    datetime.time,
+    datetime.timedelta,
+    decimal.Decimal,
+    pathlib.PurePath,
+    type,
 )
 _NAMESPACES = (argparse.Namespace, types.SimpleNamespace)
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
@@ -165,11 +174,16 @@ def _take_apart(value: Any, leaves: list[Any]) -> Any:
         entries = [_take_apart(entry, leaves) for entry in value.values()]
         return (kind, tuple(value), tuple(entries))
     if kind is functools.partial:
-        parts = (value.func, value.args, value.keywords)
-        return (kind, None, tuple([_take_apart(v, leaves) for v in parts]))
+        whole = (value.func, value.args, value.keywords)
+        return (kind, None, tuple([_take_apart(v, leaves) for v in whole]))
+    if kind is type and value.__module__ != "builtins":
+        own = {k: v for k, v in vars(value).items() if k[0] != "_"}
+        parts = tuple([_take_apart(v, leaves) for v in own.values()])
+        return (kind, (value, *own), parts)
     if kind in _NAMESPACES:
-        names, entries = tuple(vars(value)), vars(value).values()
-        return (kind, names, tuple([_take_apart(v, leaves) for v in entries]))
+        own = vars(value)
+        parts = tuple([_take_apart(v, leaves) for v in own.values()])
+        return (kind, tuple(own), parts)
     if dataclasses.is_dataclass(value) and kind is not type:
         names = tuple(field.name for field in dataclasses.fields(value))
         entries = [_take_apart(getattr(value, n), leaves) for n in names]
@@ -183,6 +197,9 @@ def _put_together(structure: Any, leaves: Iterator[Any]) -> Any:
         return next(leaves)
     kind, names, parts = structure
     entries = [_put_together(part, leaves) for part in parts]
+    if kind is type:  # with other numbers or tensors in it
+        own = dict(zip(names[1:], entries, strict=True))
+        return type(names[0].__name__, names[:1], own)
     if kind is functools.partial:
         function, args, keywords = entries
         return kind(function, *args, **keywords)

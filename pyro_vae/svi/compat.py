@@ -12,10 +12,12 @@ from typing import Any
 from unittest import mock
 
 import pyro
+import pyro.distributions as dist
 import torch
 import torch.utils.checkpoint
 from pyro.infer.enum import get_importance_trace
 from pyro.infer.util import Dice
+from pyro.ops.provenance import extract_provenance
 from pyro.optim import PyroOptim
 from pyro.poutine import Trace
 from pyro.poutine.runtime import _PYRO_STACK, am_i_wrapped
@@ -42,11 +44,14 @@ __all__ = [
     "get_constructor",
     "get_importance_trace",
     "get_module_tables",
+    "get_stored",
     "get_torch_optimizers",
     "get_unconstrained",
     "is_validation",
+    "list_baselines",
     "make_fx",
     "outside_traces",
+    "put_stored",
     "read_example",
     "register_module_forward_pre_hook",
     "unchecked_values",
@@ -87,10 +92,14 @@ def is_validation(frame: FrameType | None) -> bool:
     """Returns whether a frame is one of those that validate a distribution.
 
     They check their parameters in `__init__` and values in `_validate_sample`,
-    also after validation was switched off, if they were made before.
+    also after validation was switched off, if they were made before. And
+    `_standard_stable` of Pyro's asks whether it may take a shortcut: if told
+    no, its result is the same.
     """
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
+        if frame.f_code.co_name == "_standard_stable":
+            return True
         if name == "torch.distributions.distribution":
             return frame.f_code.co_name in ("__init__", "_validate_sample")
         if not name.startswith(("torch", "pyro_vae.svi")):
@@ -223,6 +232,37 @@ def get_unconstrained(trace: Trace) -> list[Tensor]:
         for site in sites
         if site["type"] == "param"
     ]
+
+
+def list_baselines() -> list[str]:
+    """Returns the names of the running averages that `TraceGraph_ELBO` keeps.
+
+    They stand among the parameters of Pyro's store, where each step puts
+    another tensor, but no optimizer steps them.
+    """
+    prefix = "__baseline_avg_downstream_cost_"
+    return [n for n in pyro.get_param_store() if n.startswith(prefix)]
+
+
+def get_stored(name: str) -> Tensor | None:
+    """Returns what optimizers see of an entry of Pyro's store.
+
+    `TraceGraph_ELBO` wraps tensors, to know what they depend on.
+    """
+    stored: Any = pyro.get_param_store()._params.get(name)
+    value: Any = extract_provenance(stored)[0]
+    return value
+
+
+def put_stored(name: str, value: Tensor | None) -> None:
+    """Puts another tensor into an entry of Pyro's store, or takes it out."""
+    store = pyro.get_param_store()
+    if name in store:
+        del store[name]
+    if value is not None:
+        store._constraints[name] = dist.constraints.real
+        store._params[name] = value
+        store._param_to_name[value] = name
 
 
 def get_constructor(optim: PyroOptim) -> Any:

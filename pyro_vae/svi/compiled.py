@@ -1,6 +1,7 @@
 """CompiledSVI: Pyro's SVI with its step compiled, for any static pair."""
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -60,6 +61,8 @@ class CompiledSVI:
             `ReportingELBO` gets its reports.
         loss_and_grads: A function like `loss` that also computes gradients, if
             `loss` is a function.
+        num_samples: Not used, nor is `num_steps`: they are SVI's.
+        num_steps: See there.
         precision: The precision of large float32 matrix products: `highest`,
             `high` or `medium` (on the CPU: bfloat16 products where the
             processor has them).
@@ -71,6 +74,9 @@ class CompiledSVI:
             for the first 1,000 steps of each graph, and compiles then: at a
             fixed step, so that a seed has one trace. Without a C++ compiler
             it goes on so.
+
+    Attributes:
+        estimator: The estimator or function that was given as `loss`.
 
     Raises:
         ValueError: For an optimizer, a loss, a precision or an engine that it
@@ -84,6 +90,8 @@ class CompiledSVI:
         optim: PyroOptim | torch.optim.Optimizer,
         loss: ELBO | Callable | None = None,
         loss_and_grads: Callable | None = None,
+        num_samples: int = 0,
+        num_steps: int = 0,
         *,
         precision: str = "highest",
         clip_norm: float | None = None,
@@ -91,14 +99,35 @@ class CompiledSVI:
         engine: str = "compiled",
     ):
         check_optimizer(optim)
+        if num_samples or num_steps:
+            warnings.warn(
+                "num_samples and num_steps are for SVI.run, which Pyro has "
+                "deprecated and CompiledSVI does without; expected neither: "
+                "use pyro.infer.Predictive for samples",
+                FutureWarning,
+                stacklevel=2,
+            )
         self.model, self.guide, self.optim = model, guide, optim
-        self.loss = Trace_ELBO() if loss is None else loss
+        self.estimator = Trace_ELBO() if loss is None else loss
         self.loss_and_grads, self.clip_norm = loss_and_grads, clip_norm
         self._gradients = CompiledGradients(
             self._pair(), precision, compare, engine
         )
         self._updates: Updates | None = None
         self._last_stepped: list[Tensor] | None = None
+
+    @property
+    def loss(self) -> Any:
+        """The function of `(model, guide, *args)` that returns the loss.
+
+        As in `pyro.infer.SVI`: the method `loss` of the estimator. Another
+        estimator may be put in its place.
+        """
+        return getattr(self.estimator, "loss", self.estimator)
+
+    @loss.setter
+    def loss(self, estimator: Any) -> None:
+        self.estimator = estimator
 
     @property
     def num_compilations(self) -> int:
@@ -152,7 +181,7 @@ class CompiledSVI:
         return Pair(
             self.model,
             self.guide,
-            self.loss,
+            self.estimator,
             self.loss_and_grads,
             self.clip_norm,
         )

@@ -10,7 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae.svi.compat import get_unconstrained
+from pyro_vae.svi.compat import get_unconstrained, list_baselines
 from pyro_vae.svi.estimator import ReportingELBO
 from pyro_vae.svi.numbers import Numbers
 from pyro_vae.svi.optimizers import clip_gradients
@@ -89,6 +89,8 @@ class Pair:
         with torch.enable_grad(), poutine.trace(param_only=True) as capture:
             value = self._compute(args, kwargs)
             # By identity: one parameter may have several names.
+            for name in list_baselines():  # which are no parameters
+                capture.trace.nodes.pop(name, None)
             announced = list(dict.fromkeys(get_unconstrained(capture.trace)))
         clip_gradients(announced, self.clip_norm)
         grads = {p: p.grad for p in announced if p.grad is not None}

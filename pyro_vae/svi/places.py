@@ -15,7 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from pyro import get_param_store
 from torch import Tensor, nn
+
+from pyro_vae.svi.compat import get_stored, list_baselines, put_stored
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)
 CONSTANT = (torch.dtype, torch.device, torch.Size, range)
@@ -63,6 +66,10 @@ class Reader:
         self._alive: list[Any] = []  # their ids must not be given to others
         for root in roots:
             self._visit(root, frozenset())
+        store = get_param_store()
+        for name in list_baselines():
+            self.places[id(store), name] = stored(name)
+        self.holders.add(id(store))
 
     def _visit(
         self, value: Any, names: frozenset[str], owner: Any = None
@@ -197,6 +204,15 @@ def _attribute(owner: Any, name: str) -> Place:
         f"{name} of {type(owner).__name__}",
         lambda: getattr(owner, name, None),
         lambda value: setattr(owner, name, value),
+    )
+
+
+def stored(name: str) -> Place:
+    """Returns the place of an entry of Pyro's store."""
+    return Place(
+        f"{name} of Pyro's store",
+        lambda: get_stored(name),
+        lambda value: put_stored(name, value),
     )
 
 

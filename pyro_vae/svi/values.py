@@ -142,10 +142,15 @@ class Recording(TorchFunctionMode):
         masked = self._masked.get(id(value))
         if masked and masked.mask is index:  # x[mask] = y[mask]
             tensor.copy_(torch.where(index, masked.source, tensor))
-        elif isinstance(value, Tensor) and value.numel() > 1:
+        elif isinstance(value, Tensor) and value.dim():
             self.note_masks([value])
             parts = list(index) if _is_tuple(index) else [index]
             tensor[self._find_places(parts)] = value
+        elif _is_mask(index):
+            extra = (1,) * (tensor.dim() - index.dim())
+            tensor.masked_fill_(
+                index.bool().reshape(index.shape + extra), value
+            )
         else:
             tensor[index] = value
 

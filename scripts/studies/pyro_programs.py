@@ -22,6 +22,7 @@ from pyro_vae.cli.flags import CommandLine, check_at_least_1
 
 CSV = "programs.csv"
 LOGS = "logs"
+FEW_GRAPHS = 3  # in one SVI object, above which the row says how many
 GRACE = 30  # seconds after which a child that does not stop is killed
 # The largest difference that rounding makes, relative to the larger value.
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -164,11 +165,15 @@ def compare(eager: Outcome, compiled: Outcome) -> dict[str, Any]:
             else f"error: {compiled['error'] or 'other SVI objects'}"
         )
     verdict = min(verdicts, key=rank)
-    remarks = [*compiled.get("remarks", [])]
-    if eager["error"]:
-        remarks.append(f"it ends with {eager['error']}")
+    failures = [v for v in verdicts if v.startswith(("refused", "error"))]
+    if failures:  # Pyro's SVI went on, which other objects may notice
+        verdict = min(failures, key=rank)
+    remarks = compiled["remarks"] + list_failures(eager, compiled)
     for each in found:
         remarks += each["remarks"]
+        graphs, steps = sum(each["compiled"]), len(each["seconds"])
+        if graphs > FEW_GRAPHS:
+            remarks.append(f"{graphs} of {steps} steps compile")
     if verdict != "same" and len(verdicts) > 1:
         others = sum(each == "same" for each in verdicts)
         remarks.append(f"{others} of {len(expected)} are the same")
@@ -180,6 +185,20 @@ def compare(eager: Outcome, compiled: Outcome) -> dict[str, Any]:
         **measure(expected, found),
         "remarks": "; ".join(dict.fromkeys(remarks)),
     }
+
+
+def list_failures(eager: Outcome, compiled: Outcome) -> list[str]:
+    """Returns remarks on what failed outside of SVI objects."""
+    remarks = []
+    if both := eager["failed"].keys() & compiled["failed"].keys():
+        cells = ", ".join(map(str, sorted(both)))
+        remarks.append(f"cells that fail in both runs: {cells}")
+    for index, message in compiled["failed"].items():
+        if index not in eager["failed"]:
+            remarks.append(f"cell {index} fails only here: {message}")
+    if eager["error"]:
+        remarks.append(f"ends with {eager['error']}")
+    return remarks
 
 
 def rank(verdict: str) -> int:

@@ -26,8 +26,6 @@ from pyro.infer import MCMC, SVI
 from pyro_programs_data import StandIns
 from pyro_programs_watch import WatchedSVI, describe
 
-from pyro_vae.svi.graphs import compile_by_inductor
-
 SEED = 0
 
 # A program says float32 in these ways, and pins the version of Pyro.
@@ -79,7 +77,7 @@ class Job:
 
 def main(job: Job) -> None:
     """Runs a program and saves what its SVI objects did."""
-    outcome: dict[str, Any] = {"error": "", "remarks": []}
+    outcome: dict[str, Any] = {"error": "", "failed": {}}
     with tempfile.TemporaryDirectory() as folder:
         program = copy_in_float64(Path(job.root), job.path, Path(folder))
         os.chdir(program.parent)
@@ -88,7 +86,7 @@ def main(job: Job) -> None:
         try:
             with time_limit(job.seconds):
                 if program.suffix == ".ipynb":
-                    outcome["remarks"] += run_notebook(program)
+                    run_notebook(program, outcome["failed"])
                 else:
                     run_script(program, job.arguments)
         except SystemExit:
@@ -97,7 +95,7 @@ def main(job: Job) -> None:
             traceback.print_exc()
             outcome["error"] = describe(error)
         os.chdir(job.root)
-    outcome["remarks"] += stand_ins.used
+    outcome["remarks"] = stand_ins.used
     outcome["objects"] = [asdict(record) for record in WatchedSVI.records]
     torch.save(outcome, job.output)
     sys.stdout.flush()
@@ -128,8 +126,6 @@ def prepare(job: Job, stand_ins: StandIns) -> None:
     if job.smoke:
         os.environ["CI"] = "1"
     torch.set_default_dtype(torch.float64)
-    if job.engine == "recorded":
-        replace("pyro_vae", compile_by_inductor, lambda graph, _: graph)
     WatchedSVI.engine, WatchedSVI.num_steps = job.engine, job.steps
     replace("pyro", SVI, WatchedSVI)
     stand_ins.put()
@@ -169,27 +165,29 @@ def run_script(program: Path, arguments: tuple[str, ...]) -> None:
     runpy.run_path(str(program), run_name="__main__")
 
 
-def run_notebook(program: Path) -> list[str]:
-    """Runs a notebook's cells, and returns remarks on those that failed."""
+def run_notebook(program: Path, failed: dict[int, str]) -> None:
+    """Runs a notebook's cells; one that fails does not end it.
+
+    Args:
+        program: The notebook.
+        failed: Takes what the cells that failed said, by their indices.
+    """
     MCMC.run = _skip
     main_module = types.ModuleType("__main__")
     sys.modules["__main__"] = main_module
     main_module.__dict__["display"] = lambda *_: None
     cells = json.loads(program.read_text())["cells"]
-    failed = []
     for index, cell in enumerate(cells):
         if cell["cell_type"] != "code":
             continue
         text = rewrite("".join(cell["source"]), FROM_IPYTHON + IN_FLOAT64)
-        file = program.parent / f"cell_{index}.py"
+        file = program.parent / f"cell_{index}.py"  # for the errors' lines
         file.write_text(text)
         try:
             exec(compile(text, str(file), "exec"), main_module.__dict__)
         except Exception as error:
-            if not isinstance(error, SkippedError):
-                traceback.print_exc()
-                failed.append(f"cell {index} failed ({describe(error)})")
-    return failed
+            traceback.print_exc()
+            failed[index] = describe(error)
 
 
 def _skip(*_: Any, **__: Any) -> None:

@@ -74,7 +74,9 @@ class StandIns:
         """Has MNIST read from the folder that is there, in float64."""
         make, to_tensor = datasets.MNIST.__init__, functional.to_tensor
 
-        def make_small(mnist: Any, root: str, *args: Any, **kwargs: Any):
+        def make_small(
+            mnist: Any, root: str, *args: Any, **kwargs: Any
+        ) -> None:
             kwargs["download"] = False
             make(mnist, os.environ.get(MNIST_FOLDER, root), *args, **kwargs)
             if type(mnist).__name__ != "MNISTCached":  # counts on all

@@ -72,7 +72,8 @@ class WatchedSVI:
         if kwargs.pop("num_samples", None):
             self.record.remarks.append("num_samples is left out")
         try:
-            self._svi = CompiledSVI(*args, **kwargs)
+            engine = {"recorded": "auto"}.get(self.engine, self.engine)
+            self._svi = CompiledSVI(*args, **kwargs, engine=engine)
         except Exception as error:
             self._note(error)
 
