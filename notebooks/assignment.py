@@ -89,7 +89,7 @@ from pyro_vae.svi import CompilationError, CompiledSVI
 
 # %% tags=["parameters"]
 DATASET = "mnist"  # or "digits": 8 x 8 pixels, and no download
-EPOCHS = 12
+EPOCHS = 10
 LIMIT = None  # how many images of each set; None takes all
 SEED = 0
 
@@ -768,9 +768,9 @@ plt.show()
 # Most of the gain comes in the first five epochs. The noise scale starts
 # at 1 and ends near 0.2. An ELBO above zero is no error: it bounds the
 # logarithm of a density in 784 dimensions, and a density may exceed one. In
-# the second panel the training images pull ahead of the test images, by more
-# than 10 nats at the end: the models have begun to overfit. The two priors
-# are closer to each other than that.
+# the second panel the training images pull ahead of the test images, by about
+# 10 nats at the end: the models have begun to overfit. The two priors are
+# closer to each other than that.
 
 # %% [markdown]
 # # Problem 3: what was learned

@@ -124,12 +124,11 @@ class Recording(TorchFunctionMode):
         """
         parts = list(index) if _is_tuple(index) else [index]
         for place, part in enumerate(parts):
-            is_number = isinstance(part, Tensor) and part.dim() == 0
-            if is_number and not _is_mask(part):
+            if _is_number(part):
                 axis = _axis(tensor, parts, place)
                 size = tensor.shape[axis]
-                entry = torch.where(part < 0, part + size, part).reshape(1)
-                tensor = tensor.index_select(axis, entry)
+                entry = torch.where(part < 0, part + size, part).long()
+                tensor = tensor.index_select(axis, entry.reshape(1))
                 parts[place] = 0
         taken = tensor[self._find_places(parts)]
         if _is_mask(index) and index.dim():
@@ -240,6 +239,13 @@ def _num_axes(part: Any) -> int:
 def _is_mask(part: Any) -> bool:
     """Returns whether an entry of an index is a mask."""
     return isinstance(part, Tensor) and part.dtype in (torch.bool, torch.uint8)
+
+
+def _is_number(part: Any) -> bool:
+    """Returns whether an entry of an index is a single integer."""
+    if not isinstance(part, Tensor) or part.dim() or _is_mask(part):
+        return False
+    return not (part.is_floating_point() or part.is_complex())
 
 
 def _is_tuple(index: Any) -> bool:

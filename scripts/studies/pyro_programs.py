@@ -2,7 +2,6 @@
 
 import math
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -13,8 +12,14 @@ from typing import Any, Literal
 
 import pandas as pd
 import torch
+from pyro_programs_compare import (
+    Object,
+    compare_objects,
+    get_dtype,
+    list_without_gradient,
+    measure,
+)
 from pyro_programs_list import PROGRAMS, Program
-from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vae.cli.command import run
@@ -24,12 +29,9 @@ CSV = "programs.csv"
 LOGS = "logs"
 FEW_GRAPHS = 3  # in one SVI object, above which the row says how many
 GRACE = 30  # seconds after which a child that does not stop is killed
-# The largest difference that rounding makes, relative to the larger value.
-TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
 WORST_FIRST = ("error", "differs", "not finished", "refused", "same")
 
 Outcome = dict[str, Any]
-Object = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,9 @@ def compare(eager: Outcome, compiled: Outcome) -> dict[str, Any]:
     if verdict != "same" and len(verdicts) > 1:
         others = sum(each == "same" for each in verdicts)
         remarks.append(f"{others} of {len(expected)} are the same")
-    if any(_dtype(each) is torch.float32 for each in expected):
+    if ignored := [n for each in expected for n in list_without_gradient(each)]:
+        remarks.append(f"gradients of rounding only: {', '.join(ignored)}")
+    if any(get_dtype(each) is torch.float32 for each in expected):
         remarks.append("float32, to 1e-4")
     return {
         "verdict": verdict,
@@ -209,86 +213,6 @@ def rank(verdict: str) -> int:
         if verdict.startswith(start)
     )
     return place
-
-
-def compare_objects(expected: Object, found: Object) -> str:
-    """Returns the verdict on one SVI object in two runs."""
-    if found["kind"]:
-        return f"{found['kind']}: {found['message']}"
-    tolerance = TOLERANCES[_dtype(expected)]
-    for name in ("losses", "seconds"):
-        if len(found[name]) < len(expected[name]):
-            return "not finished"
-    for step, pair in enumerate(
-        zip(expected["losses"], found["losses"], strict=False), 1
-    ):
-        difference = relative(*map(torch.tensor, pair))
-        if not difference <= tolerance:
-            return f"differs: loss {step} by {difference:.1g}"
-    if expected["params"].keys() != found["params"].keys():
-        return "differs: other parameters"
-    for name, value in expected["params"].items():
-        difference = relative(value, found["params"][name])
-        if not difference <= tolerance:
-            return f"differs: parameter {name} by {difference:.1g}"
-    return "same"
-
-
-def relative(left: Tensor, right: Tensor) -> float:
-    """Returns the largest difference over the largest value."""
-    if left.shape != right.shape:
-        return math.inf
-    if torch.equal(left, right) or not left.numel():
-        return 0.0
-    left, right = left.nan_to_num(), right.nan_to_num()
-    largest = torch.maximum(left.abs().max(), right.abs().max())
-    return ((left - right).abs().max() / largest).item()
-
-
-def _dtype(each: Object) -> torch.dtype:
-    """Returns the coarsest dtype among an object's parameters."""
-    dtypes = {value.dtype for value in each["params"].values()}
-    return torch.float32 if torch.float32 in dtypes else torch.float64
-
-
-def measure(expected: list[Object], found: list[Object]) -> dict[str, float]:
-    """Returns the times of one step of each object that took the same steps.
-
-    Steps that compile, and steps 2, 4, 8, ..., which are compared with eager
-    ones, do not count.
-    """
-    eager_ms = compiled_ms = compile_s = 0.0
-    for slow, fast in zip(expected, found, strict=False):
-        counts = [
-            index
-            for index, is_compiled in enumerate(fast["compiled"])
-            if not is_compiled and (index + 1) & index
-        ]
-        steps = [index for index in counts if index < len(slow["seconds"])]
-        if fast["kind"] or not steps:
-            continue
-        eager_ms += 1e3 * _median(slow["seconds"], steps)
-        normal = _median(fast["seconds"], steps)
-        compiled_ms += 1e3 * normal
-        compile_s += sum(
-            duration - normal
-            for duration, is_compiled in zip(
-                fast["seconds"], fast["compiled"], strict=True
-            )
-            if is_compiled
-        )
-    if not compiled_ms:
-        return {}
-    return {
-        "eager_ms": eager_ms,
-        "compiled_ms": compiled_ms,
-        "ratio": eager_ms / compiled_ms,
-        "compile_s": compile_s,
-    }
-
-
-def _median(durations: list[float], steps: list[int]) -> float:
-    return statistics.median(durations[index] for index in steps)
 
 
 def write_lines(table: pd.DataFrame) -> list[str]:

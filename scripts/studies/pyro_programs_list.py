@@ -59,8 +59,6 @@ PROGRAMS = [
         "-mbs 60",
         "-mbs 60 -ae 0",
         "-mbs 60 -ae 0 -iafs 2",
-        "-mbs 60 -ae 0 --tmc --tmc-num-samples 2",
-        "-mbs 60 -ae 0 --tmcelbo --tmc-num-samples 2",
     ),
     *_variants("examples/eight_schools/svi.py", "--num-epochs 20", "", "--jit"),
     *_variants(

@@ -4,6 +4,7 @@ import random
 import sys
 import time
 import traceback
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ import numpy as np
 import pyro
 import torch
 from pyro.infer import SVI
+from pyro.optim import PyroOptim
 from torch import Tensor
 
 from pyro_vae.svi import (
@@ -34,6 +36,7 @@ class Record:
         seconds: The duration of each step.
         compiled: Whether each step compiled.
         params: Pyro's parameters after the last step, unconstrained.
+        gradients: The largest entry of each parameter's gradients, if eager.
         kind: `refused` or `error`, if it did not go through.
         message: What the refusal or error said.
         remarks: What is worth saying of how the program uses the object.
@@ -43,9 +46,34 @@ class Record:
     seconds: list[float] = field(default_factory=list)
     compiled: list[bool] = field(default_factory=list)
     params: dict[str, Tensor] = field(default_factory=dict)
+    gradients: dict[str, float] = field(default_factory=dict)
     kind: str = ""
     message: str = ""
     remarks: list[str] = field(default_factory=list)
+
+
+class NotedGradients:
+    """Stands in for an eager SVI's optimizer, and notes the gradients.
+
+    Args:
+        optim: The optimizer.
+        record: Takes the largest entries.
+    """
+
+    def __init__(self, optim: PyroOptim, record: Record):
+        self._optim, self._record = optim, record
+
+    def __call__(self, params: Iterable[Tensor]) -> None:
+        params = list(params)
+        named = pyro.get_param_store().named_parameters()
+        names = {id(param): name for name, param in named}
+        largest = self._record.gradients
+        for param in params:
+            if param.grad is not None and param.numel() and id(param) in names:
+                name = names[id(param)]
+                entry = param.grad.abs().max().item()
+                largest[name] = max(entry, largest.get(name, 0.0))
+        self._optim(params)
 
 
 class WatchedSVI:
@@ -68,9 +96,8 @@ class WatchedSVI:
         self._pyro = SVI(*args, **kwargs)
         self._svi: Any = self._pyro
         if self.engine == "eager":
+            self._pyro.optim = NotedGradients(self._pyro.optim, self.record)
             return
-        if kwargs.pop("num_samples", None):
-            self.record.remarks.append("num_samples is left out")
         try:
             engine = {"recorded": "auto"}.get(self.engine, self.engine)
             self._svi = CompiledSVI(*args, **kwargs, engine=engine)
@@ -87,8 +114,9 @@ class WatchedSVI:
         return args, {**kwargs, "loss": loss}
 
     def __getattr__(self, name: str) -> Any:
-        if not hasattr(CompiledSVI, name):
-            self.record.remarks.append(f"svi.{name} is Pyro's")
+        if hasattr(self._svi, name):
+            return getattr(self._svi, name)
+        self.record.remarks.append(f"svi.{name} is Pyro's")
         return getattr(self._pyro, name)
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
