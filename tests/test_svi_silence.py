@@ -400,6 +400,36 @@ def test_gradients_of_the_users_own_are_part_of_the_step():
     assert_same(Pair, drive)
 
 
+def test_hooks_on_gradients_are_pythons():
+    """Each sees each step's gradient once, and may change it or not."""
+
+    def drive(svi, pair):
+        seen = []
+        weight = pair.decoder.weight
+        weight.register_hook(lambda grad: seen.append(grad.norm().item()))
+        weight.register_hook(lambda grad: grad.clamp(-1.0, 1.0))
+        losses = steps(svi, 5)
+        bias = pair.encoder.bias.register_hook(lambda grad: 0 * grad)
+        losses += steps(svi, 2)
+        bias.remove()
+        return [*losses, *steps(svi, 2), *seen, len(seen)]
+
+    assert_same(Pair, drive)
+
+
+def test_hooks_that_would_see_parts_of_a_gradient_are_refused():
+    pair = Pair()
+    pair.decoder.weight.register_hook(lambda grad: grad.clamp(-1.0, 1.0))
+    loss = Trace_ELBO(num_particles=2)
+    svi = CompiledSVI(pair.model, pair.guide, Adam({"lr": 0.01}), loss)
+    with pytest.raises(DynamicPairError, match="vectorize_particles=True"):
+        svi.step(X)
+    svi = CompiledSVI(pair.model, pair.guide, Adam({"lr": 0.01}), clip_norm=1.0)
+    svi.step(X)
+    with pytest.raises(ValueError, match="clip in the hook"):
+        svi.step(X)
+
+
 def test_no_penalty_is_clipped_in_silence():
     pair = Pair()
     svi = CompiledSVI(pair.model, pair.guide, Adam({"lr": 0.01}), clip_norm=1.0)

@@ -33,7 +33,7 @@ __all__ = [
     "am_i_wrapped",
     "aten",
     "convert_element_type",
-    "count_hooks",
+    "count_late_hooks",
     "foreach_clamp_max_",
     "foreach_clamp_min_",
     "foreach_mul_",
@@ -42,6 +42,7 @@ __all__ = [
     "fused_adamw_",
     "get_clip_options",
     "get_constructor",
+    "get_hooks",
     "get_importance_trace",
     "get_module_tables",
     "get_stored",
@@ -81,11 +82,17 @@ aten = torch.ops.aten
 convert_element_type = torch.ops.prims.convert_element_type.default
 
 
-def count_hooks(tensor: Tensor) -> int:
-    """Returns how many hooks wait for a tensor's gradient."""
-    return len(tensor._backward_hooks or ()) + len(
-        tensor._post_accumulate_grad_hooks or ()
-    )
+def get_hooks(tensor: Tensor) -> dict[Any, Callable]:
+    """Returns the hooks on a tensor's gradient: the live dictionary, or {}.
+
+    Autograd calls those that are in it when a gradient comes.
+    """
+    return tensor._backward_hooks or {}
+
+
+def count_late_hooks(tensor: Tensor) -> int:
+    """Returns how many hooks wait until a gradient was accumulated."""
+    return len(tensor._post_accumulate_grad_hooks or ())
 
 
 def is_validation(frame: FrameType | None) -> bool:

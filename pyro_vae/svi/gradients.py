@@ -1,7 +1,9 @@
 """Losses and gradients of a pair, computed by compiled graphs."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from pyro_vae.svi.agreement import check_agreement
 from pyro_vae.svi.arguments import Arguments
+from pyro_vae.svi.compat import get_hooks
 from pyro_vae.svi.estimator import ReportingELBO, make_recordable
 from pyro_vae.svi.matmul import check_precision
 from pyro_vae.svi.pairs import Pair, Run
@@ -19,6 +22,8 @@ from pyro_vae.svi.refusals import DynamicPairError
 # Engines, and the number of runs before they compile. A graph that is not
 # compiled takes several times as long as a compiled one, but is there at once.
 PATIENCE = {"compiled": 0, "auto": 1000}
+
+RUNS = 3  # the most that a step without a graph takes: two, and a recording
 
 
 class CompiledGradients:
@@ -55,6 +60,13 @@ class CompiledGradients:
                 "no place for; expected it off: use pyro.infer.SVI to look "
                 "for an anomaly"
             )
+        if pair.clip_norm is not None and any(
+            map(get_hooks, self._programs.params)
+        ):
+            raise ValueError(
+                "a parameter has a hook on its gradient, and clip_norm is "
+                "given; expected one of the two: clip in the hook"
+            )
         if not (self._pair.is_same(pair) and self._programs.hold()):
             self._start_anew(pair)
 
@@ -84,13 +96,23 @@ class CompiledGradients:
         call = programs.take_apart(args, kwargs)
         step = programs.find_step(call)
         if step is None:
-            with _set_aside(programs.list_candidates()):
-                return self._report(self._run_first(args, kwargs))
+            states = get_random_states()
+            with _set_aside(programs.list_candidates()) as calls:
+                run = self._run_first(args, kwargs)
+            if any(count > RUNS for count in calls.values()):
+                set_random_states(states)
+                raise DynamicPairError(
+                    "a parameter has a hook on its gradient, which autograd "
+                    "would call several times in a step, with a part of it "
+                    "each; expected one backward pass: use "
+                    "vectorize_particles=True, or pyro.infer.SVI"
+                )
+            return self._finish(run)
         expected = None
         if self.compare and _is_power_of_two(self._num_runs + 1):
             with _set_aside(programs.params):
                 expected = programs.run_aside(args, kwargs)
-        return self._report(self._run(step, call, expected))
+        return self._finish(self._run(step, call, expected))
 
     def _run_first(self, args: tuple, kwargs: dict) -> Run:
         """Computes what there is no graph for, and records one."""
@@ -153,9 +175,15 @@ class CompiledGradients:
         )
         return run, left
 
-    def _report(self, run: Run) -> Run:
-        """Gives a `ReportingELBO` its report."""
+    def _finish(self, run: Run) -> Run:
+        """Calls the hooks on gradients, and gives a report to the estimator.
+
+        Hooks may do anything in Python, so that no graph has them.
+        """
         self._num_runs += 1
+        if any(map(get_hooks, run.stepped)):
+            pairs = zip(run.stepped, run.gradients, strict=True)
+            run.gradients = [call_hooks(*pair) for pair in pairs]
         loss = self._pair.loss
         if isinstance(loss, ReportingELBO) and run.report is not None:
             loss.take_report(run.report)
@@ -174,16 +202,42 @@ def check_options(precision: str, compare: bool, engine: str) -> None:
 
 
 @contextmanager
-def _set_aside(params: Sequence[Tensor]) -> Iterator[None]:
-    """Keeps gradients that parameters have out of a block's way."""
+def _set_aside(params: Sequence[Tensor]) -> Iterator[Counter[int]]:
+    """Keeps gradients that parameters have, and hooks, out of a block's way.
+
+    Yields:
+        How often hooks would have been called, by the ids of their tables.
+    """
+    calls: Counter[int] = Counter()
     given = {p: p.grad for p in params if p.grad is not None}
+    hooked = {id(p): get_hooks(p) for p in params if get_hooks(p)}
+    hooks = [(live, dict(live)) for live in hooked.values()]
     for param in given:
         param.grad = None
+    for live, _ in hooks:
+        live.clear()
+        live["count"] = partial(_count, calls, id(live))
     try:
-        yield
+        yield calls
     finally:
         for param, grad in given.items():
             param.grad = grad
+        for live, own in hooks:
+            live.clear()
+            live.update(own)
+
+
+def _count(calls: Counter[int], key: int, grad: Tensor) -> None:
+    """Stands in for hooks, and leaves a gradient as it is."""
+    calls[key] += 1
+
+
+def call_hooks(param: Tensor, grad: Tensor) -> Tensor:
+    """Returns a gradient as the parameter's hooks leave it."""
+    for hook in list(get_hooks(param).values()):
+        changed = hook(grad)
+        grad = grad if changed is None else changed
+    return grad
 
 
 def _is_power_of_two(number: int) -> bool:

@@ -20,7 +20,11 @@ from pyro_vae.svi.compat import (
     within_expectations,
     without_checkpoints,
 )
-from pyro_vae.svi.inductor import compile_by_inductor, load_compiler
+from pyro_vae.svi.inductor import (
+    compile_by_inductor,
+    faking,
+    load_compiler,
+)
 from pyro_vae.svi.matmul import choose_matmuls
 from pyro_vae.svi.noise import keep_draws
 from pyro_vae.svi.random_states import keep_random_states
@@ -172,6 +176,7 @@ def _record(
             without_checkpoints(),
             keep_random_states(inputs),
             recording,
+            faking(),
         ):
             graph = make_fx(record)(*inputs)
     except Exception as error:

@@ -6,7 +6,8 @@ by tests/test_svi_compat.py.
 
 import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 __all__ = [
     "compile_by_inductor",
     "describe_processor",
+    "faking",
     "load_compiler",
     "multiply_by_onednn",
 ]
@@ -31,6 +33,20 @@ def load_compiler() -> None:
     """
     if torch.__version__ < "2.9":
         from torch import _inductor  # noqa: F401
+
+
+@contextmanager
+def faking() -> Iterator[None]:
+    """Gives torch one mode for the fake tensors of a graph.
+
+    A recording would make one for each operation. And Inductor looks into its
+    cache on disk only where there is a ShapeEnv.
+    """
+    mode = FakeTensorMode(
+        shape_env=ShapeEnv(), static_shapes=True, allow_fallback_kernels=True
+    )
+    with tracing(TracingContext(mode)):
+        yield
 
 
 def compile_by_inductor(
@@ -47,13 +63,7 @@ def compile_by_inductor(
         "cpp.vec_isa_ok": True,  # the processor's word, without a trial build
         "triton.cudagraphs": any(tensor.is_cuda for tensor in inputs),
     }
-    # Inductor looks into its cache on disk only where there is a ShapeEnv.
-    mode = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True)
-    with (
-        torch.no_grad(),
-        warnings.catch_warnings(),
-        tracing(TracingContext(mode)),
-    ):
+    with torch.no_grad(), warnings.catch_warnings(), faking():
         # One part of torch warns about another.
         warnings.simplefilter("ignore", FutureWarning)
         return _inductor.compile(

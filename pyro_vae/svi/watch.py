@@ -9,7 +9,7 @@ from pyro import get_param_store
 from torch import Tensor, nn
 
 from pyro_vae.svi.compat import (
-    count_hooks,
+    count_late_hooks,
     get_module_tables,
     register_module_forward_pre_hook,
 )
@@ -89,7 +89,7 @@ class Watch:
         self._alive = [table.copy() for table in self._tables]
         self._tensors = list(tensors)
         self._trainable = [p.requires_grad for p in self._tensors]
-        self._hooks = [*map(count_hooks, self._tensors)]
+        self._hooks = [*map(count_late_hooks, self._tensors)]
         self._addresses = [tensor.data_ptr() for tensor in self._tensors]
         self._layouts = list(map(_layout, self._tensors))
 
@@ -102,7 +102,7 @@ class Watch:
 
         It does while parameters, submodules and buffers are the same objects,
         the parameters have the same dtype and layout, the same ones of them
-        are trainable, and nobody has hooked anything onto their gradients.
+        are trainable, and the hooks that a graph has recorded are as many.
         """
         stored = dict(get_param_store().named_parameters())
         return (
@@ -111,7 +111,7 @@ class Watch:
             and [*chain.from_iterable(self._tables)] == self._entry_names
             and self._entry_ids() == self._entries
             and self._has_same_layouts()
-            and [*map(count_hooks, self._tensors)] == self._hooks
+            and [*map(count_late_hooks, self._tensors)] == self._hooks
         )
 
     def _entry_ids(self) -> list[int]:
