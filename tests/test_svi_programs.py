@@ -11,7 +11,10 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import SVI, EnergyDistance, Trace_ELBO, TraceGraph_ELBO
+from pyro.infer.autoguide import AutoNormal
+from pyro.infer.reparam import StableReparam
 from pyro.optim import Adam
 from torch import nn
 
@@ -149,6 +152,28 @@ def test_baselines(infer):
         losses = [svi.step(X) for _ in range(6)]
         store = pyro.get_param_store().named_parameters()
         return losses + [value.item() for _, value in store]
+
+    compare(drive)
+
+
+@pytest.mark.parametrize("skew", [None, 0.3])
+def test_reparameterized_stable_distributions(skew):
+    """Pyro would take a shortcut far from stability 1."""
+
+    @poutine.reparam(config={"x": StableReparam()})
+    def model(x):
+        stability = pyro.param("stability", torch.tensor(1.7))
+        asymmetry = 0.1 if skew is None else pyro.param("skew", skew.clone)
+        with pyro.plate("points", len(x)):
+            made = dist.Stable(stability, asymmetry, 1.0, 0.5)
+            pyro.sample("x", made, obs=x)
+
+    skew = None if skew is None else torch.tensor(skew)
+
+    def drive(engine):
+        pair = model, AutoNormal(model)
+        svi = engine(*pair, Adam({"lr": 0.01}), Trace_ELBO())
+        return [svi.step(torch.tensor([0.2, 1.3])) for _ in range(4)]
 
     compare(drive)
 

@@ -100,12 +100,12 @@ def is_validation(frame: FrameType | None) -> bool:
 
     They check their parameters in `__init__` and values in `_validate_sample`,
     also after validation was switched off, if they were made before. And
-    `_standard_stable` of Pyro's asks whether it may take a shortcut: if told
-    no, its result is the same.
+    Pyro's stable distributions ask whether they may take a shortcut: if told
+    no, the result is the same.
     """
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
-        if frame.f_code.co_name == "_standard_stable":
+        if frame.f_code.co_name in ("_standard_stable", "_safe_shift"):
             return True
         if name == "torch.distributions.distribution":
             return frame.f_code.co_name in ("__init__", "_validate_sample")
