@@ -18,7 +18,7 @@ from pyro.infer.reparam import StableReparam
 from pyro.optim import Adam
 from torch import nn
 
-from pyro_vae.svi import CompiledSVI
+from pyro_vae.svi import CompiledSVI, DynamicPairError
 from tests.models import keep_the_record
 
 log = logging.getLogger(__name__)  # a name that the model's code has, too
@@ -176,6 +176,19 @@ def test_reparameterized_stable_distributions(skew):
         return [svi.step(torch.tensor([0.2, 1.3])) for _ in range(4)]
 
     compare(drive)
+
+
+def test_a_refusal_outside_of_the_pair_names_pyros_line():
+    """A log-density that asks for a value, computed by the estimator."""
+
+    def model(x):
+        stability = pyro.param("stability", torch.tensor(1.7))
+        pyro.sample("x", dist.StableWithLogProb(stability, 0.1), obs=x[0])
+
+    svi = CompiledSVI(model, lambda x: None, Adam({}))
+    with pytest.raises(DynamicPairError, match=r"of pyro\.distributions") as e:
+        svi.step(X)
+    assert "test_a_refusal" not in str(e.value)
 
 
 def test_stable_distributions():

@@ -90,6 +90,8 @@ def find_line(trace: TracebackType | None = None) -> str:
     library = ""
     for frame, number in frames:
         module = frame.f_globals.get("__name__", "")
+        if module == "pyro_vae.svi.graphs":  # who asked for a recording
+            break
         place = f", in {frame.f_code.co_name}() at line {number}"
         if module and not is_foreign(module):
             return place
