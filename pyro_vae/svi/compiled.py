@@ -130,6 +130,11 @@ class CompiledSVI:
         self.estimator = estimator
 
     @property
+    def precision(self) -> str:
+        """The precision of large float32 products."""
+        return self._gradients.precision
+
+    @property
     def num_compilations(self) -> int:
         """The number of graphs that have been made."""
         return self._gradients.num_compilations
