@@ -49,6 +49,19 @@ class Exact(Annealed):
         return super().level(math.exp(-weight), count)
 
 
+class Copied(Annealed):
+    """A constructor that reads numbers without anybody seeing it."""
+
+    def level(self, weight, count):
+        return super().level(torch.DoubleTensor([weight, 1.0])[0], count)
+
+
+class Listed(Annealed):
+    def level(self, weight, count):
+        pair = torch.tensor([[weight, 1.0], [1.0, 2.0]])
+        return super().level(pair[0, 0] * pair[1, 0], count)
+
+
 class Sized(Annealed):
     def level(self, weight, count):
         names = {1: "one", 2: "two", 3: "three", 4: "four"}
@@ -98,6 +111,15 @@ def test_a_branch_on_the_number_takes_a_graph_for_each_side():
 
 def test_pythons_mathematics_takes_a_graph_for_each_value():
     assert check(Exact, [(1.0, weight) for weight in RAMP]) == len(RAMP) - 1
+
+
+def test_a_number_in_a_list_of_a_tensor_is_an_input():
+    assert check(Listed, [(1.0, weight) for weight in RAMP]) == 1
+
+
+@pytest.mark.parametrize("weights", [RAMP, [*RAMP[:1] * 3, *RAMP]])
+def test_a_number_that_a_graph_has_frozen_is_found_when_it_changes(weights):
+    check(Copied, [(1.0, weight) for weight in weights])
 
 
 def test_a_count_that_python_needs_stays_a_number():

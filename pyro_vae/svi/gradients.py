@@ -108,11 +108,22 @@ class CompiledGradients:
                     "vectorize_particles=True, or pyro.infer.SVI"
                 )
             return self._finish(run)
+        # Whether numbers are inputs in truth is seen when they first change.
+        is_proof = step.numbers not in ((), programs.list_numbers(call))
+        is_due = self.compare and _is_power_of_two(self._num_runs + 1)
         expected = None
-        if self.compare and _is_power_of_two(self._num_runs + 1):
+        if is_proof or is_due:
             with _set_aside(programs.params):
                 expected = programs.run_aside(args, kwargs)
-        return self._finish(self._run(step, call, expected))
+        try:
+            run = self._run(step, call, expected)
+        except DynamicPairError:
+            if is_proof and programs.fix_numbers():
+                return self.compute(args, kwargs)
+            raise
+        if is_proof:
+            step.numbers = ()
+        return self._finish(run)
 
     def _run_first(self, args: tuple, kwargs: dict) -> Run:
         """Computes what there is no graph for, and records one."""

@@ -40,6 +40,8 @@ class Step:
         left: The places where the pair leaves another tensor at every run.
         buffers: The buffers that it changes in place.
         has_report: Whether its last result is the estimator's report.
+        numbers: The numbers that are inputs, as they were when it was
+            recorded; none once others have been tried as well.
     """
 
     program: Program
@@ -51,6 +53,7 @@ class Step:
     left: list[Place]
     buffers: list[Tensor]
     has_report: bool
+    numbers: tuple[float, ...]
 
 
 class Programs:
@@ -99,6 +102,10 @@ class Programs:
         """Makes numbers that were inputs values again; whether there were."""
         self._reads.forget()
         return self._numbers.fix()
+
+    def list_numbers(self, call: Arguments) -> tuple[float, ...]:
+        """Returns the numbers that are inputs."""
+        return (*call.numbers, *(value for _, value in self._reads.numbers))
 
     def find_step(self, call: Arguments) -> Step | None:
         """Returns the step for such arguments, if there is one.
@@ -211,6 +218,7 @@ class Programs:
             rehearsal.left,
             rehearsal.buffers,
             run.report is not None,
+            self.list_numbers(call),
         )
         self._steps.setdefault(self._key(call), []).append(step)
         return step
@@ -292,7 +300,7 @@ class Programs:
         """
         read = self._reads.tensors
         others = [tensor for tensor in read if call.place_of(tensor) is None]
-        numbers = [*call.numbers, *(value for _, value in self._reads.numbers)]
+        numbers = self.list_numbers(call)
         tensors = [*self.params[:num_params], *call.tensors, *others]
         return tensors + list(map(as_tensor, numbers)) if numbers else tensors
 

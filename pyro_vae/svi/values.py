@@ -6,7 +6,7 @@ result of the graph, to be compared at every call, unless it is constant.
 """
 
 import linecache
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from sys import _getframe as get_frame
 from typing import Any, NamedTuple
 
@@ -38,6 +38,8 @@ _READING_OPERATORS = {
     aten.unique_consecutive.default: "torch.unique_consecutive",
     aten.repeat_interleave.Tensor: "torch.repeat_interleave",
 }
+# Functions that copy numbers, and those of tensors in lists, without a record.
+_COPYING = (torch.tensor, torch.as_tensor, torch.asarray)
 _OWN = ("torch", "pyro_vae.svi")
 _PACKING = aten._pack_padded_sequence.default  # by the lengths, its second
 
@@ -96,6 +98,8 @@ class Recording(TorchFunctionMode):
             return self._put(*args)
         if function in (Tensor.masked_select, torch.masked_select):
             return self._take(*torch.broadcast_tensors(*args, *kwargs.values()))
+        if function in _COPYING and args and isinstance(args[0], list | tuple):
+            return self._copy(function, args[0], kwargs)
         if function is F.one_hot:
             return self._one_hot(*args, **kwargs)
         return function(*args, **kwargs)
@@ -173,6 +177,21 @@ class Recording(TorchFunctionMode):
                 found.append(part)
         return tuple(found)
 
+    def _copy(
+        self, function: Callable, entries: Sequence[Any], options: Any
+    ) -> Tensor:
+        """Returns `torch.tensor([x, y])`, which would read the entries."""
+        if not any(isinstance(part, Tensor) for part in _flatten(entries)):
+            return function(entries, **options)
+        with untraced():
+            like = function(_detach(entries), **options)
+        parts = [
+            part.detach().reshape(()) if isinstance(part, Tensor) else part
+            for part in _flatten(entries)
+        ]
+        made = [torch.as_tensor(part).to(like) for part in parts]
+        return torch.stack(made).reshape(like.shape)
+
     def _one_hot(self, tensor: Tensor, num_classes: int = -1) -> Tensor:
         """Returns one-hot vectors as torch's function does, but unchecked."""
         if num_classes < 0:
@@ -219,6 +238,26 @@ def _is_asserted() -> bool:
         frame = frame.f_back
     line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
     return line.lstrip().startswith("assert ")
+
+
+def _flatten(entries: Sequence[Any]) -> Iterator[Any]:
+    """Yields the numbers and tensors of nested lists."""
+    for entry in entries:
+        if isinstance(entry, list | tuple):
+            yield from _flatten(entry)
+        elif isinstance(entry, Tensor) and entry.dim():
+            yield from _flatten(list(entry))
+        else:
+            yield entry
+
+
+def _detach(entries: Any) -> Any:
+    """Returns nested lists whose tensors are cut off from autograd."""
+    if isinstance(entries, Tensor):
+        return entries.detach()
+    if isinstance(entries, list | tuple):
+        return [_detach(entry) for entry in entries]
+    return entries
 
 
 def _axis(tensor: Tensor, parts: Sequence[Any], place: int) -> int:
