@@ -244,9 +244,9 @@ class CompiledSVI:
 
     def _add_given(self, run: Run) -> tuple[list[Tensor], list[Tensor]]:
         """Adds the gradients that a `backward` of the user's has left."""
-        if not any(param.grad is not None for param in run.announced):
-            return run.stepped, run.gradients
         given = {p: p.grad for p in run.announced if p.grad is not None}
+        if not given:
+            return run.stepped, run.gradients
         if self.clip_norm is not None and any(g.any() for g in given.values()):
             raise ValueError(
                 "parameters have a gradient of their own before the step, and "
