@@ -17,18 +17,19 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 CODE = [*FILES, *sorted((ROOT / "scripts").rglob("*.py"))]
 LIBRARY = {
     "by_hand": set(),
-    "data": set(),
+    "data": {"files"},
     "figures": set(),
+    "files": set(),
     "parts": set(),
     "randomness": set(),
-    "svi": set(),
+    "svi": {"files"},
     "pair": {"parts"},
     "inference": {"pair", "svi"},
     "vae": {"inference", "pair", "parts"},
     "objectives": {"parts", "svi", "vae"},
     "evaluation": {"inference", "parts", "randomness", "svi", "vae"},
     "config": {"inference", "objectives", "parts", "vae"},
-    "runs": {"config", "data", "parts", "vae"},
+    "runs": {"config", "data", "files", "parts", "vae"},
     "training": {
         "config",
         "data",

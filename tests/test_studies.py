@@ -323,19 +323,25 @@ def test_numpyro_is_left_out_with_a_sentence_where_it_is_missing():
 
 
 def test_the_benchmark_judges_its_targets():
-    ours, pair = "pyro_vae, compiled, highest", next(iter(PAIRS))
-    table = pd.DataFrame(
-        {
-            "what": pair,
-            "batch_size": [128, 128, 128, 32],
-            "rival": [ours, SVI, "floor, highest", ours],
-            "ms": [2.0, 7.0, 1.0, 2.0],
-        }
-    )
-    assert list(judge(table)["targets"]) == [
-        f"met: 3.50 times as fast as {SVI}, target 3.00; "
-        "MISSED: 0.50 times as fast as floor, highest, target 0.77",
-        "",
+    ours, low = "pyro_vae, compiled, highest", "pyro_vae, compiled, medium"
+    rivals = [ours, SVI, NUMPYRO, "floor, highest", low, "floor, medium"]
+    times = [2.0, 7.0, 3.0, 1.0, 1.2, 1.0]
+    steps = {"what": next(iter(PAIRS)), "batch_size": 128.0}
+    fit = {"what": "fit.py", "batch_size": None, "rival": "eager", "ms": 9.0}
+    rows = [
+        {**steps, "rival": rival, "ms": ms}
+        for rival, ms in zip(rivals, times, strict=True)
+    ]
+    table = judge(pd.DataFrame([*rows, fit]))
+    ratios = list(table["times_the_floor"])
+    assert ratios[:-1] == [2.0, 7.0, 3.0, 1.0, 1.2, 1.0]
+    assert ratios[-1] != ratios[-1]  # a fit has no floor
+    assert list(table["targets"]) == [
+        "MISSED: 2.00 times the floor, target at most 1.15; "
+        "met: 1.50 times as fast as NumPyro",
+        *[""] * 3,
+        "met: 1.20 times the floor, target at most 1.25; "
+        "met: 2.50 times as fast as NumPyro",
         "",
         "",
     ]

@@ -9,6 +9,7 @@ import struct
 from pathlib import Path
 
 from pyro_vae.data.dataset import DataError, Dataset, to_unit_interval
+from pyro_vae.files import find_cache
 
 TORCHVISION = {  # the class in torchvision.datasets, by our name
     "mnist": "MNIST",
@@ -38,13 +39,11 @@ class DataUnavailableError(DataError):
 def default_data_dir() -> Path:
     """Returns the folder that data sets are kept in.
 
-    It is the environment variable `PYRO_VAE_DATA` if that is set, else
-    `pyro_vae` in `XDG_CACHE_HOME` or in `.cache` in the user's home.
+    It is the environment variable `PYRO_VAE_DATA` if that is set, else the
+    package's cache folder.
     """
-    if folder := os.environ.get("PYRO_VAE_DATA"):
-        return Path(folder)
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "pyro_vae"
+    folder = os.environ.get("PYRO_VAE_DATA")
+    return Path(folder) if folder else find_cache()
 
 
 def load_torchvision(name: str, root: Path) -> Dataset:

@@ -16,22 +16,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from pyro_vae.files import write_atomically
+
 CHECKPOINT = "checkpoint.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"
 
 
 class FileError(ValueError):
     """A file is missing, damaged, or was not written by pyro_vae."""
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file so that a crash leaves either the old or the new one."""
-    temporary = path.with_name(path.name + ".partial")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

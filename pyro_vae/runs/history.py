@@ -4,7 +4,8 @@ import csv
 import io
 from pathlib import Path
 
-from pyro_vae.runs.files import FileError, write_atomically
+from pyro_vae.files import write_atomically
+from pyro_vae.runs.files import FileError
 
 HISTORY = "elbo.csv"
 

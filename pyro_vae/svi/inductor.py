@@ -5,9 +5,11 @@ by tests/test_svi_compat.py.
 """
 
 import functools
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +17,8 @@ from torch import Tensor, fx
 from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+from pyro_vae.files import find_cache, make_code_folder
 
 __all__ = [
     "compile_by_inductor",
@@ -36,14 +40,13 @@ def load_compiler() -> None:
 
 
 @contextmanager
-def faking() -> Iterator[None]:
+def faking(shapes: ShapeEnv | None = None) -> Iterator[None]:
     """Gives torch one mode for the fake tensors of a graph.
 
-    A recording would make one for each operation. And Inductor looks into its
-    cache on disk only where there is a ShapeEnv.
+    A recording would make one for each operation.
     """
     mode = FakeTensorMode(
-        shape_env=ShapeEnv(), static_shapes=True, allow_fallback_kernels=True
+        shape_env=shapes, static_shapes=True, allow_fallback_kernels=True
     )
     with tracing(TracingContext(mode)):
         yield
@@ -63,12 +66,40 @@ def compile_by_inductor(
         "cpp.vec_isa_ok": True,  # the processor's word, without a trial build
         "triton.cudagraphs": any(tensor.is_cuda for tensor in inputs),
     }
-    with torch.no_grad(), warnings.catch_warnings(), faking():
+    # Inductor looks into its cache on disk only where there is a ShapeEnv.
+    faked = faking(ShapeEnv())
+    with torch.no_grad(), _compile_cache(), warnings.catch_warnings(), faked:
         # One part of torch warns about another.
         warnings.simplefilter("ignore", FutureWarning)
         return _inductor.compile(
             graph, [tensor.detach() for tensor in inputs], options
         )
+
+
+@contextmanager
+def _compile_cache() -> Iterator[None]:
+    """Has Inductor keep what it compiles, and runs, in a folder of the user's.
+
+    Its own choice, which it writes to the environment, is one of a name that
+    anybody can guess, in the system's folder of temporary files, where another
+    user may have put code before.
+    """
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    before = os.environ.get(name)
+    if before is None or before == default_cache_dir():
+        chosen = find_cache() / "inductor"
+    else:
+        chosen = Path(before)
+    os.environ[name] = str(make_code_folder(chosen.absolute()))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def multiply_by_onednn(left: Tensor, right: Tensor) -> Tensor:

@@ -1,13 +1,12 @@
-"""Which kernel a graph's large float32 matrix products run on, on the CPU.
+"""The large float32 matrix products of a graph, on the CPU.
 
-torch multiplies float32 matrices with MKL, which on AMD's processors takes
-twice as long as oneDNN, which torch has as well. And
+Each runs on the kernel that is fastest here, which svi/kernels.py measures. And
 `torch.set_float32_matmul_precision("medium")` converts both operands to
 bfloat16 at every product, where a graph can convert each tensor once.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,7 +18,8 @@ from pyro_vae.svi.compat import (
     read_example,
     writes_in_place,
 )
-from pyro_vae.svi.inductor import describe_processor, multiply_by_onednn
+from pyro_vae.svi.inductor import multiply_by_onednn
+from pyro_vae.svi.kernels import choose_kernel
 
 PRECISIONS = ("highest", "high", "medium")
 LARGE = 1 << 20  # multiplications from which another kernel pays its call
@@ -55,7 +55,7 @@ def check_precision(precision: str) -> None:
 def choose_matmuls(
     graph: fx.GraphModule,
     precision: str,
-    processor: Mapping[str, Any] | None = None,
+    choose: Callable[[Tensor, Tensor, str], str] = choose_kernel,
 ) -> None:
     """Rewrites a recorded graph's large float32 products, in place.
 
@@ -64,21 +64,24 @@ def choose_matmuls(
         precision: `highest` and `high` multiply in float32 (`high` is TF32 on
             CUDA, which is a setting of torch's and not of the graph's).
             `medium` rounds operands and results to bfloat16 and sums in
-            float32, where the processor can; all else stays in float32.
-        processor: The processor that the graph is for, as
-            `torch.cpu.get_capabilities` describes it; by default this one.
+            float32, where the processor can and it is faster; all else stays
+            in float32.
+        choose: Takes two operands and the precision, and returns the kernel's
+            name in `KERNELS`.
     """
-    if processor is None:
-        processor = describe_processor()
-    product = _choose_kernel(graph.graph, precision, processor)
-    if product is None:
-        return
+    products: dict[str, Product] = {
+        "onednn": _onednn_product(graph.graph),
+        "bfloat16": _low_product(graph.graph),
+    }
     for node in list(graph.graph.nodes):
         bias, left, right = _read_operands(node)
         if not _is_large(left, right):
             continue
+        kernel = choose(read_example(left), read_example(right), precision)
+        if kernel not in products:
+            continue
         with graph.graph.inserting_before(node):
-            result = product(left, right)
+            result = products[kernel](left, right)
             if bias is not None:
                 result = _call(graph.graph, aten.add.Tensor, result, bias)
         result.meta = dict(node.meta)  # the next product asks for its shape
@@ -96,19 +99,6 @@ def _read_operands(node: fx.Node) -> tuple[Any, Any, Any]:
         bias, left, right = node.args
         return bias, left, right
     return None, None, None
-
-
-def _choose_kernel(
-    graph: fx.Graph, precision: str, processor: Mapping[str, Any]
-) -> Product | None:
-    """Returns what inserts a product, or None if torch's is the best."""
-    if precision == "medium" and (
-        processor.get("avx512_bf16") or processor.get("amx_bf16")
-    ):
-        return _low_product(graph)
-    if str(processor.get("cpu_name")).startswith("AMD"):
-        return _onednn_product(graph)
-    return None
 
 
 def _low_product(graph: fx.Graph) -> Product:

@@ -18,7 +18,7 @@ from pyro_vae.cli.flags import CommandLine, check_at_least_1
 from pyro_vae.config.variants import PRIORS
 from pyro_vae.data import Dataset, load
 from pyro_vae.evaluation import integrate
-from pyro_vae.runs.files import write_atomically
+from pyro_vae.files import write_atomically
 
 TOLERANCE = 1e-2  # of log p(x), in nats: far below what seeds differ by
 CHOICES = ("dataset", "prior", "guide", "seed", "epochs")

@@ -6,8 +6,7 @@ minibatches. NumPyro's stands in rivals_numpyro.py.
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,12 +28,17 @@ from pyro_vae import (
 )
 from pyro_vae.parts.guides import MIN_SCALE
 from pyro_vae.svi import CompiledSVI, make_svi
+from pyro_vae.svi.kernels import (
+    KERNELS,
+    list_kernels,
+    prepare_operands,
+    time_kernels,
+)
 
 LEARNING_RATE = 1e-3
 LARGE = 1 << 20  # multiplications, from which a product belongs to the floor
 
 Batches = Sequence[Tensor]
-Product = tuple[Tensor, Tensor, Tensor]  # left, right, out
 
 
 class NotInstalledError(ImportError):
@@ -126,15 +130,16 @@ def ours_compiled(precision: str) -> MakeRival:
 def floor(precision: str) -> MakeRival:
     """Returns what makes a lower bound on the time of a step.
 
-    It takes the pair's large matrix products and one fused Adam, and fits
-    nothing. The products are torch's, at torch's setting of that precision.
+    It takes the pair's large matrix products, each by the fastest of torch's
+    kernels for it on this machine, and one fused Adam, and fits nothing.
     """
 
     def make(vae: VAE, batch_size: int) -> Rival:
-        products: list[Product] = []
+        products: list[Callable[[], Tensor]] = []
         for network in (vae.guide.encoder, _decoder(vae)):
             for index, layer in enumerate(_linears(network)):
-                products += _products(layer, batch_size, first=index == 0)
+                pairs = _products(layer, batch_size, first=index == 0)
+                products += [_fastest(*pair, precision) for pair in pairs]
         params = list(vae.parameters())
         grads = [torch.randn_like(param) for param in params]
         for param, grad in zip(params, grads, strict=True):
@@ -142,10 +147,10 @@ def floor(precision: str) -> MakeRival:
         adam = torch.optim.Adam(params, lr=0.0, fused=True)
 
         def steps(batches: Batches) -> None:
-            with torch.no_grad(), matmul_precision(precision):
+            with torch.no_grad():
                 for _ in batches:
-                    for left, right, out in products:
-                        torch.mm(left, right, out=out)
+                    for multiply in products:
+                        multiply()
                     adam.step()
 
         return Rival(steps, None)
@@ -200,17 +205,6 @@ class HandWritten(nn.Module):
         squares = ((x - output) / noise).square().sum()
         log_norm = x.numel() * (noise.log() + 0.5 * math.log(2 * math.pi))
         return 0.5 * squares + log_norm - log_ratio
-
-
-@contextmanager
-def matmul_precision(precision: str) -> Iterator[None]:
-    """Sets torch's precision of float32 matrix products for a block."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 RIVALS: dict[str, MakeRival] = {
@@ -272,17 +266,29 @@ def _linears(network: nn.Module) -> list[nn.Linear]:
     return [m for m in network.modules() if isinstance(m, nn.Linear)]
 
 
-def _products(layer: nn.Linear, batch_size: int, first: bool) -> list[Product]:
-    """Returns a layer's large products, forward and backward."""
+def _products(
+    layer: nn.Linear, batch_size: int, first: bool
+) -> list[tuple[Tensor, Tensor]]:
+    """Returns the operands of a layer's large products, forward and back."""
     fan_out, fan_in = layer.weight.shape
     if batch_size * fan_in * fan_out < LARGE:
         return []
     weight = layer.weight.detach()
     x, y = torch.randn(batch_size, fan_in), torch.randn(batch_size, fan_out)
-    products = [
-        (x, weight.t(), torch.empty_like(y)),
-        (y.t(), x, torch.empty_like(weight)),
-    ]
+    products = [(x, weight.t()), (y.t(), x)]
     if not first:
-        products.append((y, weight, torch.empty_like(x)))
+        products.append((y, weight))
     return products
+
+
+def _fastest(
+    left: Tensor, right: Tensor, precision: str
+) -> Callable[[], Tensor]:
+    """Returns what multiplies two matrices by torch's fastest kernel."""
+    times = time_kernels(left, right, list_kernels(precision))
+    kernel = min(times, key=lambda name: times[name])
+    operands = prepare_operands(left, right, kernel)
+    if kernel == "onednn":
+        return lambda: KERNELS[kernel](*operands)
+    out = torch.empty(len(left), right.shape[1], dtype=operands[0].dtype)
+    return lambda: torch.mm(*operands, out=out)

@@ -1,0 +1,100 @@
+"""Files that are written whole or not at all, and folders of the user's own."""
+
+import functools
+import os
+import stat
+import tempfile
+import warnings
+from pathlib import Path
+
+PARTIAL = ".partial"  # the ending of a file that is being written
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file so that a crash leaves either the old or the new one.
+
+    The new content is on the disk before it takes the old one's place, and so
+    is the new name before this returns. A link of that name is replaced, and
+    what it points to is left alone.
+
+    Raises:
+        OSError: If the folder cannot be written to.
+    """
+    partial = path.with_name(path.name + PARTIAL)
+    partial.unlink(missing_ok=True)  # of a crash, or a link to elsewhere
+    with open(partial, "xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Brings the names in a folder to the disk, where the system can."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def find_cache() -> Path:
+    """Returns the folder for what can be made again; it may not exist yet.
+
+    It is `pyro_vae` in `XDG_CACHE_HOME`, or in `.cache` in the user's home.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "pyro_vae"
+
+
+@functools.cache
+def make_code_folder(folder: Path) -> Path:
+    """Returns a folder for code that will be run: the given one if it is safe.
+
+    It is made if it does not exist. It is safe if nobody but its user can write
+    to it, or put another in its place. Otherwise a warning says so, and the
+    folder returned is a new one, to be deleted when the process ends.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fault = _find_fault(folder.resolve())
+    except OSError as error:
+        fault = f"{folder} cannot be made: {error.strerror}"
+    if fault is None:
+        return folder
+    warnings.warn(
+        f"{fault}; nothing that is compiled now is kept for the next time. "
+        "Expected a folder that only you can write to: name another in "
+        "TORCHINDUCTOR_CACHE_DIR, or mend it with chmod",
+        stacklevel=3,
+    )
+    temporary = tempfile.TemporaryDirectory(prefix="pyro_vae_")
+    _kept.append(temporary)
+    return Path(temporary.name)
+
+
+_kept: list[tempfile.TemporaryDirectory] = []  # until the process ends
+
+
+def _find_fault(folder: Path) -> str | None:
+    """Returns who else can put files into a folder; None if nobody can."""
+    if not hasattr(os, "getuid"):
+        return None  # Windows has no such owners
+    state = folder.stat()
+    if state.st_uid != os.getuid():
+        return f"{folder} belongs to the user of number {state.st_uid}"
+    if state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        mode = stat.S_IMODE(state.st_mode)
+        return f"other users can write to {folder} (mode {mode:o})"
+    for parent in folder.parents:
+        state = parent.stat()
+        everybody = state.st_mode & stat.S_IWOTH
+        # In a sticky folder, only its owner can rename a file.
+        if everybody and not state.st_mode & stat.S_ISVTX:
+            return f"other users can replace {folder}: they can write {parent}"
+        if state.st_uid not in (0, os.getuid()):
+            return f"{parent} belongs to the user of number {state.st_uid}"
+    return None

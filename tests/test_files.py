@@ -1,0 +1,146 @@
+"""Files written whole or not at all, and a folder for code that is run."""
+
+import os
+import stat
+import warnings
+
+import pytest
+import torch
+
+from pyro_vae import files
+from pyro_vae.svi import compile_graph
+
+
+@pytest.fixture(autouse=True)
+def forgotten():
+    files.make_code_folder.cache_clear()
+    yield
+    files.make_code_folder.cache_clear()
+
+
+def test_a_link_is_replaced_and_not_followed(tmp_path):
+    other = tmp_path / "other"
+    other.write_text("mine")
+    for name in ("model", "model" + files.PARTIAL):
+        (tmp_path / name).symlink_to(other)
+    files.write_atomically(tmp_path / "model", b"new")
+    assert other.read_text() == "mine"
+    assert (tmp_path / "model").read_text() == "new"
+    assert not (tmp_path / "model").is_symlink()
+    assert not (tmp_path / ("model" + files.PARTIAL)).exists()
+
+
+@pytest.mark.parametrize("fails", ["fsync", "replace"])
+def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch, fails):
+    path = tmp_path / "model"
+    path.write_text("old")
+
+    def fail(*args):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, fails, fail)
+    with pytest.raises(OSError, match="no space"):
+        files.write_atomically(path, b"new")
+    assert path.read_text() == "old"
+    monkeypatch.undo()
+    files.write_atomically(path, b"newer")  # over what the failure left
+    assert path.read_text() == "newer"
+
+
+def test_content_and_name_reach_the_disk_in_order(tmp_path, monkeypatch):
+    steps = []
+    for name in ("fsync", "replace"):
+        original = getattr(os, name)
+
+        def note(*args, name=name, original=original):
+            steps.append(name)
+            return original(*args)
+
+        monkeypatch.setattr(os, name, note)
+    files.write_atomically(tmp_path / "model", b"new")
+    assert steps == ["fsync", "replace", "fsync"]
+
+
+def test_a_new_folder_is_the_users_alone(tmp_path):
+    folder = tmp_path / "cache" / "code"
+    assert files.make_code_folder(folder) == folder
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o777, 0o1777, 0o720])
+def test_a_folder_that_others_can_write_to_is_not_used(tmp_path, mode):
+    folder = tmp_path / "code"
+    folder.mkdir()
+    folder.chmod(mode)
+    with pytest.warns(
+        UserWarning, match=f"other users can write to .*{mode:o}"
+    ):
+        used = files.make_code_folder(folder)
+    assert used != folder and not any(folder.iterdir())
+    assert stat.S_IMODE(used.stat().st_mode) == 0o700
+
+
+def test_a_folder_that_others_can_replace_is_not_used(tmp_path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    with pytest.warns(UserWarning, match="other users can replace"):
+        files.make_code_folder(shared / "code")
+    shared.chmod(0o1777)  # sticky, as the system's folder is
+    files.make_code_folder.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert files.make_code_folder(shared / "code") == shared / "code"
+
+
+def test_a_folder_of_another_user_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "getuid", lambda: 1 + tmp_path.stat().st_uid)
+    with pytest.warns(UserWarning, match="belongs to the user of number"):
+        assert files.make_code_folder(tmp_path / "code") != tmp_path / "code"
+
+
+def test_a_link_to_a_folder_that_others_can_write_to_is_not_used(tmp_path):
+    target = tmp_path / "target"
+    target.mkdir()
+    target.chmod(0o777)
+    (tmp_path / "code").symlink_to(target)
+    with pytest.warns(UserWarning, match="other users can write"):
+        files.make_code_folder(tmp_path / "code")
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match="cannot be made"):
+        files.make_code_folder(tmp_path / "file" / "code")
+
+
+@pytest.mark.parametrize("chosen", [False, True])
+def test_what_is_compiled_is_kept_in_the_users_folder(
+    tmp_path, monkeypatch, chosen
+):
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / "home" / "pyro_vae" / "inductor"
+    if chosen:
+        folder = tmp_path / "chosen"
+        monkeypatch.setenv(name, str(folder))
+    compiled = compile_graph(
+        lambda x: [(x + chosen).sin().cos()], [torch.ones(3)]
+    )
+    torch.testing.assert_close(
+        compiled(torch.zeros(3)), [torch.full((3,), float(chosen)).sin().cos()]
+    )
+    assert list(folder.rglob("*.so"))
+    if chosen:
+        assert os.environ[name] == str(folder)
+
+
+def test_the_folder_is_checked_before_each_compilation(tmp_path, monkeypatch):
+    folder = tmp_path / "code"
+    folder.mkdir()
+    folder.chmod(0o777)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    with pytest.warns(UserWarning, match="TORCHINDUCTOR_CACHE_DIR"):
+        compile_graph(lambda x: [x.sin().tan()], [torch.ones(3)])
+    assert not any(folder.iterdir())
