@@ -3,15 +3,20 @@
 import argparse
 import sys
 
+import pyro_vae.cli.start as start  # first
 from pyro_vae import __version__
 from pyro_vae.cli import compare, evaluate, fit
 from pyro_vae.cli.command import run
+from pyro_vae.cli.streams import tolerate_closed_streams
+
+start.give_back()
 
 COMMANDS = {"fit": fit, "evaluate": evaluate, "compare": compare}
 
 
 def main() -> None:
     """Runs the command that the first word names."""
+    tolerate_closed_streams()
     about = "".join(
         f"\n  {name:<10}{module.__doc__}" for name, module in COMMANDS.items()
     )

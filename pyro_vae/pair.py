@@ -2,18 +2,16 @@
 
 import itertools
 import weakref
+from typing import Any
 
 import pyro
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from pyro_vae.parts.checks import call_part, check_latent_dim
 from pyro_vae.parts.contracts import AmortizedGuide, check_distribution
-from pyro_vae.parts.distributions import (
-    count_states,
-    declare_latents,
-    declare_site,
-)
+from pyro_vae.parts.distributions import declare_latents, declare_site
 from pyro_vae.parts.gradient_estimators import GradientEstimator
 
 _count = itertools.count()
@@ -55,6 +53,17 @@ def _forget(prefix: str) -> None:
         del store[name]
 
 
+def state_without_marks(module: nn.Module) -> dict[str, Any]:
+    """Returns a module's state, to be pickled.
+
+    `pyro.param` leaves a weak reference on each parameter, which cannot be
+    pickled, and puts it there anew whenever the parameter is announced.
+    """
+    for parameter in module.parameters():
+        parameter.__dict__.pop("unconstrained", None)
+    return module.__dict__.copy()
+
+
 class Model(nn.Module):
     r"""The generative model as a Pyro callable: sample sites `z` and `x`.
 
@@ -69,6 +78,9 @@ class Model(nn.Module):
         super().__init__()
         self.prior = prior
         self.likelihood = likelihood
+
+    def __getstate__(self) -> dict[str, Any]:
+        return state_without_marks(self)
 
     def forward(
         self,
@@ -98,7 +110,7 @@ class Model(nn.Module):
         with _data_plate(x, num_data):
             p = self.prior()
             z = declare_latents(p, {})
-            _check_size(z.shape[-1], p)
+            check_latent_dim(z.shape[-1], p)
             declare_site("x", self.decode(z, x.shape[-1]), obs=x)
         return z
 
@@ -113,7 +125,7 @@ class Model(nn.Module):
             ValueError: If the likelihood returns anything else.
         """
         return check_distribution(
-            self.likelihood(z),
+            call_part(self.likelihood, "likelihood", z),
             f"likelihood {type(self.likelihood).__name__}",
             "p(x | z)",
             z.shape[:-1],
@@ -137,6 +149,9 @@ class Guide(nn.Module):
         super().__init__()
         self.distribution = distribution
         self.gradient = gradient
+
+    def __getstate__(self) -> dict[str, Any]:
+        return state_without_marks(self)
 
     @property
     def encoder(self) -> nn.Module:
@@ -166,7 +181,7 @@ class Guide(nn.Module):
         Raises:
             ValueError: If the guide is no `AmortizedGuide`.
         """
-        return self._amortized().encoder(x)
+        return call_part(self._amortized().encoder, "encoder", x)
 
     def family(self, parameters: Tensor) -> Distribution:
         """Returns the member of the guide's family with parameters `(..., F)`.
@@ -183,7 +198,7 @@ class Guide(nn.Module):
             ValueError: If the module returns anything else.
         """
         return check_distribution(
-            self.distribution(x),
+            call_part(self.distribution, "guide", x),
             f"guide {type(self.distribution).__name__}",
             "q(z | x)",
             x.shape[:1],
@@ -242,35 +257,6 @@ def _data_plate(x: Tensor, num_data: int | None) -> pyro.plate:
         )
     indices = torch.arange(size, device=x.device)
     return pyro.plate("data", num_data or size, subsample=indices)
-
-
-def check_latents(q: Distribution, p: Distribution) -> None:
-    """Refuses a guide whose latents are not the prior's.
-
-    Args:
-        q: q(z | x), event shape `(P,)`.
-        p: p(z), event shape `(P,)`.
-
-    Raises:
-        ValueError: If their sizes or their discrete states differ.
-    """
-    _check_size(q.event_shape[-1], p)
-    ours, theirs = count_states(q), count_states(p)
-    if ours != theirs:
-        raise ValueError(
-            f"the guide's q(z | x) is {type(q).__name__} with {ours} discrete "
-            f"states and the prior's p(z) {type(p).__name__} with {theirs}; "
-            "expected as many: use the guide that goes with the prior"
-        )
-
-
-def _check_size(size: int, p: Distribution) -> None:
-    if size != p.event_shape[-1]:
-        raise ValueError(
-            f"the guide's z has {size} dimensions and the prior's "
-            f"{p.event_shape[-1]}; expected as many of both: change the "
-            "guide's outputs or the prior's size"
-        )
 
 
 def check_images(x: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_vae.inference import Amortized, Inference
-from pyro_vae.pair import Guide, Model, check_images, check_latents
+from pyro_vae.pair import Guide, Model, check_images, state_without_marks
+from pyro_vae.parts.checks import check_latents, check_part, check_sizes
 from pyro_vae.parts.contracts import AmortizedGuide, check_distribution
 from pyro_vae.parts.distributions import (
     center,
@@ -49,7 +50,8 @@ class VAE(nn.Module):
 
     Raises:
         ValueError: If the gradient estimator cannot take such latents, a part
-            is not what its place asks for, or E-steps have a guide that is no
+            is not what its place asks for, or this package's own parts are of
+            sizes that do not fit together, or E-steps have a guide that is no
             `AmortizedGuide`.
 
     References:
@@ -65,16 +67,12 @@ class VAE(nn.Module):
         inference: Inference | None = None,
     ):
         super().__init__()
-        for part, name in (
+        for part, place in (
             (prior, "prior"),
             (likelihood, "likelihood"),
             (guide, "guide"),
         ):
-            if not isinstance(part, nn.Module):
-                raise ValueError(
-                    f"the {name} is of type {type(part).__name__}; expected a "
-                    "module whose forward returns a distribution"
-                )
+            check_part(part, place)
         name = f"prior {type(prior).__name__}"
         p = check_distribution(prior(), name, "p(z)", torch.Size())
         gradient = gradient or choose_gradient(p)
@@ -91,10 +89,14 @@ class VAE(nn.Module):
                 "whose family(parameters) E-steps climb in: derive the guide "
                 "from AmortizedGuide, or use Amortized()"
             )
+        check_sizes(p, likelihood, guide)
         self.model = Model(prior, likelihood)
         self.guide = Guide(guide, gradient)
         self.inference = inference
         self.recipe: Mapping[str, Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return state_without_marks(self)
 
     @property
     def prior(self) -> nn.Module:

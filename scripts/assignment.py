@@ -11,11 +11,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+import _start  # first
 from tqdm import tqdm
 
 from pyro_vae.cli.command import run
 from pyro_vae.cli.flags import CommandLine, check_at_least_1
+from pyro_vae.files import write_atomically
 
+_start.give_back()
 SOURCE = Path(__file__).parents[1] / "notebooks" / "assignment.py"
 PROGRAMS = {
     "pandoc": "pandoc",
@@ -170,7 +173,7 @@ def execute(notebook: Any) -> None:
         except DeadKernelError:
             raise ValueError(
                 "the notebook's Python process ended; expected it to run to "
-                "the last cell: there may be too little memory"
+                "the last cell: it was stopped, or there was too little memory"
             ) from None
     strip(notebook)
 
@@ -250,9 +253,7 @@ def move_title(notebook: Any) -> None:
 
 def write(path: Path, content: bytes) -> None:
     """Writes a file whole, or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(content)
-    part.replace(path)
+    write_atomically(path, content)
     print(f"wrote {path}, {len(content) / 1e6:.1f} MB")
 
 

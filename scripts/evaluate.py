@@ -1,5 +1,7 @@
 """`pyro-vae evaluate`, in a clone of the repository."""
 
+import _start  # noqa: F401  # first
+
 from pyro_vae.cli import evaluate
 from pyro_vae.cli.command import run
 

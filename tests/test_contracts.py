@@ -360,12 +360,14 @@ def test_a_likelihood_of_another_kind_is_refused(made, message):
 
 
 def test_a_guide_of_another_size_than_the_prior_is_refused():
-    vae = own_vae(guide=NormalGuide(nn.Linear(D, 6)))
+    message = "z has 3 dimensions and the prior's 2; expected"
+    with pytest.raises(ValueError, match=message):
+        own_vae(guide=NormalGuide(nn.Linear(D, 6)))
+    untold = nn.Sequential(nn.Linear(D, 6))  # it tells no out_features
+    vae = own_vae(guide=NormalGuide(untold))
     svi = SVI(vae.model, vae.guide, Adam({"lr": 1e-2}), Trace_ELBO())
     for call in (vae.compute_elbo, svi.step):
-        with pytest.raises(
-            ValueError, match="z has 3 dimensions and the prior's 2; expected"
-        ):
+        with pytest.raises(ValueError, match=message):
             call(torch.rand(8, D))
 
 
@@ -377,6 +379,9 @@ def test_a_continuous_guide_of_a_discrete_prior_is_refused():
         (mixture.prior, guide, r"with 1 discrete .* NormalMixture with 3; exp"),
         (NormalPrior(P), mixture.guide.distribution, "with 3 .* with 1; exp"),
     ):
+        with pytest.raises(ValueError, match=message):
+            VAE(prior, mixture.likelihood, q)
+        q.encoder = nn.Sequential(q.encoder)  # it tells no out_features
         vae = VAE(prior, mixture.likelihood, q)
         with pytest.raises(ValueError, match=message):
             vae.compute_elbo(torch.rand(8, D))

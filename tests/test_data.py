@@ -9,11 +9,12 @@ from pyro_vae.data import (
     DataError,
     DataUnavailableError,
     default_data_dir,
+    downloads,
     draw_binary,
     load,
     minibatches,
 )
-from pyro_vae.data.downloads import IDX_FILES
+from pyro_vae.data.downloads import IDX_FILES, git_hash
 from tests.statistics import assert_mean
 
 
@@ -21,6 +22,7 @@ from tests.statistics import assert_mean
 def no_network(monkeypatch):
     for kind in (datasets.MNIST, datasets.FashionMNIST, datasets.KMNIST):
         monkeypatch.setattr(kind, "mirrors", ["file:///nowhere/"])
+    monkeypatch.setattr(downloads, "HTTPS_MIRRORS", {})
 
 
 def write_idx(folder, name):
@@ -32,11 +34,14 @@ def write_idx(folder, name):
 
 
 @pytest.fixture
-def fake_raw(tmp_path):
+def fake_raw(tmp_path, monkeypatch):
     folder = tmp_path / "FashionMNIST" / "raw"
     folder.mkdir(parents=True)
+    checksums = downloads.CHECKSUMS["fashion-mnist"]
     for name in IDX_FILES:
         write_idx(folder, name)
+        checksum = git_hash((folder / name).read_bytes())
+        monkeypatch.setitem(checksums, name, checksum)
     return folder
 
 
@@ -76,8 +81,10 @@ def test_a_corrupt_file_is_named(fake_raw):
 
 
 def test_mnist_is_held_to_its_checksums(fake_raw):
+    path = fake_raw / "train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x07")
     fake_raw.parent.rename(fake_raw.parents[1] / "MNIST")
-    with pytest.raises(DataError, match=r"train-images.* MD5 checksum; delete"):
+    with pytest.raises(DataError, match=r"train-images.* its checksum; delete"):
         load("mnist", fake_raw.parents[1])
 
 

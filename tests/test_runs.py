@@ -26,17 +26,33 @@ from pyro_vae import (
     save_vae,
 )
 from pyro_vae.config import check_describes
-from pyro_vae.runs.files import CHECKPOINT, PREVIOUS, FileError
-from pyro_vae.runs.folder import (
-    FIGURES,
-    RunFolder,
+from pyro_vae.files import PARTIAL
+from pyro_vae.runs.files import (
+    CHECKPOINT,
+    PREVIOUS,
+    FileError,
+    load_checkpoint,
+    read_tensors,
+    save_checkpoint,
+)
+from pyro_vae.runs.folder import FIGURES
+from pyro_vae.runs.history import (
+    HISTORY,
+    KEYS,
+    read_history,
+    write_history,
+)
+from pyro_vae.runs.lock import LOCK
+from pyro_vae.runs.manifest import MANIFEST
+from pyro_vae.runs.models import BEST, CONFIG, WEIGHTS, pack_vae
+from pyro_vae.runs.run import (
     check_same_data,
     find_caveats,
     load_run,
     read_about,
+    read_config,
 )
-from pyro_vae.runs.history import HISTORY, read_history, write_history
-from pyro_vae.runs.models import BEST, CONFIG, WEIGHTS
+from pyro_vae.training import trainer
 from tests.models import fit_until, without_timing
 
 VAE_CONFIG = VAEConfig(hidden=(8,))
@@ -64,6 +80,12 @@ def make_by_hand(hidden=8):
     )
 
 
+def weights_in(path):
+    return {
+        name: t.tolist() for name, t in read_tensors(path, "model")[0].items()
+    }
+
+
 def names_in(folder):
     return {path.name for path in folder.iterdir()}
 
@@ -78,7 +100,9 @@ def test_a_fit_writes_a_whole_run_by_itself(few, tmp_path):
     folder = tmp_path / "runs" / "first"
     vae = make()
     records = list(fit(vae, few, FIT_CONFIG, str(folder)))
-    assert names_in(folder) == {CONFIG, HISTORY, WEIGHTS, CHECKPOINT, PREVIOUS}
+    assert names_in(folder) == {
+        *(CONFIG, HISTORY, WEIGHTS, CHECKPOINT, PREVIOUS, MANIFEST)
+    }
     assert_same_weights(load_vae(folder), vae)
     assert read_history(folder / HISTORY) == records
     run = load_run(folder)
@@ -89,12 +113,28 @@ def test_a_fit_writes_a_whole_run_by_itself(few, tmp_path):
     assert torch.equal(run.data.train, few.train)
 
 
-def test_before_the_first_epoch_there_is_a_model(few, tmp_path):
-    vae = make()
-    records = fit(vae, few, FIT_CONFIG, tmp_path)
-    assert names_in(tmp_path) == {CONFIG, WEIGHTS}
-    assert_same_weights(load_vae(tmp_path), vae)
+def test_before_the_first_record_there_is_nothing(few, tmp_path):
+    records = fit(make(), few, FIT_CONFIG, tmp_path)
+    assert names_in(tmp_path) == {LOCK}
+    with pytest.raises(FileError, match="there is no file"):
+        load_vae(tmp_path)
+    next(records)
+    assert len(read_history(tmp_path / HISTORY)) == 1
+    load_vae(tmp_path)
     list(records)
+
+
+def test_a_fit_that_is_stopped_before_its_first_record_is_resumed(
+    few, tmp_path
+):
+    assert not list(fit(make(), few, FIT_CONFIG, tmp_path, stop=lambda: True))
+    assert names_in(tmp_path) == {CONFIG, CHECKPOINT, MANIFEST}
+    with pytest.raises(FileError, match=f"there is no file .*{WEIGHTS}"):
+        load_vae(tmp_path)
+    records = list(fit(make(), few, FIT_CONFIG, tmp_path, resume=True))
+    assert without_timing(records) == without_timing(
+        fit(make(), few, FIT_CONFIG)
+    )
 
 
 def test_the_run_says_where_it_came_from(few, tmp_path):
@@ -140,15 +180,18 @@ def test_gray_pixels_under_a_bernoulli_are_a_caveat(few, tmp_path):
 
 def test_a_run_on_other_data_is_refused(few, digits, tmp_path):
     list(fit(make(), few, FIT_CONFIG, tmp_path))
-    check_same_data(tmp_path, few)
+    check_same_data(tmp_path, read_about(tmp_path), few)
     inverted = replace(few, train=1 - few.train)
     with pytest.raises(ValueError, match=r"the data are .*but the run in"):
-        check_same_data(tmp_path, inverted)
+        check_same_data(tmp_path, read_about(tmp_path), inverted)
     with pytest.raises(ValueError, match=r"the data are .*but the run in"):
         fit(make(), inverted, FIT_CONFIG, tmp_path, resume=True)
     about = read_about(tmp_path)
     about["config"]["limit"] = 30
     (tmp_path / CONFIG).write_text(json.dumps(about))
+    with pytest.raises(FileError, match=r"config.json is not the file that"):
+        load_run(tmp_path)
+    (tmp_path / MANIFEST).unlink()  # as version 0.1 leaves a run
     with pytest.raises(ValueError, match=r"'num_train': 30.*'num_train': 40"):
         load_run(tmp_path)
 
@@ -157,7 +200,7 @@ def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(FileError, match="there is no file"):
         load_run(tmp_path)
     save_vae(make(), tmp_path)
-    with pytest.raises(FileError, match="describes no run; expected one that"):
+    with pytest.raises(FileError, match="describes no run: it has no object"):
         load_run(tmp_path)
 
 
@@ -178,8 +221,15 @@ def test_overwriting_removes_a_runs_files_and_no_others(few, tmp_path):
     (tmp_path / FIGURES).mkdir()
     assert BEST in names_in(tmp_path)
     other = VAEConfig(hidden=(5,))
+    (tmp_path / "evaluation.csv").write_text("of the old run")
+    before = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
     records = fit(make(other), few, FIT_CONFIG, tmp_path, overwrite=True)
-    assert names_in(tmp_path) == {"notes.txt", CONFIG, WEIGHTS}
+    # Until its first record, the new one might still come to nothing.
+    assert names_in(tmp_path) == {*before, LOCK}
+    next(records)
+    assert names_in(tmp_path) == {
+        *("notes.txt", CONFIG, WEIGHTS, HISTORY, CHECKPOINT, MANIFEST, LOCK)
+    }
     list(records)
     assert load_run(tmp_path).config.hidden == (5,)
     assert len(read_history(tmp_path / HISTORY)) == 2
@@ -223,18 +273,17 @@ def test_a_vae_of_ones_own_leaves_its_history_and_can_be_resumed(few, tmp_path):
     whole = without_timing(fit(make_by_hand(), few, config))
     torch.manual_seed(0)
     fit_until(3, make_by_hand(), few, config, tmp_path)
-    assert names_in(tmp_path) == {HISTORY, CHECKPOINT, PREVIOUS}
+    assert names_in(tmp_path) == {HISTORY, CHECKPOINT, PREVIOUS, MANIFEST}
     list(fit(make_by_hand(), few, config, tmp_path, resume=True))
     assert without_timing(read_history(tmp_path / HISTORY)) == whole
-    again = fit(make_by_hand(), few, config, tmp_path, overwrite=True)
-    assert names_in(tmp_path) == set()
-    list(again)
+    list(fit(make_by_hand(), few, config, tmp_path, overwrite=True))
+    assert len(read_history(tmp_path / HISTORY)) == 3
 
 
 def test_a_model_round_trips_alone(tmp_path):
     vae = make(VAEConfig(hidden=(5, 4), latent_dim=3))
     save_vae(vae, tmp_path / "new", about={"data": {"name": "digits"}})
-    assert names_in(tmp_path / "new") == {CONFIG, WEIGHTS}
+    assert names_in(tmp_path / "new") == {CONFIG, WEIGHTS, MANIFEST}
     loaded = load_vae(tmp_path / "new")
     assert_same_weights(loaded, vae)
     assert loaded.recipe["config"] == vae.recipe["config"]
@@ -246,19 +295,202 @@ def test_a_model_round_trips_alone(tmp_path):
         save_vae(make_by_hand(), tmp_path)
 
 
-def test_the_best_weights_are_those_of_the_best_epoch(few, tmp_path):
-    config = replace(FIT_CONFIG, epochs=0, early_stopping=3)
-    untrained = make()
+def test_the_best_weights_come_back_from_the_checkpoint(
+    few, tmp_path, monkeypatch
+):
+    # Of these few images, the last epoch is the best as a rule.
+    monkeypatch.setattr(trainer, "best_epoch", lambda *_: 1)
+    config = replace(FIT_CONFIG, epochs=3, early_stopping=9)
     list(fit(make(), few, config, tmp_path))
-    folder = RunFolder(tmp_path)
+    best, content = weights_in(tmp_path / BEST), (tmp_path / BEST).read_bytes()
+    assert best != weights_in(tmp_path / WEIGHTS)
     other = make()
     with torch.no_grad():
         for param in other.parameters():
             param.add_(1.0)
-    folder.save_best(other)
-    assert_same_weights(load_vae(tmp_path), untrained)
-    assert_same_weights(load_vae(tmp_path, best=True), other)
-    assert_same_weights(load_run(tmp_path, best=True).vae, other)
+    for damage in (
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(pack_vae(other)),
+        lambda path: path.write_bytes(content[:-5]),
+    ):
+        damage(tmp_path / BEST)
+        with pytest.raises(FileError, match=BEST):
+            load_run(tmp_path, best=True)
+        list(fit(make(), few, config, tmp_path, resume=True))
+        assert weights_in(tmp_path / BEST) == best
+        load_run(tmp_path, best=True)
+
+
+def test_the_best_weights_of_older_runs_are_taken_from_their_file(
+    few, tmp_path
+):
+    config = replace(FIT_CONFIG, early_stopping=9)
+    list(fit(make(), few, config, tmp_path))
+    best = weights_in(tmp_path / BEST)
+    tensors, state = load_checkpoint(tmp_path)
+    older = {k: v for k, v in tensors.items() if not k.startswith("best.")}
+    assert len(older) < len(tensors)
+    save_checkpoint(tmp_path, older, state)
+    more = replace(config, epochs=1)
+    list(fit(make(), few, more, tmp_path, resume=True))
+    assert weights_in(tmp_path / BEST) == best
+
+
+@pytest.mark.parametrize("name", [CONFIG, HISTORY, WEIGHTS])
+def test_a_file_that_was_changed_is_noticed_and_written_anew(
+    few, tmp_path, name
+):
+    list(fit(make(), few, FIT_CONFIG, tmp_path))
+    whole = (tmp_path / name).read_bytes()
+    changed = whole.replace(b"1", b"2", 1)
+    assert changed != whole
+    (tmp_path / name).write_bytes(changed)
+    with pytest.raises(FileError, match=f"{name} is not the file that belongs"):
+        load_run(tmp_path)
+        read_history(tmp_path / HISTORY)
+    if name != CONFIG:
+        list(fit(make(), few, FIT_CONFIG, tmp_path, resume=True))
+        assert len(load_run(tmp_path).config.hidden) == 1
+        assert len(read_history(tmp_path / HISTORY)) == 2
+
+
+def test_a_model_that_is_saved_into_a_runs_folder_is_no_part_of_the_run(
+    few, tmp_path
+):
+    list(fit(make(), few, FIT_CONFIG, tmp_path))
+    save_vae(make(), tmp_path)
+    load_vae(tmp_path)
+    with pytest.raises(FileError, match="does not belong to the run"):
+        read_history(tmp_path / HISTORY)
+
+
+def test_a_second_fit_in_a_folder_is_refused_at_once(few, tmp_path):
+    records = fit(make(), few, FIT_CONFIG, tmp_path)
+    next(records)
+    for options in ({"resume": True}, {"overwrite": True}, {}):
+        with pytest.raises(ValueError, match="in use by a fit in this process"):
+            fit(make(), few, FIT_CONFIG, tmp_path, **options)
+    lock = tmp_path / LOCK
+    lock.write_text(json.dumps({"process": 7, "host": "elsewhere"}))
+    with pytest.raises(ValueError, match="fit in process 7 on elsewhere"):
+        fit(make(), few, FIT_CONFIG, tmp_path, resume=True)
+    del records  # as a loop that was left does
+    assert LOCK not in names_in(tmp_path)
+    list(fit(make(), few, FIT_CONFIG, tmp_path, resume=True))
+
+
+def test_what_a_dead_fit_left_is_no_run(few, tmp_path):
+    (tmp_path / LOCK).write_text("")
+    (tmp_path / (CONFIG + PARTIAL)).write_text("{")
+    for options in ({}, {"overwrite": True}, {"resume": True}):
+        with pytest.warns(UserWarning, match="were not iterated over"):
+            fit(make(), few, FIT_CONFIG, tmp_path, **options)
+            gc.collect()
+    list(fit(make(), few, FIT_CONFIG, tmp_path))
+
+
+def test_a_file_called_config_is_no_run(few, tmp_path):
+    (tmp_path / CONFIG).write_text('{"mine": 1}')
+    with pytest.raises(ValueError, match="holds no run"):
+        fit(make(), few, FIT_CONFIG, tmp_path, overwrite=True)
+    assert (tmp_path / CONFIG).read_text() == '{"mine": 1}'
+
+
+def test_links_in_a_runs_folder_are_not_followed(few, tmp_path):
+    folder, other = tmp_path / "run", tmp_path / "other"
+    list(fit(make(), few, FIT_CONFIG, folder))
+    other.mkdir()
+    mine = other / "mine.txt"
+    mine.write_text("mine")
+    for name in (WEIGHTS, HISTORY, MANIFEST, CHECKPOINT + PARTIAL):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(mine)
+    more = replace(FIT_CONFIG, epochs=2)
+    list(fit(make(), few, more, folder, resume=True))
+    (folder / FIGURES).symlink_to(other)
+    (folder / PREVIOUS).unlink()
+    (folder / PREVIOUS).symlink_to(mine)
+    list(fit(make(), few, FIT_CONFIG, folder, overwrite=True))
+    assert mine.read_text() == "mine" and names_in(other) == {"mine.txt"}
+    assert not any(path.is_symlink() for path in folder.iterdir())
+    (folder / LOCK).symlink_to(mine)
+    with pytest.raises(ValueError, match=f"{LOCK} cannot be opened"):
+        fit(make(), few, more, folder, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("config", [], "no object 'config'"),
+        ("config", {"epochs": "many"}, "entry 'config' of .*config.json"),
+        ("config", {"hidden": {"a": 1}}, "entry 'config' of .*config.json"),
+        ("config", {"epochs": None}, "entry 'config' of .*config.json"),
+        ("config", {"prior": ["normal"]}, "entry 'config' of .*config.json"),
+        ("config", {"what": 1}, "entry 'config' of .*config.json"),
+        ("data", 3, "no object 'data'"),
+        ("caveats", {"a": 1}, "entry 'caveats' of .*config.json"),
+        ("caveats", [1], "entry 'caveats' of .*config.json"),
+    ],
+)
+def test_what_is_wrong_in_a_configuration_is_named(
+    few, tmp_path, name, value, sentence
+):
+    list(fit(make(), few, FIT_CONFIG, tmp_path))
+    about = read_about(tmp_path)
+    (tmp_path / MANIFEST).unlink()
+    (tmp_path / CONFIG).write_text(json.dumps({**about, name: value}))
+    with pytest.raises(FileError, match=sentence):
+        read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, "9" * 5000, "[1]", "\x00", '{"a":']
+)
+def test_what_is_no_json_object_is_named(tmp_path, content):
+    (tmp_path / CONFIG).write_text(content)
+    with pytest.raises(FileError, match=CONFIG):
+        read_about(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"\xff\xfe", "cannot be read as a history"),
+        (b"epoch,step\n0,0\n", "expected a row for each epoch"),
+        (b'epoch,step\n"' + b"x" * 200_000 + b'",1\n', "as a history"),
+        (b"epoch,step\n0,1e999\n", "line 2 .* '1e999' in the column 'step'"),
+        (b"epoch,step\n0,nan\n", "line 2 .* 'nan' in the column 'step'"),
+        (b"epoch,step\n0,1,2\n", "line 2"),
+        (b"epoch,step\n0\n", "line 2"),
+    ],
+)
+def test_what_is_wrong_in_a_history_is_named(tmp_path, content, sentence):
+    (tmp_path / HISTORY).write_bytes(content)
+    with pytest.raises(FileError, match=sentence) as caught:
+        read_history(tmp_path / HISTORY)
+    assert HISTORY in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state.pop("position"),
+        lambda state: state.pop("lasting"),
+        lambda state: state.update(position=3),
+        lambda state: state.update(lasting=[]),
+        lambda state: state["position"].update(records=[3]),
+        lambda state: state["position"].update(records=None),
+        lambda state: state["position"].update(epoch="x"),
+        lambda state: state["position"].update(what=1),
+    ],
+)
+def test_what_is_wrong_in_a_checkpoint_is_named(few, tmp_path, change):
+    list(fit(make(), few, FIT_CONFIG, tmp_path))
+    tensors, state = load_checkpoint(tmp_path)
+    change(state)
+    save_checkpoint(tmp_path, tensors, state)
+    with pytest.raises(FileError, match="the checkpoint in"):
+        fit(make(), few, FIT_CONFIG, tmp_path, resume=True)
 
 
 def test_a_model_of_another_version_that_cannot_be_rebuilt(tmp_path):
@@ -291,7 +523,8 @@ def test_the_choices_of_older_runs_are_read(path):
 
 
 def test_a_history_round_trips_exactly(tmp_path):
-    records = [{"epoch": 0, "test_elbo": 1 / 3}, {"epoch": 1, "test_elbo": 2.0}]
+    first = {key: 1 / 3 for key in sorted(KEYS)} | {"epoch": 0.0}
+    records = [first, first | {"epoch": 1.0}]
     write_history(tmp_path / HISTORY, records)
     assert read_history(tmp_path / HISTORY) == records
     for text in ("", "a,b\n1,2\n", "epoch,test_elbo\n1,x\n"):

@@ -17,7 +17,8 @@ from pyro_vae import Config, build, load_vae
 from pyro_vae import fit as library_fit
 from pyro_vae.data import load
 from pyro_vae.runs.history import HISTORY, read_history
-from pyro_vae.runs.models import BEST, save_weights
+from pyro_vae.runs.manifest import MANIFEST
+from pyro_vae.runs.models import BEST, pack_vae
 from tests.commands import (
     SCRIPTS,
     environment,
@@ -84,6 +85,7 @@ def test_what_a_fit_writes(fitted):
         "model.safetensors",
         "checkpoint.safetensors",
         "checkpoint.previous.safetensors",
+        "manifest.json",
         "figures",
     }
     assert {p.name for p in (output / "figures").iterdir()} == FIGURES
@@ -479,7 +481,8 @@ def test_the_best_weights_are_evaluated_with_the_runs_caveat(tmp_path):
     fit(tmp_path, *SMALL, *arguments, "--epochs", 2, "--no-figures")
     white = load_vae(tmp_path / "run", best=True)
     torch.nn.init.constant_(white.likelihood.decoder.layers[-1].bias, 9.0)
-    save_weights(white, tmp_path / "run" / BEST)
+    (tmp_path / "run" / BEST).write_bytes(pack_vae(white))
+    (tmp_path / "run" / MANIFEST).unlink()
     few = ("--methods", "elbo", "--gap-images", 0, "--no-figures")
     found = {}
     for folder, flags in (("run", ()), ("run/best", ("--best",))):

@@ -1,6 +1,7 @@
 """Compares the histories of runs: a table, compare.csv and compare.png."""
 
 import json
+import math
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,9 +13,9 @@ import tyro
 
 from pyro_vae import figures
 from pyro_vae.cli.flags import CommandLine
-from pyro_vae.config import Config
-from pyro_vae.runs.folder import read_about, warn_of_caveats
+from pyro_vae.cli.output import write_figure, write_table
 from pyro_vae.runs.history import HISTORY, read_history
+from pyro_vae.runs.run import read_about, read_config, warn_of_caveats
 
 COLUMNS = ("test_elbo", "test_expected_log_likelihood", "test_kl", "seconds")
 
@@ -59,24 +60,25 @@ def main(command: CommandLine[Flags]) -> None:
     for difference in incomparable(groups):
         warnings.warn(difference, stacklevel=2)
     seconds = min(run.history["seconds"][-1] for run in runs)
+    for difference in unequal(runs, seconds):
+        warnings.warn(difference, stacklevel=2)
     table = pd.DataFrame(
         [row(label, of, seconds) for label, of in groups.items()]
     )
     print(table.to_string(index=False, float_format="{:.2f}".format))
     flags.output.mkdir(parents=True, exist_ok=True)
-    table.to_csv(flags.output / "compare.csv", index=False)
+    write_table(table, flags.output / "compare.csv")
     figure = figures.compare_histories(
         {label: [run.history for run in of] for label, of in groups.items()}
     )
-    figure.savefig(flags.output / "compare.png")
+    write_figure(figure, flags.output / "compare.png")
 
 
 def read_run(folder: Path) -> Compared:
     """Reads what is compared of the run in a folder."""
     about = read_about(folder)
     warn_of_caveats(folder, about)
-    # Older runs had the defaults of the choices that came later.
-    choices = {**asdict(Config()), **about["config"]}
+    choices = asdict(read_config(folder))
     del choices["seed"]
     records = read_history(folder / HISTORY)
     history = {key: np.array([r[key] for r in records]) for key in records[0]}
@@ -129,6 +131,17 @@ def incomparable(groups: dict[str, list[Compared]]) -> list[str]:
     return sentences
 
 
+def unequal(runs: list[Compared], seconds: float) -> list[str]:
+    """Returns which runs had no record yet at the equal time."""
+    return [
+        f"{run.folder} had its first record after "
+        f"{run.history['seconds'][0]:.1f} s, when another run had ended "
+        f"({seconds:.1f} s): test_elbo_at_equal_seconds is empty for it"
+        for run in runs
+        if run.history["seconds"][0] > seconds
+    ]
+
+
 def differ_by_draws(one: Compared, other: Compared) -> bool:
     """Returns whether the data differ only in the binary images drawn of them.
 
@@ -153,7 +166,7 @@ def row(label: str, runs: list[Compared], seconds: float) -> dict[str, Any]:
 
     It holds the means of their last records, the spread of their last test
     ELBOs, and the mean test ELBO at an equal time: that of the last epoch that
-    each run had done by then.
+    each run had done by then, or NaN if one had done none.
 
     Args:
         label: What tells the group from the others.
@@ -171,9 +184,12 @@ def row(label: str, runs: list[Compared], seconds: float) -> dict[str, Any]:
         "test_elbo_std": np.std(final["test_elbo"]),
         "equal_seconds": seconds,
         "test_elbo_at_equal_seconds": np.mean(
-            [
-                run.history["test_elbo"][run.history["seconds"] <= seconds][-1]
-                for run in runs
-            ]
+            [elbo_at(seconds, run) for run in runs]
         ),
     }
+
+
+def elbo_at(seconds: float, run: Compared) -> float:
+    """Returns a run's last test ELBO by a time; NaN before its first record."""
+    done = run.history["seconds"] <= seconds
+    return run.history["test_elbo"][done][-1] if done.any() else math.nan

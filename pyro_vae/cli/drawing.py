@@ -12,7 +12,6 @@ from pyro_vae import figures
 from pyro_vae.data import Dataset
 from pyro_vae.evaluation import assign
 from pyro_vae.parts.distributions import NormalMixture, center
-from pyro_vae.runs.folder import FIGURES
 from pyro_vae.runs.history import HISTORY, read_history
 from pyro_vae.vae import VAE
 
@@ -20,19 +19,16 @@ ROW = 10  # images
 
 
 @torch.no_grad()
-def write_figures(vae: VAE, data: Dataset, folder: Path) -> None:
-    """Draws what a run has learned, into its folder.
+def draw_run(vae: VAE, data: Dataset, folder: Path) -> dict[str, Figure]:
+    """Draws what a run has learned; by the figure's name.
 
     Args:
         vae: The fitted VAE.
         data: The data that it was fitted to.
         folder: The run's folder, with its history.
     """
-    (folder / FIGURES).mkdir(exist_ok=True)
     elbo = figures.elbo_curves(read_history(folder / HISTORY))
-    drawn = {**draw_images(vae, data), **draw_latents(vae, data), "elbo": elbo}
-    for name, figure in drawn.items():
-        figure.savefig(folder / FIGURES / f"{name}.png")
+    return {**draw_images(vae, data), **draw_latents(vae, data), "elbo": elbo}
 
 
 def draw_images(vae: VAE, data: Dataset) -> dict[str, Figure]:

@@ -17,7 +17,7 @@ from pyro_vae.evaluation import (
     posterior_density,
 )
 from pyro_vae.randomness import random_stream
-from pyro_vae.runs.folder import Run
+from pyro_vae.runs.run import Run
 from pyro_vae.vae import VAE
 
 CURVE = (1, 10, 100, 1000, 5000)  # samples of each bound

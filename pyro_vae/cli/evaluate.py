@@ -9,6 +9,7 @@ from typing import Literal
 
 import pandas as pd
 import tyro
+from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
@@ -25,6 +26,11 @@ from pyro_vae.cli.evaluation_table import (
     make_rows,
 )
 from pyro_vae.cli.flags import CommandLine, check_at_least_1, to_flag
+from pyro_vae.cli.output import (
+    check_inner_folder,
+    write_figures,
+    write_table,
+)
 from pyro_vae.config import Config
 from pyro_vae.evaluation import (
     METHODS,
@@ -39,8 +45,9 @@ from pyro_vae.evaluation import (
 )
 from pyro_vae.randomness import random_stream
 from pyro_vae.runs.files import FileError
-from pyro_vae.runs.folder import FIGURES, Run, load_run, read_about
+from pyro_vae.runs.folder import EVALUATION, FIGURES, OF_BEST
 from pyro_vae.runs.models import BEST, WEIGHTS
+from pyro_vae.runs.run import Run, load_run, read_config
 from pyro_vae.training import resolve_device
 
 CHUNK = 2500  # images between two looks at the bar
@@ -108,8 +115,7 @@ def main(command: CommandLine[Flags]) -> int:
     vae, test = run.vae.to(device), run.data.test[: flags.limit].to(device)
     some = test[: max(0, flags.gap_images)]
     methods = choose_methods(run, flags)
-    folder = flags.output or flags.folder / ("best" if flags.best else "")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(flags)
     rows: Rows = []
     for method in methods:
         rows += evaluate(method, run, test, flags)
@@ -121,12 +127,29 @@ def main(command: CommandLine[Flags]) -> int:
         seconds = time.perf_counter() - started
         rows += describe_gaps(vae, some, gaps, seconds, flags.per_image)
     table = pd.DataFrame(rows)
-    table.to_csv(folder / "evaluation.csv", index=False)
+    write_table(table, folder / EVALUATION)
     if not flags.no_figures:
-        write_figures(run, test, gaps, folder / FIGURES, flags.seed)
+        drawn = draw_evaluation(run, test, gaps, flags.seed)
+        write_figures(drawn, folder / FIGURES)
     summary = table[table["image"].isna()].dropna(axis=1, how="all")
     print(summary.to_string(index=False, float_format="{:.4g}".format))
     return 0
+
+
+def make_folder(flags: Flags) -> Path:
+    """Returns the folder to write, which is made if it does not exist.
+
+    Raises:
+        ValueError: If a folder within the run's, or the figures', is a link.
+    """
+    folder = flags.output or flags.folder
+    if flags.best and flags.output is None:
+        folder = flags.folder / OF_BEST
+        check_inner_folder(folder)
+    if not flags.no_figures:
+        check_inner_folder(folder / FIGURES)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def check_weights(folder: Path, best: bool) -> None:
@@ -135,11 +158,10 @@ def check_weights(folder: Path, best: bool) -> None:
     Raises:
         FileError: If they are missing; it says how to make them.
     """
-    about = read_about(folder)
+    config = read_config(folder)
     path = folder / (BEST if best else WEIGHTS)
     if path.exists():
         return
-    config = Config.from_dict(about["config"])
     words = ["pyro-vae", "fit", *list_choices(config)]
     if best and config.early_stopping is None:
         raise FileError(
@@ -219,15 +241,14 @@ def estimate(method: str, run: Run, x: Tensor, flags: Flags) -> LogMarginal:
     return LogMarginal.join(parts)
 
 
-def write_figures(
-    run: Run, test: Tensor, gaps: Gaps | None, folder: Path, seed: int
-) -> None:
-    """Draws the bounds and the gaps into a folder."""
-    folder.mkdir(exist_ok=True)
+def draw_evaluation(
+    run: Run, test: Tensor, gaps: Gaps | None, seed: int
+) -> dict[str, Figure]:
+    """Draws the bounds and the gaps; by the figure's name."""
+    drawn = {}
     if gaps is not None and is_plane_or_line(run.vae):
-        draw_gaps(gaps).savefig(folder / "gaps.png")
+        drawn["gaps"] = draw_gaps(gaps)
         if run.vae.prior().event_shape[0] == 2:
-            figure = draw_posteriors(run, test, gaps)
-            figure.savefig(folder / "posteriors.png")
-    figure = draw_bounds(run.vae, test[:CURVE_IMAGES], seed)
-    figure.savefig(folder / "importance.png")
+            drawn["posteriors"] = draw_posteriors(run, test, gaps)
+    drawn["importance"] = draw_bounds(run.vae, test[:CURVE_IMAGES], seed)
+    return drawn

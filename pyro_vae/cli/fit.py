@@ -2,16 +2,17 @@
 
 import shlex
 import warnings
-from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
-from pyro_vae.cli.drawing import write_figures
+from pyro_vae.cli.drawing import draw_run
 from pyro_vae.cli.flags import CommandLine, to_flag
-from pyro_vae.cli.progress import Interrupt, Progress
+from pyro_vae.cli.output import check_inner_folder, write_figures
+from pyro_vae.cli.progress import Progress
 from pyro_vae.config import (
     PRESETS,
     Config,
@@ -24,10 +25,11 @@ from pyro_vae.config import (
     part_of,
 )
 from pyro_vae.data import Dataset, DataUnavailableError, load
-from pyro_vae.runs.files import read_json
-from pyro_vae.runs.folder import find_caveats
+from pyro_vae.runs.files import load_checkpoint
+from pyro_vae.runs.folder import FIGURES
 from pyro_vae.runs.history import HISTORY, Record, read_history
-from pyro_vae.runs.models import BEST, CONFIG
+from pyro_vae.runs.models import BEST
+from pyro_vae.runs.run import find_caveats, read_about, read_config
 from pyro_vae.training import RESUMABLE, best_epoch, fit
 
 
@@ -84,19 +86,53 @@ class Flags(Start):
 
 
 def main(command: CommandLine[Flags]) -> int:
-    """Fits; returns 0, or 130 if Ctrl-C stopped it."""
+    """Fits; returns 0, or 130 or 143 if a signal stopped it.
+
+    Raises:
+        KeyboardInterrupt: If a signal stopped it at once; it says what is
+            saved, and how to go on.
+    """
     flags, config = read_flags(command)
     data = load_data(config, flags.data_dir)
     if config.dataset == "auto":
         config = replace(config, dataset=data.name)
     folder = flags.output or Path("results", f"{data.name}-{config.prior}")
+    go_on = f"{command.program} --resume --output {shlex.quote(str(folder))}"
+    interrupt = command.interrupt
+    progress = Progress(config.epochs, config.batch_size, interrupt)
+    try:
+        train(command, flags, config, data, folder, progress)
+    except KeyboardInterrupt:
+        is_ours = flags.resume or progress.has_saved
+        epoch = epoch_saved(folder) if is_ours else None
+        if epoch is None:
+            raise KeyboardInterrupt(
+                "nothing was saved yet: give the same command to start again"
+            ) from None
+        raise KeyboardInterrupt(
+            f"{folder} holds the run up to epoch {epoch}. To go on: {go_on}"
+        ) from None
+    if interrupt.is_requested():
+        print(f"stopped; everything is saved in {folder}. To go on: {go_on}")
+    return interrupt.status
+
+
+def train(
+    command: CommandLine[Flags],
+    flags: Flags,
+    config: Config,
+    data: Dataset,
+    folder: Path,
+    progress: Progress,
+) -> None:
+    """Fits, draws and prints what has become of the run, unless it stops."""
+    if not flags.no_figures:
+        check_inner_folder(folder / FIGURES)
     torch.manual_seed(config.seed)
     vae = build(config, data.data_dim, data.image_shape)
     caveats = find_caveats(vae, data)
     for caveat in caveats:
         warnings.warn(caveat, stacklevel=2)
-    progress = Progress(config.epochs, config.batch_size)
-    interrupt = Interrupt()
     records = fit(
         vae,
         data,
@@ -105,25 +141,30 @@ def main(command: CommandLine[Flags]) -> int:
         flags.resume,
         flags.overwrite,
         on_step=progress.on_step,
-        stop=interrupt.is_requested,
+        stop=command.interrupt.is_requested,
         notes={"preset": flags.preset},
     )
     progress.start(records.num_batches, records.engine)
     for record in records:
         progress.on_record(record)
     progress.close()
-    if interrupt.is_requested():
-        print(
-            f"stopped; everything is saved in {folder}. To go on: "
-            f"{command.program} --resume --output {shlex.quote(str(folder))}"
-        )
-        return 130
+    if command.interrupt.is_requested():
+        return
     if not flags.no_figures:
-        write_figures(vae, data, folder)
+        write_figures(draw_run(vae, data, folder), folder / FIGURES)
     notes = "".join(f" ({command.in_flags(caveat)})" for caveat in caveats)
     prior = f"{config.prior} prior on {data.name}"
     print(f"{folder}: {prior}, {sum_up(folder, config)}{notes}")
-    return 0
+
+
+def epoch_saved(folder: Path) -> int | None:
+    """Returns the epoch of a folder's checkpoint; None if it has none."""
+    with warnings.catch_warnings(), suppress(Exception):  # it may be damaged
+        warnings.simplefilter("ignore")
+        checkpoint = load_checkpoint(folder)
+        if checkpoint is not None:
+            return max(0, int(checkpoint[1]["position"]["epoch"]))
+    return None
 
 
 def sum_up(folder: Path, config: Config) -> str:
@@ -191,8 +232,7 @@ def resumed(command: CommandLine[Flags], start: Start) -> tuple[Flags, Config]:
         raise ValueError(
             "--resume was given without --output; expected the run's folder"
         )
-    about: Mapping[str, Any] = read_json(start.output / CONFIG)
-    saved = Config.from_dict(about.get("config", {}))
+    saved = read_config(start.output)
     flags = command.parse(Flags.over(saved))
     if flags.overwrite:
         raise ValueError("--resume and --overwrite were given; expected one")
@@ -205,7 +245,7 @@ def resumed(command: CommandLine[Flags], start: Start) -> tuple[Flags, Config]:
                 f"{flags.output} has {kept}; expected the same: leave the flag "
                 "out, or start a new run with another --output"
             )
-    return replace(flags, preset=about.get("preset")), config
+    return replace(flags, preset=read_about(start.output).get("preset")), config
 
 
 def load_data(config: DataConfig, data_dir: Path | None) -> Dataset:

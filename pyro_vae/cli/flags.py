@@ -2,7 +2,14 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import (
+    MISSING,
+    Field,
+    dataclass,
+    field,
+    fields,
+    is_dataclass,
+)
 from functools import partial
 from types import NoneType
 from typing import Annotated, Any, Generic, TypeVar, get_args, get_type_hints
@@ -19,6 +26,8 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
+from pyro_vae.cli.interrupt import Interrupt
+
 Flags = TypeVar("Flags")
 Some = TypeVar("Some")
 
@@ -31,7 +40,7 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class CommandLine(Generic[Flags]):
-    """What was typed.
+    """What was typed, and when it is to end.
 
     Attributes:
         kind: The dataclass of the command's flags, whose `Attributes` sections
@@ -39,12 +48,14 @@ class CommandLine(Generic[Flags]):
         about: What the command does, for its help.
         words: The words after the command.
         program: The words before them, to be typed again.
+        interrupt: What Ctrl-C does, and whether it was typed.
     """
 
     kind: type[Flags]
     about: str | None
     words: Sequence[str]
     program: str
+    interrupt: Interrupt = field(default_factory=Interrupt)
 
     def parse(self, default: Flags | None = None) -> Flags:
         """Reads all flags.
@@ -150,16 +161,16 @@ def _read_dataclass(
     explained = _explanations(kind)
     hints = get_type_hints(kind, include_extras=True)
     specs = []
-    for field in fields(kind):
-        hint = hints[field.name]
+    for entry in fields(kind):
+        hint = hints[entry.name]
         shown = tyro.conf.arg(
-            help=arguments_to_flags(explained.get(field.name, ""), names),
+            help=arguments_to_flags(explained.get(entry.name, ""), names),
             help_behavior_hint=_default_in_words,
             metavar=_metavar(hint),
         )
-        default = _default(field, info.default)
+        default = _default(entry, info.default)
         annotated: Any = Annotated[hint, shown]
-        specs.append(StructFieldSpec(field.name, annotated, default))
+        specs.append(StructFieldSpec(entry.name, annotated, default))
     return StructConstructorSpec(make, tuple(specs))
 
 
@@ -173,14 +184,14 @@ def _explanations(kind: type) -> dict[str, str]:
     return explained
 
 
-def _default(field: "Field[Any]", instance: Any) -> Any:
+def _default(entry: "Field[Any]", instance: Any) -> Any:
     """Returns a field's default, which is that of the instance, if any."""
-    if hasattr(instance, field.name):
-        return getattr(instance, field.name)
-    if field.default is not MISSING:
-        return field.default
-    if field.default_factory is not MISSING:
-        return field.default_factory()
+    if hasattr(instance, entry.name):
+        return getattr(instance, entry.name)
+    if entry.default is not MISSING:
+        return entry.default
+    if entry.default_factory is not MISSING:
+        return entry.default_factory()
     return MISSING_NONPROP
 
 

@@ -1,11 +1,10 @@
-"""What a fit shows while it runs, and how Ctrl-C stops it."""
+"""What a fit shows while it runs, and from when on a signal waits for it."""
 
-import signal
 import sys
-from types import FrameType
 
 from tqdm import tqdm
 
+from pyro_vae.cli.interrupt import Interrupt
 from pyro_vae.runs.history import Record
 
 
@@ -15,10 +14,17 @@ class Progress:
     Args:
         epochs: The number of epochs of the run.
         batch_size: The number of images in a step.
+        interrupt: Made patient by the first step, which may have to be
+            compiled.
+
+    Attributes:
+        has_saved: Whether there was a record, which the fit saves first.
     """
 
-    def __init__(self, epochs: int, batch_size: int):
+    def __init__(self, epochs: int, batch_size: int, interrupt: Interrupt):
         self._epochs, self._batch_size = epochs, batch_size
+        self._interrupt = interrupt
+        self.has_saved = False
         self._num_batches = 1
         self._last: Record = {}
         self._bar = tqdm(disable=True)
@@ -46,6 +52,7 @@ class Progress:
 
     def on_step(self, step: int, elbo: float) -> None:
         """Moves the bar to a step, and shows its ELBO in nats per image."""
+        self._interrupt.is_patient = True
         if self._bar.disable:
             return
         if self._bar.n == 0:  # a resumed run's rate is that of this session
@@ -60,6 +67,7 @@ class Progress:
 
     def on_record(self, record: Record) -> None:
         """Prints the record of an epoch in one line."""
+        self.has_saved = True
         self._last = record
         tqdm.write(
             f"epoch {record['epoch']:3.0f}  train ELBO "
@@ -70,21 +78,6 @@ class Progress:
         )
 
     def close(self) -> None:
-        """Leaves the bar as it stands."""
+        """Leaves the bar as it stands; no step is taken from here on."""
+        self._interrupt.is_patient = False
         self._bar.close()
-
-
-class Interrupt:
-    """Turns the first Ctrl-C into a request to stop; the second one kills."""
-
-    def __init__(self) -> None:
-        self._requested = False
-        signal.signal(signal.SIGINT, self._request)
-
-    def is_requested(self) -> bool:
-        """Returns whether Ctrl-C was pressed."""
-        return self._requested
-
-    def _request(self, number: int, frame: FrameType | None) -> None:
-        self._requested = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,7 +1,7 @@
 """Every choice that makes a run, and the VAE that it describes."""
 
 from pyro_vae.config.build import build, check_describes
-from pyro_vae.config.choices import Choices, part_of
+from pyro_vae.config.choices import Choices, find_short_warmup, part_of
 from pyro_vae.config.config import (
     Config,
     DataConfig,
@@ -11,6 +11,11 @@ from pyro_vae.config.config import (
     VAEConfig,
 )
 from pyro_vae.config.presets import PRESETS, make_preset
+from pyro_vae.config.sizes import (
+    check_memory,
+    check_training_memory,
+    estimate_memory,
+)
 
 __all__ = [
     "PRESETS",
@@ -23,6 +28,10 @@ __all__ = [
     "VAEConfig",
     "build",
     "check_describes",
+    "check_memory",
+    "check_training_memory",
+    "estimate_memory",
+    "find_short_warmup",
     "make_preset",
     "part_of",
 ]

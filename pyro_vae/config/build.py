@@ -10,6 +10,7 @@ import torch
 
 from pyro_vae.config.choices import part_of
 from pyro_vae.config.config import Config, VAEConfig
+from pyro_vae.config.sizes import check_memory
 from pyro_vae.config.tables import resolve
 from pyro_vae.config.variants import (
     GRADIENTS,
@@ -39,8 +40,11 @@ def build(
         A VAE, on the CPU, its weights drawn from torch's global generator.
 
     Raises:
-        ValueError: If a choice is not valid, or not for such images.
+        ValueError: If a choice is not valid, or not for such images, or if
+            the machine has not the memory for it; in a whole `Config` also
+            that for its training.
     """
+    check_memory(config, data_dim)
     guide = resolve(config.prior, "guide", config.guide)
     gradient = resolve(config.prior, "gradient", config.gradient)
     shape = _image_shape(config, data_dim, image_shape)

@@ -1,5 +1,6 @@
 """How choices are checked: each alone, and all with the chosen variants."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
@@ -7,10 +8,10 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from typing_extensions import Self
 
-from pyro_vae.config.bounds import Bound, exactly
+from pyro_vae.config.bounds import FLOAT32, Bound, exactly, show
 from pyro_vae.config.tables import TABLES, resolve
 from pyro_vae.config.variant import Variant
-from pyro_vae.parts.distributions import check_num_states
+from pyro_vae.parts.distributions import MAX_STATES, check_num_states
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Choices:
                 object.__setattr__(self, field.name, tuple(value))
         for name, bound in _bounds(type(self)).items():
             self._check(name, bound)
+        for name in _names(type(self)):
+            self._check(name, FLOAT32)
         self._check_variants()
         for name, rule in RULES:
             if name in _names(type(self)):
@@ -75,7 +78,8 @@ class Choices:
         value = getattr(self, name)
         if not bound.holds(value):
             raise ValueError(
-                f"{name} is {value!r}; expected {expected or bound.expected}"
+                f"{name} is {show(value)}; expected "
+                f"{expected or bound.expected}"
             )
 
     @classmethod
@@ -98,6 +102,25 @@ def part_of(config: Choices, group: type) -> dict[str, Any]:
     return {name: getattr(config, name) for name in _names(group)}
 
 
+def find_short_warmup(config: Any) -> str | None:
+    """Returns a warning about a warm-up that is longer than the run, or None.
+
+    It is no refusal, for the run may be resumed with more epochs.
+
+    Args:
+        config: Its `beta`, `warmup` and `epochs`, as in a `FitConfig`.
+    """
+    if config.warmup <= config.epochs:
+        return None
+    weight = config.beta * config.epochs / config.warmup
+    return (
+        f"warmup is {config.warmup}, but the run ends after {config.epochs} "
+        f"epochs, with the KL at {weight:.3g} in place of beta, {config.beta}; "
+        "expected a warmup of at most epochs: choose more epochs, or resume "
+        "with more"
+    )
+
+
 # Rules that a table cannot say; each stands at the choice that it concerns.
 def _check_warmup(config: Any) -> None:
     if config.early_stopping is not None and hasattr(config, "warmup"):
@@ -116,6 +139,15 @@ def _check_validation(config: Any) -> None:
 def _check_states(config: Any) -> None:
     gradient = resolve(config.prior, "gradient", config.gradient)
     if config.prior == "categorical" and gradient == "enumerated":
+        # Before the power itself, which could have thousands of digits.
+        digits = math.log10(config.num_components)
+        expected = (
+            f"at most {MAX_STATES} configurations to enumerate, which are "
+            "num_components**num_variables: lower one of them, or sample with "
+            "gradient=score-function-baseline or gradient=gumbel-softmax"
+        )
+        bound = Bound(expected, lambda number: number * digits < 18)
+        config._check("num_variables", bound)
         check_num_states(config.num_components**config.num_variables)
 
 

@@ -9,15 +9,20 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
 from pyro_vae.config.bounds import (
+    COUNT,
+    COUNT_FROM_1,
     DEGREES_OF_FREEDOM,
     FRACTION,
+    MAX_LAYERS,
     NOT_NEGATIVE,
     ORDER,
     POSITIVE,
     SEED,
+    SIZE,
+    SIZES,
+    SIZES_FROM_1,
     STEPS,
-    at_least,
-    each_at_least,
+    between,
     or_none,
 )
 from pyro_vae.config.choices import Choices
@@ -100,12 +105,12 @@ class VAEConfig(Choices):
     prior_scale: Annotated[float, POSITIVE] = 1.0
     learn_prior_scale: bool = False
     prior_df: Annotated[float, DEGREES_OF_FREEDOM] = 4.0
-    num_components: Annotated[int, at_least(2)] = 10
-    num_variables: Annotated[int, at_least(1)] = 1
+    num_components: Annotated[int, between(2, 100_000)] = 10
+    num_variables: Annotated[int, between(1, MAX_LAYERS)] = 1
     prior_weights: Literal["uniform", "learned"] = "uniform"
     guide: GuideName = "auto"
-    num_couplings: Annotated[int, at_least(1)] = 4
-    coupling_units: Annotated[int, at_least(1)] = 64
+    num_couplings: Annotated[int, between(1, MAX_LAYERS)] = 4
+    coupling_units: Annotated[int, SIZE] = 64
     gradient: GradientName = "auto"
     baseline: BaselineName = "decaying"
     temperature: Annotated[float, POSITIVE] = 0.5
@@ -116,10 +121,10 @@ class VAEConfig(Choices):
     e_learning_rate: Annotated[float, POSITIVE] = 0.1
     noise: Literal["shared", "fixed", "diagonal"] = "shared"
     noise_scale: Annotated[float | None, or_none(POSITIVE)] = None
-    latent_dim: Annotated[int, at_least(1)] = 2
+    latent_dim: Annotated[int, SIZE] = 2
     network: NetworkName = "mlp"
-    channels: Annotated[tuple[int, ...], each_at_least(1, count=1)] = (32, 64)
-    hidden: Annotated[tuple[int, ...], each_at_least(1)] = (512,)
+    channels: Annotated[tuple[int, ...], SIZES_FROM_1] = (32, 64)
+    hidden: Annotated[tuple[int, ...], SIZES] = (512,)
     activation: Literal[
         "relu", "tanh", "softplus", "elu", "gelu", "silu", "sigmoid"
     ] = "relu"
@@ -143,7 +148,7 @@ class DataConfig(Choices):
     """
 
     dataset: str = "auto"
-    limit: Annotated[int | None, or_none(at_least(1))] = None
+    limit: Annotated[int | None, or_none(COUNT_FROM_1)] = None
     binarize: Literal["none", "dynamic", "static"] = "none"
 
 
@@ -167,9 +172,9 @@ class ObjectiveConfig(Choices):
 
     objective: ObjectiveName = "elbo"
     alpha: Annotated[float, ORDER] = 0.5
-    num_particles: Annotated[int, at_least(1)] = 1
+    num_particles: Annotated[int, SIZE] = 1
     beta: Annotated[float, POSITIVE] = 1.0
-    warmup: Annotated[int, at_least(0)] = 0
+    warmup: Annotated[int, COUNT] = 0
     free_bits: Annotated[float, NOT_NEGATIVE] = 0.0
 
 
@@ -205,15 +210,15 @@ class TrainingConfig(Choices):
         device: Torch device: cpu, cuda, ... auto: cuda where there is one.
     """
 
-    epochs: Annotated[int, at_least(0)] = 20
-    batch_size: Annotated[int, at_least(1)] = 128
+    epochs: Annotated[int, COUNT] = 20
+    batch_size: Annotated[int, between(1, 1_000_000)] = 128
     learning_rate: Annotated[float, POSITIVE] = 1e-3
     schedule: Literal["constant", "cosine", "exponential", "iwae-2015"] = (
         "constant"
     )
     adam_eps: Annotated[float | None, or_none(POSITIVE)] = None
     gradient_clip: Annotated[float | None, or_none(POSITIVE)] = None
-    early_stopping: Annotated[int | None, or_none(at_least(1))] = None
+    early_stopping: Annotated[int | None, or_none(COUNT_FROM_1)] = None
     validation_fraction: Annotated[float, FRACTION] = 0.1
     engine: Literal["auto", "compiled", "eager"] = "auto"
     matmul_precision: Literal["highest", "high", "medium"] = "highest"

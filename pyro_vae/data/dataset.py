@@ -1,6 +1,8 @@
 """Images in memory, split into a training and a test set."""
 
-from dataclasses import dataclass, replace
+import copy
+import math
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -26,13 +28,19 @@ class Dataset:
 
     Attributes:
         name: The data set's name, or its file's.
-        train: Training images, `(N, D)`, floats in [0, 1].
-        test: Test images, `(M, D)`.
+        train: Training images, `(N, D)`: finite floats, in [0, 1] where they
+            come from `load`. Others, such as standardized ones, suit a Gaussian
+            likelihood.
+        test: Test images, `(M, D)`, likewise.
         train_labels: Labels of the training images, `(N,)` integers; None for
             data without labels.
         test_labels: Labels of the test images, `(M,)` integers, or None.
         image_shape: `(height, width)` or `(height, width, channels)`; its
             product is D.
+
+    Raises:
+        DataError: If images or labels are not of these shapes, or the images
+            are not finite floats.
     """
 
     name: str
@@ -41,6 +49,37 @@ class Dataset:
     train_labels: Tensor | None
     test_labels: Tensor | None
     image_shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Checks what a likelihood or a figure would stumble over later."""
+        shape, size = self.image_shape, math.prod(self.image_shape)
+        if len(shape) not in (2, 3):
+            raise DataError(
+                f"image_shape is {shape}; expected (height, width) or (height, "
+                "width, channels)"
+            )
+        for kind in ("train", "test"):
+            images = getattr(self, kind)
+            if not isinstance(images, Tensor) or images.dim() != 2:
+                raise DataError(
+                    f"{kind} is {_describe(images)}; expected a tensor (N, D) "
+                    "of images: flatten each"
+                )
+            if images.shape[1] != size:
+                raise DataError(
+                    f"{kind} has {images.shape[1]} values an image; expected "
+                    f"{size}, the product of image_shape {tuple(shape)}"
+                )
+            _check_finite(kind, images)
+            labels = getattr(self, f"{kind}_labels")
+            if labels is not None and not (
+                isinstance(labels, Tensor) and labels.shape == (len(images),)
+            ):
+                raise DataError(
+                    f"{kind}_labels is {_describe(labels)}; expected a "
+                    f"tensor of one label for each of {len(images)} images, or "
+                    "None"
+                )
 
     @property
     def data_dim(self) -> int:
@@ -52,8 +91,8 @@ class Dataset:
 
         Labels stay where they are.
         """
-        return replace(
-            self, train=self.train.to(device), test=self.test.to(device)
+        return self._with(
+            train=self.train.to(device), test=self.test.to(device)
         )
 
     def first(self, limit: int | None) -> "Dataset":
@@ -62,8 +101,7 @@ class Dataset:
         Args:
             limit: The number of images kept in each set; None keeps all.
         """
-        return replace(
-            self,
+        return self._with(
             train=self.train[:limit],
             test=self.test[:limit],
             train_labels=_first(self.train_labels, limit),
@@ -96,8 +134,7 @@ class Dataset:
         order = torch.randperm(size, generator=generator)
         kept = order[count:].sort().values
         labels = self.train_labels
-        rest = replace(
-            self,
+        rest = self._with(
             train=self.train[kept],
             train_labels=None if labels is None else labels[kept],
         )
@@ -114,13 +151,31 @@ class Dataset:
             how: What is drawn here: with `none`, nothing; with `static`, both
                 sets; with `dynamic`, the test set alone, because training
                 draws its images anew in each epoch, by `draw_binary`.
+
+        Raises:
+            DataError: If there is anything to draw, and images are not in
+                [0, 1].
         """
         if how == "none":
             return self
+        for kind, images in (("train", self.train), ("test", self.test)):
+            low, high = images.aminmax() if len(images) else (0, 1)
+            if low < 0 or high > 1:
+                raise DataError(
+                    f"{kind} ranges from {low:g} to {high:g}; "
+                    "expected images in [0, 1] to draw binary ones from: "
+                    "rescale them, or set binarize to none"
+                )
         train = self.train
         if how == "static":
             train = draw_once(train, TRAIN_SEED)
-        return replace(self, train=train, test=draw_once(self.test, TEST_SEED))
+        return self._with(train=train, test=draw_once(self.test, TEST_SEED))
+
+    def _with(self, **changes: Any) -> "Dataset":
+        """Returns it with arrays that were made of its own, unchecked."""
+        derived = copy.copy(self)
+        vars(derived).update(changes)
+        return derived
 
     @property
     def is_binary(self) -> bool:
@@ -173,6 +228,31 @@ def split(
 def to_unit_interval(images: Tensor) -> Tensor:
     """Returns bytes `(N, ...)` as floats in [0, 1], `(N, D)`."""
     return images.flatten(1).to(torch.get_default_dtype()).div_(255)
+
+
+def _check_finite(kind: str, images: Tensor) -> None:
+    """Raises a DataError unless images are finite floats."""
+    if not images.is_floating_point():
+        raise DataError(
+            f"{kind} is of type {images.dtype}; expected floats: bytes become "
+            "floats in [0, 1] by dividing them by 255"
+        )
+    # What is not finite shows in the sum, which takes a twentieth of the time.
+    # It may overflow where nothing else does.
+    if images.detach().sum().isfinite() or images.isfinite().all():
+        return
+    count = len(images) - int(images.isfinite().all(1).sum())
+    raise DataError(
+        f"{kind} has NaN or infinities in {count} of {len(images)} images; "
+        "expected finite values: leave those images out"
+    )
+
+
+def _describe(value: object) -> str:
+    """Returns a tensor's shape, or what else there is in its place."""
+    shape = getattr(value, "shape", None)
+    name = type(value).__name__
+    return name if shape is None else f"{name} of shape {tuple(shape)}"
 
 
 def _first(labels: Tensor | None, limit: int | None) -> Tensor | None:

@@ -13,13 +13,13 @@ from pyro_vae.data.downloads import (
 from pyro_vae.data.files import load_file
 
 
-def load(name: str, data_dir: str | Path | None = None) -> Dataset:
+def load(name: str | Path, data_dir: str | Path | None = None) -> Dataset:
     """Loads a data set by name, downloading it if need be and possible.
 
     Args:
         name: `mnist`, `fashion-mnist`, `kmnist`, `digits` (the 8 x 8 ones
-            that scikit-learn ships), or the path of an `.npy` or `.npz` file
-            (see `load_file`).
+            that scikit-learn ships), or the path of an `.npy` or `.npz` file,
+            as a string or a `Path` (see `load_file`).
         data_dir: The folder of the data sets that torchvision downloads; by
             default `default_data_dir()`.
 
@@ -30,6 +30,7 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
         DataUnavailableError: If it is not on disk and cannot be downloaded.
         DataError: If a file is damaged, or there is no data set of that name.
     """
+    name = str(name)
     if name in TORCHVISION:
         return load_torchvision(name, Path(data_dir or default_data_dir()))
     if name == "digits":

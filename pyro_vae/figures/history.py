@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pyro_vae.figures.style import DPI, Array
+from pyro_vae.figures.style import DPI, Array, write_plainly
 
 History = Mapping[str, Array]
 
@@ -51,10 +51,10 @@ def compare_histories(groups: Mapping[str, Sequence[History]]) -> Figure:
     deviation to either side.
 
     Args:
-        groups: For each label, the histories of runs that differ by seed
-            alone: arrays `epoch`, `seconds` and `test_elbo`, `(E,)` each. Runs
-            of one group may differ in length; the epochs that all of them have
-            are drawn.
+        groups: For each label, which is drawn letter by letter, the histories
+            of runs that differ by seed alone: arrays `epoch`, `seconds` and
+            `test_elbo`, `(E,)` each. Runs of one group may differ in length;
+            the epochs that all of them have are drawn.
     """
     figure = Figure(figsize=(11, 4.5), dpi=DPI, layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
@@ -66,7 +66,7 @@ def compare_histories(groups: Mapping[str, Sequence[History]]) -> Figure:
         axes.grid(alpha=0.3)
     panels[0].locator_params(axis="x", integer=True)
     panels[0].set_ylabel("test ELBO, nats per image")
-    panels[0].legend()
+    write_plainly(*panels[0].legend().get_texts())
     return figure
 
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pyro_vae.figures.latents import latent_plane
-from pyro_vae.figures.style import DPI, Array
+from pyro_vae.figures.style import DPI, Array, write_plainly
 
 GAP = 0.1  # around each image, as a part of its shorter side
 TICKS = 5
@@ -23,7 +23,7 @@ def image_grid(
         images: The images, `(N, D)`; values are clipped to [0, 1].
         image_shape: `(height, width)` or `(height, width, 3)`.
         columns: The number of images in a row.
-        title: The figure's title.
+        title: The figure's title, drawn letter by letter.
     """
     figure, axes = _draw_sheet(_tile(images, image_shape, columns), title)
     axes.set_axis_off()
@@ -122,7 +122,7 @@ def _draw_sheet(sheet: Array, title: str) -> tuple[Figure, Axes]:
         layout="constrained",
     )
     axes = figure.subplots()
-    axes.set_title(title)
+    write_plainly(axes.set_title(title))
     axes.imshow(sheet, cmap="gray", vmin=0, vmax=1)
     return figure, axes
 

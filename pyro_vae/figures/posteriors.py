@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pyro_vae.figures.latents import ellipse
-from pyro_vae.figures.style import DPI, Array
+from pyro_vae.figures.style import DPI, Array, write_plainly
 
 COLUMNS = 4
 COLORS = ("C1", "C0", "C2")
@@ -20,7 +20,7 @@ class Panel:
     """One image's exact posterior in two dimensions, and approximations of it.
 
     Attributes:
-        title: The panel's title.
+        title: The panel's title, drawn letter by letter.
         image: The image in the panel's corner, `(height, width)` or
             `(height, width, 3)`.
         z: Grid points, `(size, size, 2)`.
@@ -59,7 +59,8 @@ def posterior_panels(panels: Sequence[Panel]) -> Figure:
         Line2D([], [], color=color, label=name)
         for color, name in zip(COLORS, panels[0].normals, strict=False)
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    legend = figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    write_plainly(*legend.get_texts())
     return figure
 
 
@@ -135,7 +136,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     inset = axes.inset_axes((0.02, 0.72, 0.26, 0.26))
     inset.imshow(panel.image, cmap="gray", vmin=0, vmax=1)
     inset.set_axis_off()
-    axes.set_title(panel.title, fontsize="small")
+    write_plainly(axes.set_title(panel.title, fontsize="small"))
     axes.tick_params(labelsize="x-small")
 
 

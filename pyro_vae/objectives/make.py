@@ -16,6 +16,8 @@ from pyro_vae.parts.distributions import center
 from pyro_vae.parts.gradient_estimators import BaselineELBO, Pathwise
 from pyro_vae.vae import VAE
 
+LARGEST = 1e18  # whose products with log-weights float32 still holds
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -81,6 +83,7 @@ def make_objective(
         ValueError: If the objective cannot take the VAE or the options.
     """
     objective = _check(vae, name, alpha, free_bits)
+    _check_numbers(num_particles, alpha, beta, free_bits)
     is_whole = not torch.is_tensor(beta) and beta == 1 and not free_bits
     if name == "elbo" and is_whole:
         return _make_plain(vae, num_particles)
@@ -136,6 +139,27 @@ def _check(vae: VAE, name: str, alpha: float, free_bits: float) -> Objective:
             "Pathwise and continuous latents: use plain objective=elbo"
         )
     return objective
+
+
+def _check_numbers(
+    num_particles: int, alpha: float, beta: Tensor | float, free_bits: float
+) -> None:
+    """Refuses numbers that no objective can be computed with."""
+    if type(num_particles) is not int or num_particles < 1:
+        raise ValueError(
+            f"num_particles is {num_particles!r}; expected a whole number of "
+            "at least 1"
+        )
+    for name, value, lowest in (
+        ("alpha", alpha, -LARGEST),
+        ("beta", 1 if torch.is_tensor(beta) else beta, 0),
+        ("free_bits", free_bits, 0),
+    ):
+        if not lowest <= value <= LARGEST:
+            raise ValueError(
+                f"{name} is {value!r}; expected a number from {lowest:g} to "
+                f"{LARGEST:g}"
+            )
 
 
 @torch.no_grad()

@@ -21,9 +21,21 @@ from pyro_vae.files import write_atomically
 CHECKPOINT = "checkpoint.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"
 
+Checkpoint = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and a state
+
 
 class FileError(ValueError):
     """A file is missing, damaged, or was not written by pyro_vae."""
+
+
+def format_json(content: dict[str, Any]) -> bytes:
+    """Returns a JSON object as the content of a file, indented.
+
+    Raises:
+        ValueError: If a number in it is NaN or infinite, which JSON lacks.
+    """
+    text = json.dumps(content, indent=2, allow_nan=False)
+    return text.encode() + b"\n"
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -32,8 +44,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     Raises:
         ValueError: If a number in it is NaN or infinite, which JSON lacks.
     """
-    text = json.dumps(content, indent=2, allow_nan=False)
-    write_atomically(path, text.encode() + b"\n")
+    write_atomically(path, format_json(content))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -46,20 +57,22 @@ def read_json(path: Path) -> dict[str, Any]:
         raise FileError(f"there is no file {path}")
     try:
         content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise FileError(f"{path} cannot be read as JSON: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise FileError(
+            f"{path} cannot be read as JSON: {error}; expected a file that "
+            "pyro_vae wrote"
+        ) from None
     if not isinstance(content, dict):
         raise FileError(f"{path} holds no JSON object")
     return content
 
 
-def write_tensors(
-    path: Path, tensors: dict[str, Tensor], state: dict[str, Any], kind: str
-) -> None:
-    """Writes tensors and a JSON-able state into one safetensors file.
+def pack_tensors(
+    tensors: dict[str, Tensor], state: dict[str, Any], kind: str
+) -> bytes:
+    """Returns tensors and a JSON-able state as one safetensors file.
 
     Args:
-        path: The file.
         tensors: Named tensors, on any device.
         state: What else belongs to them.
         kind: The kind of file, such as `model`. `read_tensors` refuses a file
@@ -76,13 +89,13 @@ def write_tensors(
         "state": text,
         "sha256": _digest(tensors, text),
     }
-    write_atomically(path, save(tensors, metadata=header))
+    return save(tensors, metadata=header)
 
 
 def read_tensors(
     path: Path, kind: str
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads a file that `write_tensors` wrote.
+    """Reads a file that `pack_tensors` made.
 
     Args:
         path: The file.
@@ -112,7 +125,24 @@ def read_tensors(
     text = header.get("state", "")
     if header.get("sha256") != _digest(tensors, text):
         raise FileError(f"{path} is damaged: its SHA-256 digest does not match")
-    return tensors, json.loads(text)
+    try:
+        state = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FileError(
+            f"the entry 'state' of {path} cannot be read as JSON: {error}"
+        ) from None
+    if not isinstance(state, dict):
+        raise FileError(f"the entry 'state' of {path} holds no JSON object")
+    return tensors, state
+
+
+def is_kind(path: Path, kind: str) -> bool:
+    """Returns whether a file says that it is a pyro_vae file of a kind."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("pyro_vae") == kind
+    except (SafetensorError, OSError):
+        return False
 
 
 def save_checkpoint(
@@ -122,12 +152,10 @@ def save_checkpoint(
     path = folder / CHECKPOINT
     if path.exists():
         os.replace(path, folder / PREVIOUS)
-    write_tensors(path, tensors, state, "checkpoint")
+    write_atomically(path, pack_tensors(tensors, state, "checkpoint"))
 
 
-def load_checkpoint(
-    folder: Path,
-) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def load_checkpoint(folder: Path) -> Checkpoint | None:
     """Reads a folder's checkpoint, or the one before it if it is damaged.
 
     Returns:

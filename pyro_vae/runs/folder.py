@@ -1,39 +1,52 @@
-"""A run's folder: the names in it, making it, and reading a run back."""
+"""A run's folder: the names in it, and how a fit writes it."""
 
-import platform
 import shutil
-import subprocess
-import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from pyro_vae.config import Config
-from pyro_vae.data import Dataset, load
-from pyro_vae.parts.likelihoods import BernoulliLikelihood
+from pyro_vae.data import Dataset
+from pyro_vae.files import PARTIAL, write_atomically
 from pyro_vae.runs.files import (
     CHECKPOINT,
     PREVIOUS,
+    Checkpoint,
     FileError,
-    read_json,
-    write_json,
+    format_json,
+    is_kind,
+    pack_tensors,
+    save_checkpoint,
 )
-from pyro_vae.runs.history import HISTORY
-from pyro_vae.runs.models import BEST, CONFIG, WEIGHTS, load_vae, save_weights
+from pyro_vae.runs.history import HISTORY, Record, format_history
+from pyro_vae.runs.lock import LOCK, FolderLock
+from pyro_vae.runs.manifest import MANIFEST, digest, write_manifest
+from pyro_vae.runs.models import BEST, CONFIG, WEIGHTS, pack_vae
+from pyro_vae.runs.run import (
+    check_same_data,
+    describe_provenance,
+    find_caveats,
+    read_about,
+)
 from pyro_vae.vae import VAE
 
 FIGURES = "figures"
-FILES = (CONFIG, HISTORY, WEIGHTS, BEST, CHECKPOINT, PREVIOUS)
-PACKAGES = ("pyro-vae", "pyro-ppl", "torch", "torchvision", "numpy")
+EVALUATION = "evaluation.csv"
+OF_BEST = "best"  # the folder of the best weights' evaluation
+# What a run's folder holds, in the order in which an old run is removed.
+FILES = (WEIGHTS, BEST, HISTORY, EVALUATION, PREVIOUS, CHECKPOINT, CONFIG)
 
 
 @dataclass
 class RunFolder:
     """The folder that a fit keeps its run in.
+
+    Nothing is written before the first record, or the first stop: until then
+    a run that is to be replaced is whole. The checkpoint is the truth; all else
+    follows from it, and is written anew by a resumed fit.
 
     Attributes:
         path: The folder.
@@ -42,36 +55,35 @@ class RunFolder:
 
     path: Path
     about: dict[str, Any] = field(default_factory=dict)
+    _lock: FolderLock | None = field(default=None, repr=False)
+    _is_new: bool = field(default=False, repr=False)
 
     def prepare(self, overwrite: bool) -> None:
-        """Makes the folder, empty of any run.
+        """Makes the folder, and checks that a new run may be kept in it.
 
         Args:
-            overwrite: Whether to remove the run that is in it.
+            overwrite: Whether to replace the run that is in it.
 
         Raises:
-            ValueError: If the folder is a file, or holds something else than a
-                run, or a run that is not to be removed.
+            ValueError: If the folder is a file or in use, or holds something
+                else than a run, or a run that is not to be replaced.
         """
-        path = self.path
-        self._check_no_file()
-        if path.exists() and any(path.iterdir()):
-            if not overwrite:
-                raise ValueError(
-                    f"{path} exists; expected a new folder: go on with "
-                    f"resume=True, replace it with overwrite=True, or name "
-                    "another output"
-                )
-            # A VAE that was put together by hand leaves no config.json.
-            if not any((path / name).exists() for name in (CONFIG, CHECKPOINT)):
-                raise ValueError(
-                    f"overwrite=True was given, but {path} holds no run; "
-                    "expected a folder that a fit wrote: name another output"
-                )
-            for name in FILES:
-                (path / name).unlink(missing_ok=True)
-            shutil.rmtree(path / FIGURES, ignore_errors=True)
-        path.mkdir(parents=True, exist_ok=True)
+        self._open()
+        names = {entry.name for entry in self.path.iterdir()}
+        if has_remains_alone(names):
+            pass
+        elif not overwrite:
+            raise ValueError(
+                f"{self.path} exists; expected a new folder: go on with "
+                "resume=True, replace it with overwrite=True, or name another "
+                "output"
+            )
+        elif not holds_run(self.path):
+            raise ValueError(
+                f"overwrite=True was given, but {self.path} holds no run; "
+                "expected a folder that a fit wrote: name another output"
+            )
+        self._is_new = True
 
     def reopen(self, data: Dataset) -> None:
         """Makes the folder if there is none, or checks the run that is in it.
@@ -80,12 +92,13 @@ class RunFolder:
             data: Training and test images, binarized as the run's are.
 
         Raises:
-            ValueError: If the folder is a file, or the run was on other data.
+            ValueError: If the folder is a file or in use, or the run was on
+                other data.
         """
-        self._check_no_file()
-        self.path.mkdir(parents=True, exist_ok=True)
+        self._open()
         if (self.path / CONFIG).exists():
-            check_same_data(self.path, data)
+            self.about = read_about(self.path, is_whole=False)
+            check_same_data(self.path, self.about, data)
 
     def describe(
         self,
@@ -102,143 +115,113 @@ class RunFolder:
             choices: All choices of the run.
             data: Training and test images, binarized as the run's are.
             device: The fit's device.
-            notes: Further JSON-able entries.
+            notes: Further JSON-able entries; a resumed run keeps those that it
+                had.
         """
         if choices["dataset"] == "auto":  # load_run must find the data
             choices = {**choices, "dataset": data.name}
         if vae.recipe is not None:
             vae.recipe = {**vae.recipe, "config": dict(choices)}
         self.about = {
+            **self.about,
+            **(vae.recipe or {}),
             **describe_provenance(data),
             "device": str(device),
             "caveats": find_caveats(vae, data),
             **notes,
         }
 
-    def save_model(self, vae: VAE) -> None:
-        """Writes `config.json` and the model, if it can be rebuilt."""
-        if vae.recipe is not None:
-            write_json(self.path / CONFIG, {**vae.recipe, **self.about})
-            save_weights(vae, self.path / WEIGHTS)
+    def write(
+        self,
+        vae: VAE,
+        best: Mapping[str, Tensor] | None,
+        records: list[Record],
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        """Writes the run's files, the manifest last.
 
-    def save_best(self, vae: VAE) -> None:
-        """Writes the model as the best so far, if it can be rebuilt."""
-        if vae.recipe is not None:
-            save_weights(vae, self.path / BEST)
+        Without a recipe, a VAE that `build` did not make leaves only the
+        history and the checkpoint.
 
-    def _check_no_file(self) -> None:
+        Args:
+            vae: The VAE, with its weights after the last record.
+            best: The best weights so far, if they are kept.
+            records: A record for each epoch.
+            checkpoint: What `State.checkpoint` returns; None leaves the one
+                that is there.
+        """
+        files = self._list_files(vae, best, records)
+        if self._is_new:
+            self._remove_old()
+            self._is_new = False
+        digests = {name: digest(content) for name, content in files.items()}
+        if vae.recipe is not None:
+            write_atomically(self.path / CONFIG, files.pop(CONFIG))
+        if checkpoint is not None:
+            save_checkpoint(self.path, *checkpoint)
+        for name, content in files.items():
+            write_atomically(self.path / name, content)
+        write_manifest(self.path, digests)
+
+    def close(self) -> None:
+        """Lets another fit use the folder."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _list_files(
+        self,
+        vae: VAE,
+        best: Mapping[str, Tensor] | None,
+        records: list[Record],
+    ) -> dict[str, bytes]:
+        """Returns the contents of the files that follow from a checkpoint."""
+        files = {}
+        if records:
+            files[HISTORY] = format_history(records)
+        if vae.recipe is not None:
+            files[CONFIG] = format_json(self.about)
+            if best is not None:
+                files[BEST] = pack_tensors(
+                    dict(best), dict(vae.recipe), "model"
+                )
+            if records:
+                files[WEIGHTS] = pack_vae(vae)
+        return files
+
+    def _open(self) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(
                 f"output is {self.path}, a file; expected a folder"
             )
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = FolderLock(self.path)
+
+    def _remove_old(self) -> None:
+        """Removes another run's files, and what was made of them."""
+        for name in (FIGURES, OF_BEST):
+            path = self.path / name
+            if path.is_symlink():
+                path.unlink()
+            else:
+                shutil.rmtree(path, ignore_errors=True)
+        for name in (*FILES, MANIFEST):
+            (self.path / name).unlink(missing_ok=True)
 
 
-def describe_provenance(data: Dataset) -> dict[str, Any]:
-    """Returns what tells where a run came from, JSON-able."""
-    return {
-        "data": data.describe(),
-        "versions": {
-            "python": platform.python_version(),
-            **{package: version(package) for package in PACKAGES},
-        },
-        "git_commit": find_git_commit(),
-    }
+def has_remains_alone(names: Iterable[str]) -> bool:
+    """Returns whether names are those of a fit that died before it saved."""
+    return all(name == LOCK or name.endswith(PARTIAL) for name in names)
 
 
-def find_git_commit() -> str | None:
-    """Returns the commit of this package's repository, if it is in one."""
+def holds_run(folder: Path) -> bool:
+    """Returns whether a folder holds what a fit wrote."""
     try:
-        return subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def find_caveats(vae: VAE, data: Dataset) -> list[str]:
-    """Returns what a reader of the run's numbers must know, as sentences."""
-    if isinstance(vae.likelihood, BernoulliLikelihood) and not data.is_binary:
-        return [
-            "gray pixels under a Bernoulli are not a likelihood: use "
-            "binarize=dynamic, or likelihood=continuous-bernoulli"
-        ]
-    return []
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run, read back from its folder.
-
-    Attributes:
-        vae: The fitted VAE, on the CPU.
-        config: The choices that made it.
-        data: The data that it was fitted to.
-    """
-
-    vae: VAE
-    config: Config
-    data: Dataset
-
-
-def load_run(
-    folder: Path, data_dir: Path | None = None, best: bool = False
-) -> Run:
-    """Reads a run, and warns of what a reader of its numbers must know.
-
-    Args:
-        folder: The run's folder.
-        data_dir: The folder of the data sets.
-        best: Whether to take the weights of the best validation ELBO.
-
-    Raises:
-        FileError: If the folder holds no run.
-        ValueError: If the data are not those that it was fitted to.
-
-    Warns:
-        UserWarning: The caveats of the run.
-    """
-    about = read_about(folder)
-    config = Config.from_dict(about["config"])
-    data = load(config.dataset, data_dir).first(config.limit)
-    data = data.binarize(config.binarize)
-    check_same_data(folder, data)
-    warn_of_caveats(folder, about)
-    return Run(load_vae(folder, best), config, data)
-
-
-def read_about(folder: Path) -> dict[str, Any]:
-    """Reads `config.json`: a run's choices, its data and its provenance.
-
-    Raises:
-        FileError: If the folder holds no run.
-    """
-    about = read_json(folder / CONFIG)
-    if "config" not in about or "data" not in about:
-        raise FileError(
-            f"{folder / CONFIG} describes no run; expected one that a fit wrote"
-        )
-    return about
-
-
-def warn_of_caveats(folder: Path, about: Mapping[str, Any]) -> None:
-    """Warns of a run's caveats, as its fit noted them."""
-    for caveat in about.get("caveats", ()):
-        warnings.warn(f"{folder}: {caveat}", stacklevel=3)
-
-
-def check_same_data(folder: Path, data: Dataset) -> None:
-    """Refuses other data than those of the run in a folder.
-
-    Raises:
-        ValueError: If the data are others.
-    """
-    saved = read_json(folder / CONFIG).get("data")
-    if saved != data.describe():
-        raise ValueError(
-            f"the data are {data.describe()}, but the run in {folder} was on "
-            f"{saved}; expected the same"
-        )
+        read_about(folder, is_whole=False)
+        return True
+    except FileError:
+        pass
+    # A VAE that was put together by hand leaves no config.json.
+    return any(
+        is_kind(folder / name, "checkpoint") for name in (CHECKPOINT, PREVIOUS)
+    )

@@ -1,15 +1,23 @@
 """A VAE in a folder: saved with what rebuilds it, and loaded back."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pyro_vae.config import Config, build
+from pyro_vae.config import Config, VAEConfig, build, part_of
+from pyro_vae.files import write_atomically
 from pyro_vae.runs.files import (
     FileError,
+    format_json,
+    pack_tensors,
     read_tensors,
-    write_json,
-    write_tensors,
+)
+from pyro_vae.runs.manifest import (
+    MANIFEST,
+    check_file,
+    digest,
+    write_manifest,
 )
 from pyro_vae.vae import VAE
 
@@ -32,19 +40,26 @@ def save_vae(
         ValueError: If the VAE was not made by `build`, so that no
             configuration could rebuild it.
     """
+    files = {
+        CONFIG: format_json({**recipe_of(vae), **(about or {})}),
+        WEIGHTS: pack_vae(vae),
+    }
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / CONFIG, {**_recipe(vae), **(about or {})})
-    save_weights(vae, folder / WEIGHTS)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for name, content in files.items():
+        write_atomically(folder / name, content)
+    digests = {name: digest(content) for name, content in files.items()}
+    write_manifest(folder, digests)
 
 
-def save_weights(vae: VAE, path: Path) -> None:
-    """Writes a VAE's weights into one file, with what rebuilds it.
+def pack_vae(vae: VAE) -> bytes:
+    """Returns a VAE's weights as one file, with what rebuilds it.
 
     Raises:
         ValueError: If the VAE was not made by `build`.
     """
-    write_tensors(path, vae.state_dict(), _recipe(vae), "model")
+    return pack_tensors(vae.state_dict(), recipe_of(vae), "model")
 
 
 def load_vae(folder: str | Path, best: bool = False) -> VAE:
@@ -56,26 +71,42 @@ def load_vae(folder: str | Path, best: bool = False) -> VAE:
             fit with early stopping keeps, in place of the last ones.
 
     Raises:
-        FileError: If a file is missing or damaged, or not one of pyro_vae's.
+        FileError: If a file is missing or damaged, or not one of pyro_vae's,
+            or not as the manifest beside it has it.
     """
     path = Path(folder) / (BEST if best else WEIGHTS)
+    check_file(path)
     tensors, recipe = read_tensors(path, "model")
     try:
         config = Config.from_dict(recipe["config"])
         image_shape = recipe.get("image_shape")  # files of version 0.1 lack it
-        vae = build(config, recipe["data_dim"], image_shape)
+        # The choices of the fit have no say in whether there is room for it.
+        choices = VAEConfig(**part_of(config, VAEConfig))
+        vae = build(choices, recipe["data_dim"], image_shape)
+        vae.recipe = {**recipe_of(vae), "config": asdict(config)}
         vae.load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # a crafted entry can be anything
         raise FileError(
-            f"{path} does not describe its own model: {error}"
+            f"{path} does not describe its own model: {_in_words(error)}"
         ) from None
     return vae
 
 
-def _recipe(vae: VAE) -> dict[str, Any]:
+def recipe_of(vae: VAE) -> dict[str, Any]:
+    """Returns what rebuilds a VAE, JSON-able.
+
+    Raises:
+        ValueError: If the VAE was not made by `build`.
+    """
     if vae.recipe is None:
         raise ValueError(
             "this VAE has no configuration to be rebuilt from; expected one "
             "made by build(config): save its state_dict() yourself"
         )
     return dict(vae.recipe)
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"it has no entry {error}"
+    return " ".join(str(error).split())

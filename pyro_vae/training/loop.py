@@ -9,7 +9,7 @@ from typing import Any
 import pyro
 from torch import Tensor
 
-from pyro_vae.config import FitConfig, check_describes
+from pyro_vae.config import FitConfig, check_describes, find_short_warmup
 from pyro_vae.data import Dataset, minibatches
 from pyro_vae.randomness import (
     get_random_state,
@@ -42,9 +42,7 @@ def fit(
     stop: Stop = lambda: False,
     notes: Mapping[str, Any] | None = None,
 ) -> "Fit":
-    """Fits a VAE by stochastic gradient ascent on the config's objective.
-
-    Training happens while the result is iterated over.
+    """Fits a VAE by stochastic gradient ascent, while its result is iterated.
 
     Args:
         vae: Trained in place, on `config.device`.
@@ -61,13 +59,18 @@ def fit(
 
     Raises:
         ValueError: If the configuration describes another VAE or does not go
-            with this one, the objective cannot take it, or the folder holds
-            another run.
+            with this one, needs more memory than the machine has, the objective
+            cannot take it, or the folder holds another run or is in use.
         FileError: If the folder's checkpoint does not fit this VAE.
+
+    Warns:
+        UserWarning: If the warm-up is longer than the run.
     """
     if resume and overwrite:
         raise ValueError("resume and overwrite were given; expected one")
     check_describes(config, vae)
+    if sentence := find_short_warmup(config):
+        warnings.warn(sentence, stacklevel=2)
     trainer = Trainer(vae, data, config)
     if folder is not None:
         trainer.keep_in(RunFolder(Path(folder)), resume, overwrite, notes or {})
@@ -92,8 +95,10 @@ class Fit(Iterator[Record]):
     every 50th step, so that the host does not wait for the device.
 
     A folder holds the choices, the history, a checkpoint after every epoch, the
-    model and, with early stopping, the best weights. A VAE that `build` did not
-    make leaves only the history and the checkpoint.
+    model and, with early stopping, the best weights, from the first record on,
+    and a manifest with a digest of each. A VAE that `build` did not make leaves
+    only the history and the checkpoint. No other fit can use the folder until
+    this one has ended.
 
     Attributes:
         vae: The VAE.
@@ -108,6 +113,7 @@ class Fit(Iterator[Record]):
     def __init__(self, trainer: Trainer, on_step: OnStep, stop: Stop):
         self.vae, self.engine = trainer.vae, trainer.engine
         self.num_batches = trainer.num_batches
+        self._close = trainer.close
         self._records = train(trainer, on_step, stop)
         self._is_started = False
 
@@ -117,6 +123,7 @@ class Fit(Iterator[Record]):
 
     def __del__(self) -> None:
         if not getattr(self, "_is_started", True):
+            self._close()
             warnings.warn(
                 "fit() was called, but its records were not iterated over, so "
                 "that nothing was trained; expected a loop such as "
@@ -127,15 +134,19 @@ class Fit(Iterator[Record]):
 
 def train(trainer: Trainer, on_step: OnStep, stop: Stop) -> Iterator[Record]:
     """Trains epoch by epoch, and yields the record of each."""
-    trainer.compile()
-    if trainer.progress.is_untrained and not stop():
-        yield trainer.finish_epoch()  # epoch 0 is the model before training
-    while not trainer.is_done() and not stop():
-        if train_epoch(trainer, on_step, stop):
-            yield trainer.finish_epoch()
-        else:
+    try:
+        trainer.compile()
+        if trainer.progress.is_untrained and not stop():
+            yield trainer.finish_epoch()  # epoch 0 is the model before training
+        while not trainer.is_done() and not stop():
+            if train_epoch(trainer, on_step, stop):
+                yield trainer.finish_epoch()
+            else:
+                trainer.save()
+        if trainer.progress.is_untrained:  # stopped before its first record
             trainer.save()
-    trainer.save_model()
+    finally:
+        trainer.close()
 
 
 def train_epoch(trainer: Trainer, on_step: OnStep, stop: Stop) -> bool:

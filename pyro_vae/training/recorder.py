@@ -1,6 +1,5 @@
 """The record of an epoch: how good the model is on the test images."""
 
-import math
 import time
 from functools import partial
 from typing import Any
@@ -84,7 +83,7 @@ class Recorder:
             "test_elbo": expected_log_likelihood - kl,
             "test_expected_log_likelihood": expected_log_likelihood,
             "test_kl": kl,
-            "noise_scale": _noise_scale(self.vae),
+            **_noise_scale(self.vae),
             "seconds": progress.seconds,
             "images_per_second": images_per_second,
             **others,
@@ -144,7 +143,7 @@ class Recorder:
         )
 
 
-def _noise_scale(vae: VAE) -> float:
-    """Returns the noise scale, a mean over pixels; NaN where there is none."""
+def _noise_scale(vae: VAE) -> Record:
+    """Returns the noise scale, if there is one; the mean over pixels."""
     scale = getattr(vae.likelihood, "scale", None)
-    return math.nan if scale is None else scale.mean().item()
+    return {} if scale is None else {"noise_scale": scale.mean().item()}

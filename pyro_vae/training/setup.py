@@ -17,17 +17,19 @@ def resolve_device(name: str) -> torch.device:
     """Returns the device of that name; `auto` is cuda where there is one.
 
     Raises:
-        ValueError: If there is no such device here.
+        ValueError: If there is no such device here, or it cannot hold a number
+            and return it.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.ones(1, device=device).item()  # the device meta returns none
+    except Exception as error:  # every backend raises its own kind
+        reason = str(error).partition("\n")[0].partition(". ")[0]
         raise ValueError(
             f"device is {name!r}, which torch cannot use here; expected "
-            f"auto, cpu or cuda ({str(error).splitlines()[0]})"
+            f"auto, cpu or cuda ({reason or type(error).__name__})"
         ) from None
     return device
 

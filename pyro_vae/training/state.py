@@ -1,7 +1,7 @@
 """What a fit changes, and must keep to go on as if it had never stopped."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from pyro_vae.config import Config, FitConfig, VAEConfig, part_of
-from pyro_vae.runs.files import FileError, load_checkpoint, save_checkpoint
-from pyro_vae.runs.history import HISTORY, Record, write_history
+from pyro_vae.runs.files import Checkpoint, FileError, load_checkpoint
+from pyro_vae.runs.history import Record
 from pyro_vae.svi import load_optimizer_state, optimizer_state
 from pyro_vae.training.schedules import NEED_EPOCHS
 from pyro_vae.vae import VAE
@@ -47,6 +47,22 @@ class Progress:
     records: list[Record] = field(default_factory=list)
     engine: str = ""
 
+    def check(self) -> None:
+        """Refuses what no fit has written.
+
+        Raises:
+            TypeError: If an attribute is of another kind.
+        """
+        for entry in fields(self):
+            value, usual = getattr(self, entry.name), getattr(USUAL, entry.name)
+            kinds = (int, float) if isinstance(usual, float) else type(usual)
+            if not isinstance(value, kinds):
+                raise TypeError(f"its entry {entry.name!r} is {value!r}")
+        for record in self.records:
+            for value in dict(record).values():
+                if not isinstance(value, int | float):
+                    raise TypeError(f"its entry 'records' has {value!r}")
+
     @property
     def is_untrained(self) -> bool:
         """Whether the record of epoch 0 is still to be made."""
@@ -63,6 +79,9 @@ class Progress:
         )
 
 
+USUAL = Progress()  # with an example of each attribute
+
+
 @dataclass
 class State:
     """The state of a fit, which a checkpoint holds.
@@ -75,6 +94,7 @@ class State:
         progress: How far the fit has come.
         random_state: The state of the device's generator within an epoch; None
             between epochs, each of which has a random stream of its own.
+        best: The best weights so far, on the CPU, if early stopping keeps them.
     """
 
     vae: VAE
@@ -83,12 +103,14 @@ class State:
     fixed_choices: Mapping[str, Any]
     progress: Progress = field(default_factory=Progress)
     random_state: Tensor | None = None
+    best: dict[str, Tensor] | None = None
 
-    def save(self, folder: Path) -> None:
-        """Writes the checkpoint, then the history, into an existing folder."""
+    def checkpoint(self) -> Checkpoint:
+        """Returns all of it, to be written by `save_checkpoint`."""
         optim = optimizer_state(self.optim, self.vae.named_parameters())
         tensors = {
             **_prefixed("vae", self.vae.state_dict()),
+            **_prefixed("best", self.best or {}),
             **_prefixed("optim", optim),
             **_prefixed("local", self.vae.inference.tensors()),
         }
@@ -100,9 +122,14 @@ class State:
             "lasting": dict(self.fixed_choices),
             "device": self.device.type,
         }
-        save_checkpoint(folder, tensors, content)
-        if self.progress.records:
-            write_history(folder / HISTORY, self.progress.records)
+        return tensors, content
+
+    def keep_best(self) -> None:
+        """Takes the weights as the best so far."""
+        self.best = {
+            name: tensor.detach().cpu().clone()
+            for name, tensor in self.vae.state_dict().items()
+        }
 
     def restore(self, folder: Path, epochs: int) -> None:
         """Goes back to the folder's checkpoint, if it has one.
@@ -118,15 +145,28 @@ class State:
         checkpoint = load_checkpoint(folder)
         if checkpoint is None:
             return
-        tensors, content = checkpoint
         try:
-            self.vae.load_state_dict(_unprefixed("vae", tensors))
-            self.progress = Progress(**content["position"])
-        except (KeyError, RuntimeError, TypeError) as error:
+            self._load(*checkpoint)
+        except Exception as error:  # a crafted entry can be anything
             raise FileError(
                 f"the checkpoint in {folder} is not of this VAE: {error}"
             ) from None
-        self._check_same(folder, content["lasting"], epochs)
+        self._check_same(folder, checkpoint[1]["lasting"], epochs)
+
+    def _load(
+        self, tensors: dict[str, Tensor], content: dict[str, Any]
+    ) -> None:
+        self.vae.load_state_dict(_unprefixed("vae", tensors))
+        self.progress = Progress(**content["position"])
+        self.progress.check()
+        if not isinstance(content["lasting"], dict):
+            raise TypeError("its entry 'lasting' is no object")
+        # Older runs have nan as a noise scale where there is none.
+        self.progress.records = [
+            {key: value for key, value in record.items() if value == value}
+            for record in self.progress.records
+        ]
+        self.best = _unprefixed("best", tensors) or None
         load_optimizer_state(
             self.optim,
             self.vae.named_parameters(),
@@ -135,8 +175,6 @@ class State:
         self.vae.inference.load(_unprefixed("local", tensors))
         if content["device"] == self.device.type:
             self.random_state = tensors.get("noise")
-        if self.progress.records:
-            write_history(folder / HISTORY, self.progress.records)
 
     def _check_same(
         self, folder: Path, before: Mapping[str, Any], epochs: int

@@ -5,11 +5,13 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from pyro_vae.config import FitConfig
+from pyro_vae.config import FitConfig, check_training_memory
 from pyro_vae.data import Dataset
 from pyro_vae.evaluation import evaluation_batch
+from pyro_vae.runs.files import Checkpoint
 from pyro_vae.runs.folder import RunFolder
 from pyro_vae.runs.history import Record
+from pyro_vae.runs.models import load_vae
 from pyro_vae.svi import (
     CompilationError,
     DynamicPairError,
@@ -53,6 +55,7 @@ class Trainer:
 
     def __init__(self, vae: VAE, data: Dataset, config: FitConfig):
         self.config = config
+        check_training_memory(vae, config, len(data.train))
         self.device = resolve_device(config.device)
         self.vae = vae.to(self.device)
         self.vae.zero_grad(set_to_none=True)
@@ -87,6 +90,19 @@ class Trainer:
         notes: Mapping[str, Any],
     ) -> None:
         """Keeps the run in a folder, after going back to its checkpoint."""
+        try:
+            self._keep_in(folder, resume, overwrite, notes)
+        except BaseException:
+            folder.close()
+            raise
+
+    def _keep_in(
+        self,
+        folder: RunFolder,
+        resume: bool,
+        overwrite: bool,
+        notes: Mapping[str, Any],
+    ) -> None:
         data = self._given_data.binarize(self.config.binarize)
         if resume:
             folder.reopen(data)
@@ -98,8 +114,22 @@ class Trainer:
         choices = choices_of_run(self.vae, self.config)
         folder.describe(self.vae, choices, data, self.device, notes)
         self.folder = folder
-        if not resume:
-            folder.save_model(self.vae)
+        if self.progress.records:  # whatever became of the other files
+            self._find_lost_best()
+            self._write(checkpoint=None)
+
+    def _find_lost_best(self) -> None:
+        """Takes the best weights from their file, where they were kept there.
+
+        Since version 0.2 they are in the checkpoint.
+        """
+        patience, state = self.config.early_stopping, self.state
+        if patience is None or state.best is not None or self.folder is None:
+            return
+        epoch = best_epoch(self.progress.records, self.config.warmup)
+        if epoch is not None and self.vae.recipe is not None:
+            vae = load_vae(self.folder.path, best=True)
+            state.best = vae.state_dict()
 
     def is_done(self) -> bool:
         """Returns whether there is no epoch left to do."""
@@ -146,14 +176,25 @@ class Trainer:
             )
 
     def finish_epoch(self) -> Record:
-        """Evaluates, appends the record of the epoch, saves, and returns it."""
+        """Evaluates, appends the record of the epoch, saves, and returns it.
+
+        Raises:
+            NonFiniteLossError: If a number in it is NaN or infinite; nothing
+                is written then.
+        """
         record = self.recorder.record(self.progress)
+        for name, value in record.items():
+            if not math.isfinite(value):
+                raise NonFiniteLossError(
+                    f"{name} of epoch {record['epoch']:.0f} is {value}, which "
+                    "is not written: try a smaller learning_rate or init_std"
+                )
         self.state.progress = self.progress.after(record)
         self.save()
         return record
 
     def save(self) -> None:
-        """Writes the checkpoint, the history and the model, if they are kept.
+        """Writes the checkpoint and what follows from it, if they are kept.
 
         The best weights are kept, too, if the epoch just done is the best.
         """
@@ -163,12 +204,16 @@ class Trainer:
         progress, config = self.progress, self.config
         if config.early_stopping is not None and progress.batch == 0:
             best = best_epoch(progress.records, config.warmup)
-            if best == progress.epoch:
-                self.folder.save_best(self.vae)
-        self.state.save(self.folder.path)
-        self.folder.save_model(self.vae)
+            if best is not None and best == progress.epoch:
+                self.state.keep_best()
+        self._write(self.state.checkpoint())
 
-    def save_model(self) -> None:
-        """Writes the model, if the run is kept."""
+    def close(self) -> None:
+        """Lets another fit use the folder."""
         if self.folder is not None:
-            self.folder.save_model(self.vae)
+            self.folder.close()
+
+    def _write(self, checkpoint: Checkpoint | None) -> None:
+        assert self.folder is not None
+        records, best = self.progress.records, self.state.best
+        self.folder.write(self.vae, best, records, checkpoint)

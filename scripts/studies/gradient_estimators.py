@@ -21,7 +21,7 @@ from pyro_vae.cli.flags import CommandLine, check_at_least_1
 from pyro_vae.config.variants import BASELINES, PRIORS
 from pyro_vae.parts.distributions import OneHots
 from pyro_vae.parts.gradient_estimators import ScoreFunction
-from pyro_vae.runs.folder import Run, load_run
+from pyro_vae.runs.run import Run, load_run
 
 GROUPS = 10  # of draws; their spread is the standard error of a squared bias
 BLOCKS = {

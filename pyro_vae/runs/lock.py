@@ -1,0 +1,87 @@
+"""One process at a time writes into a run's folder."""
+
+import contextlib
+import json
+import os
+import socket
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows: two fits in one folder are not noticed there
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = "fit.lock"
+
+
+class FolderLock:
+    """The right to write into a folder, which the end of a process gives back.
+
+    Args:
+        folder: An existing folder.
+
+    Raises:
+        ValueError: If another fit has it; the sentence names its process.
+    """
+
+    def __init__(self, folder: Path):
+        self._path = folder / LOCK
+        self._descriptor: int | None = None
+        while fcntl is not None and self._descriptor is None:
+            self._descriptor = self._try()
+
+    def release(self) -> None:
+        """Gives the right back."""
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", None) is not None:
+            self.release()
+
+    def _try(self) -> int | None:
+        """Returns the locked file; None if it was deleted meanwhile."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            descriptor = os.open(self._path, flags, 0o600)
+        except OSError as error:
+            raise ValueError(
+                f"{self._path} cannot be opened ({error.strerror}); expected a "
+                "folder that this fit can write to"
+            ) from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = _describe(os.read(descriptor, 1000))
+            os.close(descriptor)
+            raise ValueError(
+                f"{self._path.parent} is in use by a fit in {holder}; expected "
+                "one fit at a time: wait for it, stop it, or name another "
+                "output"
+            ) from None
+        try:
+            is_same = os.path.samestat(os.fstat(descriptor), self._path.lstat())
+        except FileNotFoundError:
+            is_same = False
+        if not is_same:
+            os.close(descriptor)
+            return None
+        about = {"process": os.getpid(), "host": socket.gethostname()}
+        os.truncate(descriptor, 0)
+        os.write(descriptor, json.dumps(about).encode())
+        return descriptor
+
+
+def _describe(content: bytes) -> str:
+    """Returns which process a lock's content names, in words."""
+    try:
+        about = json.loads(content)
+        process, host = about["process"], about["host"]
+    except (ValueError, KeyError, TypeError):
+        return "another process"
+    if (process, host) == (os.getpid(), socket.gethostname()):
+        return "this process (delete what fit() returned, or finish it)"
+    return f"process {process} on {host}"

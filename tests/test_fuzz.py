@@ -1,0 +1,15 @@
+"""A sample of what tests/fuzz.py tries, for each run of the suite."""
+
+import os
+
+import pytest
+import torch
+
+from tests.fuzz import fuzz
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="it forks")
+def test_a_sample_of_extreme_command_lines_and_broken_files(capfd):
+    torch.set_default_dtype(torch.float32)  # conftest.py sets it back
+    faults = fuzz(seed=1, commands=25, others=4, files=15, folders=15)
+    assert not faults, capfd.readouterr().out
