@@ -80,7 +80,8 @@ def find_fault(case: Case) -> str | None:
     text = log.read_text(errors="replace")
     if "Traceback" in text or code not in (0, 2):
         return f"status {code}: {text[-600:]}"
-    if code == 2 and "error:" not in text and "╭" not in text:
+    is_explained = "error:" in text or "For full helptext" in text
+    if code == 2 and not is_explained:
         return f"status 2 without a sentence: {text[-600:]}"
     return find_not_finite(case.folder / HISTORY)
 
@@ -112,13 +113,13 @@ def _run(case: Case, log: Path) -> None:
     try:
         run(module.main, module.Flags, module.__doc__, case.words, case.name)
     except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else 1
+        status = error.code if isinstance(error.code, int | None) else 1
     except BaseException:
         sys.excepthook(*sys.exc_info())
     with contextlib.suppress(Exception):
         sys.stdout.flush()
         sys.stderr.flush()
-    os._exit(status)
+    os._exit(status or 0)
 
 
 def draw_flags(source: random.Random, kind: type) -> Iterator[str]:

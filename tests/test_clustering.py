@@ -1,5 +1,3 @@
-import math
-
 import numpy as np
 import pytest
 
@@ -37,5 +35,4 @@ def test_by_hand():
 
 def test_without_labels():
     scores = cluster_scores(np.array([1, 1, 4]), None)
-    assert scores["components_used"] == 2
-    assert math.isnan(scores["purity"])
+    assert scores == {"components_used": 2}

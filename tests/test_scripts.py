@@ -563,6 +563,7 @@ def test_comparing_what_differs_is_warned_of(tmp_path):
     older = json.loads(path.read_text())
     del older["config"]["likelihood"], older["config"]["binarize"]
     path.write_text(json.dumps(older))
+    (tmp_path / "all" / MANIFEST).unlink()  # older runs have none
     result = run(tmp_path, "compare.py", "all", "gray")
     assert "(shared noise and continuous-bernoulli)" in result.stderr
     assert (tmp_path / "results" / "compare.png").exists()

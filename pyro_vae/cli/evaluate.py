@@ -55,6 +55,7 @@ GRID_CHUNK = 10_000  # the same for quadrature, whose images share a grid
 ELBO_SAMPLES = 20  # of z for each image
 ELBO_CHUNK = 1000  # images
 CURVE_IMAGES = 500
+MOST_SAMPLES = 1_000_000
 MethodName = Literal[("elbo", *METHODS)]  # type: ignore[valid-type]
 
 
@@ -108,7 +109,8 @@ Flags.__doc__ = (Flags.__doc__ or "").format(
 def main(command: CommandLine[Flags]) -> int:
     """Evaluates, writes the table and the figures, and prints a summary."""
     flags = command.parse()
-    check_at_least_1(flags, "num_samples", "ais_images", "limit")
+    check_at_least_1(flags, "ais_images", "limit")
+    check_at_least_1(flags, "num_samples", most=MOST_SAMPLES)
     check_weights(flags.folder, flags.best)
     run = load_run(flags.folder, flags.data_dir, flags.best)
     device = resolve_device(flags.device)

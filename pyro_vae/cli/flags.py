@@ -132,16 +132,27 @@ def arguments_to_flags(text: str, names: Iterable[str]) -> str:
     return text
 
 
-def check_at_least_1(flags: Any, *names: str) -> None:
+def check_at_least_1(flags: Any, *names: str, most: int | None = None) -> None:
     """Refuses counts below 1; a flag that was left out is None, and passes.
 
+    Args:
+        flags: The flags.
+        *names: Those that count something.
+        most: What they must not exceed, if anything.
+
     Raises:
-        ValueError: If one of the named flags is below 1.
+        ValueError: If one of the named flags is below 1, or above the most.
     """
     for name in names:
         value = getattr(flags, name)
-        if value is not None and value < 1:
+        if value is None:
+            continue
+        if value < 1:
             raise ValueError(f"{to_flag(name)} is {value}; expected at least 1")
+        if most is not None and value > most:
+            raise ValueError(
+                f"{to_flag(name)} is above {most:,}; expected at most that many"
+            )
 
 
 def _read_dataclass(
