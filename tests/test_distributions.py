@@ -266,3 +266,11 @@ def test_a_mixture_has_no_weighted_draws_under_another_prior():
     q = NormalMixture(torch.zeros(4, 3), loc, scale)
     with pytest.raises(ValueError, match="is OneHots; expected a NormalMixt"):
         weighted_draws(q, OneHots(torch.zeros(1, 3)), 5)
+
+
+def test_states_that_no_integer_can_number_are_refused():
+    few = OneHots(torch.zeros(62, 2))
+    assert few.index(torch.tensor([0.0, 1.0]).repeat(62)) == 2**62 - 1
+    many = OneHots(torch.zeros(64, 2))
+    with pytest.raises(ValueError, match=r"there are 2\*\*64 states"):
+        many.index(torch.tensor([0.0, 1.0]).repeat(64))

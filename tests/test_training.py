@@ -723,3 +723,16 @@ def test_a_record_that_is_not_finite_is_not_written(
         next(records)
     assert (tmp_path / HISTORY).read_bytes() == before
     load_vae(tmp_path)
+
+
+def test_states_beyond_all_numbers_have_no_scores(few):
+    config = replace(
+        CONFIG,
+        prior="categorical",
+        num_variables=70,
+        num_components=2,
+        gradient="score-function",
+        epochs=0,
+    )
+    (record,) = fit(make(config), few, config)
+    assert "components_used" not in record and math.isfinite(record["test_kl"])

@@ -17,6 +17,8 @@ from pyro_vae.parts.distributions.discrete import (
     sampled_draws,
 )
 
+MOST_STATES = 2**63  # that 64-bit integers number
+
 
 class OneHots(dist.TorchDistribution, DiscreteLatents):
     r"""L independent one-hot variables of K states, laid end to end.
@@ -107,8 +109,17 @@ class OneHots(dist.TorchDistribution, DiscreteLatents):
 
         Returns:
             Integers, `(...)`.
+
+        Raises:
+            ValueError: If there are more states than an integer can count.
         """
         num_variables, num_components = self.logits.shape[-2:]
+        if num_components**num_variables > MOST_STATES:
+            raise ValueError(
+                f"there are {num_components}**{num_variables} states; expected "
+                "at most 2**63, which integers can number: look at each "
+                "variable by itself"
+            )
         index = z.unflatten(-1, (num_variables, num_components)).argmax(-1)
         powers = num_components ** torch.arange(num_variables - 1, -1, -1)
         return (index * powers.to(index)).sum(-1)
