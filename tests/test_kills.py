@@ -3,7 +3,11 @@
 import builtins
 import hashlib
 import os
+import random
+import signal
+import time
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,7 +24,7 @@ from pyro_vae import (
     fit,
     load_vae,
 )
-from pyro_vae.data import load
+from pyro_vae.data import Dataset, load
 from pyro_vae.runs.files import CHECKPOINT, PREVIOUS, FileError
 from pyro_vae.runs.history import HISTORY, read_history
 from pyro_vae.runs.lock import LOCK
@@ -35,7 +39,7 @@ pytestmark = [
 ]
 
 # Every so many file operations a fit is killed; 1 for all of them.
-STRIDE = int(os.environ.get("PYRO_VAE_KILL_STRIDE", "9"))
+STRIDE = int(os.environ.get("PYRO_VAE_KILL_STRIDE", "13"))
 SMALL = {
     "hidden": (6,),
     "epochs": 2,
@@ -180,33 +184,87 @@ def resume(kind, folder, digits):
     return list(fit(vae, data, config, folder, resume=True))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_killed_at_a_file_operation(kind, tmp_path):
+@dataclass
+class Whole:
+    """A run that was not killed.
+
+    Attributes:
+        folder: Its folder.
+        digests: Those of its weights after each epoch.
+        operations: How many file operations it took.
+        seconds: How long it took.
+        digits: The data.
+    """
+
+    folder: Path
+    digests: list[str]
+    operations: int
+    seconds: float
+    digits: Dataset
+
+
+def run_whole(kind, folder):
     torch.set_default_dtype(torch.float32)  # conftest.py sets it back
     digits = load("digits")
-    whole = tmp_path / "whole"
-    prepare(kind, whole, digits)
-    assert in_child(lambda: fit_whole(kind, whole, digits)) == 0
-    lines = Path(f"{whole}.digests").read_text().splitlines()
+    prepare(kind, folder, digits)
+    started = time.perf_counter()
+    assert in_child(lambda: fit_whole(kind, folder, digits)) == 0
+    seconds = time.perf_counter() - started
+    lines = Path(f"{folder}.digests").read_text().splitlines()
     digests = [line.split()[1] for line in lines]
-    operations = int(Path(f"{whole}.count").read_text())
-    assert operations > 40
-    records = without_timing(read_history(whole / HISTORY))
-    for operation in range(1, operations + 1, STRIDE):
+    operations = int(Path(f"{folder}.count").read_text())
+    return Whole(folder, digests, operations, seconds, digits)
+
+
+def check_killed(kind, folder, whole):
+    """Readers see what belongs together, and the run goes on to its end."""
+    check_readers(kind, folder, whole.digests)
+    resume(kind, folder, whole.digits)
+    histories = [
+        without_timing(read_history(run / HISTORY))
+        for run in (folder, whole.folder)
+    ]
+    assert histories[0] == histories[1]
+    if kind != "by hand":
+        assert digest(load_vae(folder)) == whole.digests[-1]
+    if kind == "stopping":
+        best = [load_vae(run, best=True) for run in (whole.folder, folder)]
+        assert digest(best[0]) == digest(best[1])
+    kept = {path.name for path in folder.iterdir()}
+    # The second to last checkpoint may be one that a kill has saved.
+    expected = {path.name for path in whole.folder.iterdir()}
+    assert kept - {PREVIOUS} == expected - {PREVIOUS}
+    assert MANIFEST in kept and LOCK not in kept
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_at_a_file_operation(kind, tmp_path):
+    whole = run_whole(kind, tmp_path / "whole")
+    assert whole.operations > 40
+    for operation in range(1, whole.operations + 1, STRIDE):
         folder = tmp_path / f"killed{operation}"
-        prepare(kind, folder, digits)
+        prepare(kind, folder, whole.digits)
         status = in_child(
-            lambda at=operation, to=folder: fit_whole(kind, to, digits, at)
+            lambda at=operation, to=folder: fit_whole(
+                kind, to, whole.digits, at
+            )
         )
         assert status == 9, operation
-        check_readers(kind, folder, digests)
-        resume(kind, folder, digits)
-        assert without_timing(read_history(folder / HISTORY)) == records
-        if kind != "by hand":
-            assert digest(load_vae(folder)) == digests[-1]
-        if kind == "stopping":
-            best = [load_vae(run, best=True) for run in (whole, folder)]
-            assert digest(best[0]) == digest(best[1])
-        kept = {path.name for path in folder.iterdir()}
-        assert kept == {path.name for path in whole.iterdir()}
-        assert MANIFEST in kept and LOCK not in kept
+        check_killed(kind, folder, whole)
+
+
+@pytest.mark.parametrize("kind", ["normal", "stopping", "over another"])
+def test_killed_at_a_random_moment(kind, tmp_path):
+    whole = run_whole(kind, tmp_path / "whole")
+    source = random.Random(0)
+    for index in range(3 * 13 // STRIDE):
+        folder = tmp_path / f"killed{index}"
+        prepare(kind, folder, whole.digits)
+        child = os.fork()
+        if child == 0:
+            fit_whole(kind, folder, whole.digits)
+            os._exit(0)
+        time.sleep(source.uniform(0.0, whole.seconds))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        check_killed(kind, folder, whole)
