@@ -90,6 +90,10 @@ __all__ = [
     "save_vae",
 ]
 
+# As methods, too. What knows of files lies above vae.py, which cannot name it.
+setattr(VAE, "save", save_vae)  # noqa: B010
+setattr(VAE, "load", staticmethod(load_vae))  # noqa: B010
+
 _RENAMED = {  # in version 0.2
     "Bernoulli": "BernoulliLikelihood",
     "ContinuousBernoulli": "ContinuousBernoulliLikelihood",

@@ -19,6 +19,7 @@ import signal
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -109,6 +110,7 @@ def find_not_finite(path: Path) -> str | None:
 
 def _run(case: Case, log: Path) -> None:
     """Runs a case in this process, which then ends."""
+    warnings.resetwarnings()  # of those that a test makes errors
     limit = GIGABYTES << 30
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)

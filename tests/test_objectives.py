@@ -27,7 +27,7 @@ from pyro_vae.objectives import (
     is_analytic,
     make_objective,
 )
-from pyro_vae.objectives.kl import compute_kl
+from pyro_vae.objectives.analytic import compute_kl
 from pyro_vae.parts.gradient_estimators import ScoreFunction
 from pyro_vae.parts.guides import LaplaceGuide, NormalGuide
 from pyro_vae.parts.likelihoods import GaussianLikelihood

@@ -295,6 +295,12 @@ def test_a_model_round_trips_alone(tmp_path):
         save_vae(make_by_hand(), tmp_path)
 
 
+def test_saving_and_loading_as_methods(tmp_path):
+    vae = make()
+    vae.save(tmp_path)
+    assert_same_weights(VAE.load(tmp_path), vae)
+
+
 def test_the_best_weights_come_back_from_the_checkpoint(
     few, tmp_path, monkeypatch
 ):
@@ -362,6 +368,10 @@ def test_a_model_that_is_saved_into_a_runs_folder_is_no_part_of_the_run(
     load_vae(tmp_path)
     with pytest.raises(FileError, match="does not belong to the run"):
         read_history(tmp_path / HISTORY)
+    more = replace(FIT_CONFIG, epochs=2)
+    list(fit(make(), few, more, tmp_path, resume=True))
+    assert len(read_history(tmp_path / HISTORY)) == 3
+    assert read_about(tmp_path)["data"] == few.describe()
 
 
 def test_a_second_fit_in_a_folder_is_refused_at_once(few, tmp_path):

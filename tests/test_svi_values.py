@@ -205,13 +205,16 @@ def test_a_single_draw_as_an_index():
     check(lambda: (model, guide), (torch.randn(5),))
 
 
-def test_packed_sequences_have_a_graph_for_their_lengths():
+@pytest.mark.parametrize("is_sorted", [True, False])
+def test_packed_sequences_have_a_graph_for_their_lengths(is_sorted):
     def make():
         net = nn.GRU(2, 3, batch_first=True)
 
         def model(y, lengths):
             pyro.module("net", net)
-            packed = pack_padded_sequence(y, lengths, batch_first=True)
+            packed = pack_padded_sequence(
+                y, lengths, batch_first=True, enforce_sorted=is_sorted
+            )
             out, _ = pad_packed_sequence(net(packed)[0], batch_first=True)
             with pyro.plate("sequences", len(y)):
                 mean = out.sum((1, 2))
@@ -225,6 +228,8 @@ def test_packed_sequences_have_a_graph_for_their_lengths():
         pyro.set_rng_seed(0)
         svi = engine(*make(), Adam({"lr": 0.01}), Trace_ELBO())
         lengths = [[4, 3, 1], [4, 3, 1], [4, 2, 1], [4, 3, 1]]
+        if not is_sorted:
+            lengths = [each[::-1] for each in lengths]
         results.append([svi.step(y, torch.tensor(each)) for each in lengths])
     assert results[0] == pytest.approx(results[1], rel=1e-9)
     assert svi.num_compilations == 2

@@ -122,6 +122,6 @@ SIZES_FROM_1 = some(SIZE, 1, MAX_LAYERS)
 COUNT = between(0, 10**9)
 COUNT_FROM_1 = between(1, 10**9)
 STEPS = Bound(
-    f"inf or {COUNT_FROM_1.expected}",
-    lambda value: value == "inf" or COUNT_FROM_1.holds(value),
+    f"inf or {SIZE.expected}",
+    lambda value: value == "inf" or SIZE.holds(value),
 )

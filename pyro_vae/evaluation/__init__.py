@@ -9,6 +9,7 @@ from pyro_vae.evaluation.elbo import (
     estimate_elbo,
     evaluation_batch,
     evaluation_mode,
+    has_numbered_states,
     mean_elbo_terms,
     sum_terms,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "evaluation_batch",
     "evaluation_mode",
     "find_method",
+    "has_numbered_states",
     "importance_bound",
     "integrate",
     "list_methods",

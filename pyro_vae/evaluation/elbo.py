@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_vae.evaluation.result import LogMarginal
+from pyro_vae.parts.distributions.one_hots import MOST_STATES
 from pyro_vae.randomness import random_stream
 from pyro_vae.svi import NonFiniteLossError, compile_graph
 from pyro_vae.vae import VAE
@@ -87,6 +88,11 @@ def evaluation_batch(vae: VAE) -> int:
 
 
 @torch.no_grad()
+def has_numbered_states(vae: VAE) -> bool:
+    """Returns whether there are discrete states, and integers for them all."""
+    return 1 < vae.num_states <= MOST_STATES
+
+
 def assign(vae: VAE, images: Tensor) -> Tensor:
     """Returns each image's most probable state, `(N,)`, on the CPU."""
     with evaluation_mode(vae):

@@ -1,7 +1,7 @@
 """What is maximized, by name: the ELBO and its relatives."""
 
+from pyro_vae.objectives.analytic import compute_kl, is_analytic
 from pyro_vae.objectives.elbos import PathwiseELBO, WeightedELBO
-from pyro_vae.objectives.kl import compute_kl, is_analytic
 from pyro_vae.objectives.make import OBJECTIVES, Objective, make_objective
 
 __all__ = [

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_vae.objectives.kl import compute_kl
+from pyro_vae.objectives.analytic import compute_kl
 from pyro_vae.objectives.terms import Latent, Terms
 
 Bound = Callable[[Terms, Tensor | float], Tensor]

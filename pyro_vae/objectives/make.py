@@ -9,8 +9,8 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from pyro_vae.objectives import bounds
+from pyro_vae.objectives.analytic import compute_kl
 from pyro_vae.objectives.elbos import PathwiseELBO, WeightedELBO
-from pyro_vae.objectives.kl import compute_kl
 from pyro_vae.objectives.terms import Latent
 from pyro_vae.parts.distributions import center
 from pyro_vae.parts.gradient_estimators import BaselineELBO, Pathwise

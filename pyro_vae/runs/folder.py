@@ -19,6 +19,7 @@ from pyro_vae.runs.files import (
     format_json,
     is_kind,
     pack_tensors,
+    read_json,
     save_checkpoint,
 )
 from pyro_vae.runs.history import HISTORY, Record, format_history
@@ -96,7 +97,9 @@ class RunFolder:
                 other data.
         """
         self._open()
-        if (self.path / CONFIG).exists():
+        if not (self.path / CONFIG).exists():
+            return
+        if "data" in read_json(self.path / CONFIG):  # save_vae writes none
             self.about = read_about(self.path, is_whole=False)
             check_same_data(self.path, self.about, data)
 

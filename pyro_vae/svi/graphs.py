@@ -34,7 +34,7 @@ from pyro_vae.svi.refusals import (
     first_line,
     refuse_dynamic,
 )
-from pyro_vae.svi.values import OperatorReads, Recording
+from pyro_vae.svi.values import PACKING, OperatorReads, Recording
 from pyro_vae.svi.watch import copy_buffers
 
 
@@ -81,9 +81,14 @@ class Program:
     def compile(self, tensors: Sequence[Tensor]) -> None:
         """Compiles the graph for such tensors.
 
+        Inductor does not know the shape of a packed sequence, which depends on
+        lengths: a graph with one stays as it was recorded.
+
         Raises:
             CompilationError: If Inductor or its C++ compiler fails.
         """
+        if any(node.target is PACKING for node in self._record.graph.nodes):
+            return
         _keep_freed_memory()
         inputs = [*tensors, *self._constants]
         try:

@@ -41,7 +41,7 @@ _READING_OPERATORS = {
 # Functions that copy numbers, and those of tensors in lists, without a record.
 _COPYING = (torch.tensor, torch.as_tensor, torch.asarray)
 _OWN = ("torch", "pyro_vae.svi")
-_PACKING = aten._pack_padded_sequence.default  # by the lengths, its second
+PACKING = aten._pack_padded_sequence.default  # by the lengths, its second
 
 
 class _Masked(NamedTuple):
@@ -225,7 +225,7 @@ class OperatorReads(TorchDispatchMode):
                 _READING_OPERATORS[function],
                 lambda value: function(value, *args[1:], **(kwargs or {})),
             )
-        if function is _PACKING:
+        if function is PACKING:
             way = "pack_padded_sequence, by the lengths"
             self._recording.note(args[1], way, lambda lengths: None)
         return function(*args, **(kwargs or {}))

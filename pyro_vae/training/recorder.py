@@ -15,11 +15,11 @@ from pyro_vae.evaluation import (
     compile_sums,
     evaluation_batch,
     evaluation_mode,
+    has_numbered_states,
     mean_elbo_terms,
     sum_terms,
 )
 from pyro_vae.evaluation.clustering import cluster_scores
-from pyro_vae.parts.distributions.one_hots import MOST_STATES
 from pyro_vae.randomness import random_stream
 from pyro_vae.runs.history import Record
 from pyro_vae.training.objective import AnnealedObjective
@@ -135,7 +135,7 @@ class Recorder:
 
     def _cluster_scores(self) -> Record:
         """Returns the scores of the test images' discrete states, if any."""
-        if self.vae.num_states == 1 or self.vae.num_states > MOST_STATES:
+        if not has_numbered_states(self.vae):
             return {}
         labels = self.data.test_labels
         return cluster_scores(
