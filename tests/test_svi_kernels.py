@@ -79,6 +79,23 @@ def test_another_shape_and_other_threads_are_measured(
     assert len(asked) == 4
 
 
+def test_what_another_process_measured_meanwhile_holds(
+    cache, monkeypatch, product
+):
+    """For two of its fits with one seed are to take the same kernel."""
+    with_times(monkeypatch, torch=1.0, onednn=0.5)
+
+    def measure(*args):
+        kernels._choose.cache_clear()
+        monkeypatch.setattr(kernels, "_measure", lambda *args: "torch")
+        assert kernels.choose_kernel(*product, "highest") == "torch"
+        return "onednn"
+
+    monkeypatch.setattr(kernels, "_measure", measure)
+    assert kernels.choose_kernel(*product, "highest") == "torch"
+    assert [path.name for path in cache.parent.iterdir()] == [cache.name]
+
+
 @pytest.mark.parametrize("content", ["[1]", '{"a": ', "[[[[", "\x00"])
 def test_a_damaged_file_is_replaced(cache, monkeypatch, product, content):
     with_times(monkeypatch, torch=1.0, onednn=0.5)

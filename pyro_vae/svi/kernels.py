@@ -8,9 +8,10 @@ processor, on the threads and on the shape. It is measured once, and kept in
 import functools
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -122,16 +123,25 @@ def _choose(
     try:
         choices = _read_choices(path)
         if choices.get(key) not in kernels:
-            choices[key] = _measure(left, right, kernels)
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            text = json.dumps(choices, indent=2)
-            write_atomically(path, text.encode() + b"\n")
+            choice = _measure(left, right, kernels)
+            # Another process may have measured it meanwhile.
+            choices = {key: choice, **_read_choices(path)}
+            if choices[key] not in kernels:
+                choices[key] = choice
+            _write_choices(path, choices)
     except OSError:
         return "bfloat16" if "bfloat16" in kernels else "torch"
     return choices[key]
 
 
-def _read_choices(path: Any) -> dict[str, str]:
+def _write_choices(path: Path, choices: dict[str, str]) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    own = path.with_name(f"kernels.{os.getpid()}.json")  # one for each process
+    write_atomically(own, json.dumps(choices, indent=2).encode() + b"\n")
+    os.replace(own, path)
+
+
+def _read_choices(path: Path) -> dict[str, str]:
     """Returns the choices of a file; none if there is no such file."""
     try:
         choices = json.loads(path.read_text("utf-8"))
