@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and folders of the user's own."""
 
+import contextlib
 import functools
 import os
 import stat
@@ -36,7 +37,8 @@ def sync_folder(folder: Path) -> None:
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        with contextlib.suppress(OSError):  # some file systems cannot
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

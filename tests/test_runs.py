@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -42,7 +43,7 @@ from pyro_vae.runs.history import (
     read_history,
     write_history,
 )
-from pyro_vae.runs.lock import LOCK
+from pyro_vae.runs.lock import LOCK, FolderLock
 from pyro_vae.runs.manifest import MANIFEST
 from pyro_vae.runs.models import BEST, CONFIG, WEIGHTS, pack_vae
 from pyro_vae.runs.run import (
@@ -387,6 +388,21 @@ def test_a_second_fit_in_a_folder_is_refused_at_once(few, tmp_path):
     del records  # as a loop that was left does
     assert LOCK not in names_in(tmp_path)
     list(fit(make(), few, FIT_CONFIG, tmp_path, resume=True))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="it forks")
+def test_a_process_that_was_forked_from_a_fit_leaves_its_lock(tmp_path):
+    lock = FolderLock(tmp_path)
+    child = os.fork()
+    if child == 0:
+        lock.release()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert names_in(tmp_path) == {LOCK}
+    with pytest.raises(ValueError, match="in use"):
+        FolderLock(tmp_path)
+    lock.release()
+    assert not names_in(tmp_path)
 
 
 def test_what_a_dead_fit_left_is_no_run(few, tmp_path):

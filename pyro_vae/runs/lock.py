@@ -25,14 +25,15 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path):
-        self._path = folder / LOCK
+        self._path, self._owner = folder / LOCK, os.getpid()
         self._descriptor: int | None = None
         while fcntl is not None and self._descriptor is None:
             self._descriptor = self._try()
 
     def release(self) -> None:
         """Gives the right back."""
-        if self._descriptor is not None:
+        # A process that was forked from a fit has no right to give back.
+        if self._descriptor is not None and self._owner == os.getpid():
             with contextlib.suppress(OSError):
                 self._path.unlink()
             os.close(self._descriptor)
@@ -54,7 +55,7 @@ class FolderLock:
             ) from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             holder = _describe(os.read(descriptor, 1000))
             os.close(descriptor)
             raise ValueError(
@@ -62,6 +63,8 @@ class FolderLock:
                 "one fit at a time: wait for it, stop it, or name another "
                 "output"
             ) from None
+        except OSError:
+            pass  # a file system without locks: no other fit is noticed
         try:
             is_same = os.path.samestat(os.fstat(descriptor), self._path.lstat())
         except FileNotFoundError:
