@@ -11,12 +11,19 @@ from pathlib import Path
 PARTIAL = ".partial"  # the ending of a file that is being written
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(
+    path: Path, content: bytes, previous: Path | None = None
+) -> None:
     """Writes a file so that a crash leaves either the old or the new one.
 
     The new content is on the disk before it takes the old one's place, and so
     is the new name before this returns. A link of that name is replaced, and
     what it points to is left alone.
+
+    Args:
+        path: The file.
+        content: Its new content.
+        previous: What the old file is to be called from then on, if it is kept.
 
     Raises:
         OSError: If the folder cannot be written to.
@@ -27,6 +34,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+    if previous is not None and path.exists():
+        os.replace(path, previous)
     os.replace(partial, path)
     sync_folder(path.parent)
 
@@ -48,8 +57,15 @@ def find_cache() -> Path:
 
     It is `pyro_vae` in `XDG_CACHE_HOME`, or in `.cache` in the user's home.
     """
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "pyro_vae"
+    if cache := os.environ.get("XDG_CACHE_HOME"):
+        return Path(cache) / "pyro_vae"
+    try:
+        return Path.home() / ".cache" / "pyro_vae"
+    except RuntimeError:
+        raise OSError(
+            "this user has no home folder for a cache; expected another folder "
+            "in the environment variable XDG_CACHE_HOME"
+        ) from None
 
 
 @functools.cache
@@ -61,16 +77,18 @@ def make_code_folder(folder: Path) -> Path:
     folder returned is a new one, to be deleted when the process ends.
     """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fault = _find_fault(folder.resolve())
+        for parent in reversed((folder, *folder.parents)):
+            parent.mkdir(mode=0o700, exist_ok=True)
+        folder = folder.resolve()  # a link may be changed after the check
+        fault = _find_fault(folder)
     except OSError as error:
         fault = f"{folder} cannot be made: {error.strerror}"
     if fault is None:
         return folder
     warnings.warn(
         f"{fault}; nothing that is compiled now is kept for the next time. "
-        "Expected a folder that only you can write to: name another in "
-        "TORCHINDUCTOR_CACHE_DIR, or mend it with chmod",
+        "Expected a folder that only you can write to: delete it, or name "
+        "another in TORCHINDUCTOR_CACHE_DIR",
         stacklevel=3,
     )
     temporary = tempfile.TemporaryDirectory(prefix="pyro_vae_")

@@ -220,3 +220,14 @@ def test_another_error_is_a_bug_with_a_traceback(tmp_path, monkeypatch):
     monkeypatch.setattr(fit, "load_data", fail)
     with pytest.raises(RuntimeError, match="shapes do not"):
         run(tmp_path, "fit.py", *SMALL)
+
+
+def test_a_run_that_was_killed_while_it_saved_is_resumed(tmp_path):
+    folder = tmp_path / "run"
+    make_run(folder)
+    config = folder / "config.json"
+    config.write_text(config.read_text() + "\n")  # as of another save
+    words = ("--resume", "--output", folder, "--epochs", 2, "--no-figures")
+    result = run(tmp_path, "fit.py", *words)
+    assert result.returncode == 0, result.stderr
+    assert len(read_history(folder / HISTORY)) == 3

@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from torch._inductor import codecache
 
 from pyro_vae import files
 from pyro_vae.svi import compile_graph
@@ -125,13 +126,20 @@ def test_what_is_compiled_is_kept_in_the_users_folder(
     if chosen:
         folder = tmp_path / "chosen"
         monkeypatch.setenv(name, str(folder))
+    guessable = tmp_path / "guessable"
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(codecache, "_HEADER_DIR", str(guessable))
+    monkeypatch.setattr(codecache, "_HEADER_LOCK_DIR", str(guessable))
+    codecache._precompile_header.cache_clear()
     compiled = compile_graph(
         lambda x: [(x + chosen).sin().cos()], [torch.ones(3)]
     )
     torch.testing.assert_close(
         compiled(torch.zeros(3)), [torch.full((3,), float(chosen)).sin().cos()]
     )
-    assert list(folder.rglob("*.so"))
+    assert list(folder.rglob("*.so")) and list(folder.rglob("*.gch"))
+    assert not guessable.exists()
+    assert str(guessable) == codecache._HEADER_DIR
     if chosen:
         assert os.environ[name] == str(folder)
 

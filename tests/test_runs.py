@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import shutil
 import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -259,6 +260,67 @@ def test_a_resumed_run_is_whole_again(few, tmp_path):
     assert_same_weights(load_vae(tmp_path), vae)
     with pytest.raises(AssertionError):
         assert_same_weights(stopped, vae)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, HISTORY])
+def test_without_a_checkpoint_nothing_is_resumed_and_nothing_lost(
+    few, tmp_path, name
+):
+    list(fit(make(), few, FIT_CONFIG, tmp_path))
+    for path in tmp_path.iterdir():
+        if path.name not in (name, CONFIG):
+            path.unlink()
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(ValueError, match=f"has {name} and no checkpoint"):
+        fit(make(), few, FIT_CONFIG, tmp_path, resume=True)
+    assert (tmp_path / name).read_bytes() == before
+    assert names_in(tmp_path) == {name, CONFIG}
+
+
+def test_a_run_that_is_to_be_replaced_outlives_a_fit_that_is_stopped(
+    few, tmp_path
+):
+    list(fit(make(), few, FIT_CONFIG, tmp_path))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    stopped = replace(FIT_CONFIG, epochs=9)
+    options = {"overwrite": True, "stop": lambda: True}
+    assert not list(fit(make(), few, stopped, tmp_path, **options))
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_last_good_checkpoint_is_not_moved_away(few, tmp_path, monkeypatch):
+    config = replace(FIT_CONFIG, epochs=3)
+    list(fit(make(), few, FIT_CONFIG, tmp_path))
+    (tmp_path / CHECKPOINT).write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match="is damaged"):
+        records = fit(make(), few, config, tmp_path, resume=True)
+    monkeypatch.setattr(os, "fsync", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        next(records)
+    monkeypatch.undo()
+    assert len(list(fit(make(), few, config, tmp_path, resume=True))) == 3
+
+
+def test_a_folder_that_was_taken_is_not_written_to(few, tmp_path):
+    records = fit(make(), few, FIT_CONFIG, tmp_path / "run")
+    next(records)
+    shutil.rmtree(tmp_path / "run")
+    other = fit(make(), few, FIT_CONFIG, tmp_path / "run")
+    with pytest.raises(ValueError, match="deleted, or taken by another fit"):
+        next(records)
+    assert names_in(tmp_path / "run") == {LOCK}
+    assert len(list(other)) == 2
+
+
+@pytest.mark.parametrize("make_other", [os.mkfifo, None], ids=["pipe", "link"])
+def test_what_is_no_lock_is_left_alone(few, tmp_path, make_other):
+    lock, mine = tmp_path / LOCK, tmp_path / "mine"
+    mine.write_text("mine")
+    make_other(lock) if make_other else os.link(mine, lock)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="is no file that a fit made"):
+            fit(make(), few, FIT_CONFIG, tmp_path, resume=True)
+    assert lock.exists() and mine.read_text() == "mine"
 
 
 def test_resuming_where_there_is_no_run_starts_one(few, tmp_path):

@@ -129,12 +129,12 @@ def main(command: CommandLine[Flags]) -> int:
         seconds = time.perf_counter() - started
         rows += describe_gaps(vae, some, gaps, seconds, flags.per_image)
     table = pd.DataFrame(rows)
+    summary = table[table["image"].isna()].dropna(axis=1, how="all")
+    print(summary.to_string(index=False, float_format="{:.4g}".format))
     write_table(table, folder / EVALUATION)
     if not flags.no_figures:
         drawn = draw_evaluation(run, test, gaps, flags.seed)
         write_figures(drawn, folder / FIGURES)
-    summary = table[table["image"].isna()].dropna(axis=1, how="all")
-    print(summary.to_string(index=False, float_format="{:.4g}".format))
     return 0
 
 

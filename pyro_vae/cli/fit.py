@@ -232,7 +232,8 @@ def resumed(command: CommandLine[Flags], start: Start) -> tuple[Flags, Config]:
         raise ValueError(
             "--resume was given without --output; expected the run's folder"
         )
-    saved = read_config(start.output)
+    # A run that was killed while it saved is not whole, and can go on.
+    saved = read_config(start.output, is_whole=False)
     flags = command.parse(Flags.over(saved))
     if flags.overwrite:
         raise ValueError("--resume and --overwrite were given; expected one")
@@ -245,7 +246,8 @@ def resumed(command: CommandLine[Flags], start: Start) -> tuple[Flags, Config]:
                 f"{flags.output} has {kept}; expected the same: leave the flag "
                 "out, or start a new run with another --output"
             )
-    return replace(flags, preset=read_about(start.output).get("preset")), config
+    about = read_about(start.output, is_whole=False)
+    return replace(flags, preset=about.get("preset")), config
 
 
 def load_data(config: DataConfig, data_dir: Path | None) -> Dataset:

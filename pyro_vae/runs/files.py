@@ -6,7 +6,6 @@ header as JSON, together with a SHA-256 digest of everything in the file.
 
 import hashlib
 import json
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -138,10 +137,12 @@ def read_tensors(
 
 def is_kind(path: Path, kind: str) -> bool:
     """Returns whether a file says that it is a pyro_vae file of a kind."""
+    if not path.is_file():
+        return False
     try:
         with safe_open(path, framework="pt") as file:
             return (file.metadata() or {}).get("pyro_vae") == kind
-    except (SafetensorError, OSError):
+    except (SafetensorError, OSError, ValueError):
         return False
 
 
@@ -149,10 +150,8 @@ def save_checkpoint(
     folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]
 ) -> None:
     """Writes a folder's checkpoint, and keeps the one before it."""
-    path = folder / CHECKPOINT
-    if path.exists():
-        os.replace(path, folder / PREVIOUS)
-    write_atomically(path, pack_tensors(tensors, state, "checkpoint"))
+    content = pack_tensors(tensors, state, "checkpoint")
+    write_atomically(folder / CHECKPOINT, content, folder / PREVIOUS)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
@@ -179,6 +178,8 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
             continue
         for sentence in damage:
             warnings.warn(f"{sentence}; using {path.name}", stacklevel=2)
+            # The next one must not take the place of the one that is left.
+            (folder / CHECKPOINT).unlink(missing_ok=True)
         return checkpoint
     if damage:
         raise FileError(

@@ -37,8 +37,10 @@ from pyro_vae.vae import VAE
 FIGURES = "figures"
 EVALUATION = "evaluation.csv"
 OF_BEST = "best"  # the folder of the best weights' evaluation
-# What a run's folder holds, in the order in which an old run is removed.
-FILES = (WEIGHTS, BEST, HISTORY, EVALUATION, PREVIOUS, CHECKPOINT, CONFIG)
+# What an old run leaves, in the order in which it is removed: whenever that is
+# cut short, what remains is a run, and nothing that can be mistaken for a whole
+# one. Its configuration is replaced by the new one's.
+FILES = (WEIGHTS, BEST, HISTORY, EVALUATION, MANIFEST, PREVIOUS, CHECKPOINT)
 
 
 @dataclass
@@ -52,12 +54,14 @@ class RunFolder:
     Attributes:
         path: The folder.
         about: What `config.json` says.
+        replaces_run: Whether another run is in the folder, to be replaced.
     """
 
     path: Path
     about: dict[str, Any] = field(default_factory=dict)
     _lock: FolderLock | None = field(default=None, repr=False)
     _is_new: bool = field(default=False, repr=False)
+    replaces_run: bool = field(default=False, repr=False)
 
     def prepare(self, overwrite: bool) -> None:
         """Makes the folder, and checks that a new run may be kept in it.
@@ -84,6 +88,8 @@ class RunFolder:
                 f"overwrite=True was given, but {self.path} holds no run; "
                 "expected a folder that a fit wrote: name another output"
             )
+        else:
+            self.replaces_run = True
         self._is_new = True
 
     def reopen(self, data: Dataset) -> None:
@@ -97,6 +103,15 @@ class RunFolder:
                 other data.
         """
         self._open()
+        if not any((self.path / n).exists() for n in (CHECKPOINT, PREVIOUS)):
+            for name in (WEIGHTS, BEST, HISTORY):
+                if (self.path / name).exists():
+                    raise ValueError(
+                        f"resume=True was given, but {self.path} has {name} "
+                        "and no checkpoint to go on from; expected a run with "
+                        "one: replace this one with overwrite=True, or name "
+                        "another output"
+                    )
         if not (self.path / CONFIG).exists():
             return
         if "data" in read_json(self.path / CONFIG):  # save_vae writes none
@@ -153,15 +168,24 @@ class RunFolder:
             checkpoint: What `State.checkpoint` returns; None leaves the one
                 that is there.
         """
+        if self._lock is not None and not self._lock.is_held():
+            raise ValueError(
+                f"{self.path} was deleted, or taken by another fit, while this "
+                "one ran; expected a folder that nobody else changes: nothing "
+                "more is written"
+            )
         files = self._list_files(vae, best, records)
-        if self._is_new:
+        is_first, self._is_new = self._is_new, False
+        if is_first:
             self._remove_old()
-            self._is_new = False
+            self.replaces_run = False
         digests = {name: digest(content) for name, content in files.items()}
         if vae.recipe is not None:
             write_atomically(self.path / CONFIG, files.pop(CONFIG))
         if checkpoint is not None:
             save_checkpoint(self.path, *checkpoint)
+        if is_first and vae.recipe is None:
+            (self.path / CONFIG).unlink(missing_ok=True)
         for name, content in files.items():
             write_atomically(self.path / name, content)
         write_manifest(self.path, digests)
@@ -208,7 +232,7 @@ class RunFolder:
                 path.unlink()
             else:
                 shutil.rmtree(path, ignore_errors=True)
-        for name in (*FILES, MANIFEST):
+        for name in FILES:
             (self.path / name).unlink(missing_ok=True)
 
 

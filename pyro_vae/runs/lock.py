@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import socket
+import stat
 from pathlib import Path
 
 try:
@@ -33,11 +34,23 @@ class FolderLock:
     def release(self) -> None:
         """Gives the right back."""
         # A process that was forked from a fit has no right to give back.
-        if self._descriptor is not None and self._owner == os.getpid():
+        if self._descriptor is None or self._owner != os.getpid():
+            return
+        descriptor, self._descriptor = self._descriptor, None
+        if self._is_that_of(descriptor):
             with contextlib.suppress(OSError):
                 self._path.unlink()
-            os.close(self._descriptor)
-            self._descriptor = None
+        os.close(descriptor)
+
+    def is_held(self) -> bool:
+        """Returns whether nobody has deleted or replaced the lock's file."""
+        return self._descriptor is None or self._is_that_of(self._descriptor)
+
+    def _is_that_of(self, descriptor: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(descriptor), self._path.lstat())
+        except FileNotFoundError:
+            return False
 
     def __del__(self) -> None:
         if getattr(self, "_descriptor", None) is not None:
@@ -54,10 +67,27 @@ class FolderLock:
                 "folder that this fit can write to"
             ) from None
         try:
+            is_same = self._lock(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if not is_same:
+            os.close(descriptor)
+            return None
+        return descriptor
+
+    def _lock(self, descriptor: int) -> bool:
+        """Locks an open file; returns whether it is still the folder's."""
+        state = os.fstat(descriptor)
+        if not stat.S_ISREG(state.st_mode) or state.st_nlink > 1:
+            raise ValueError(
+                f"{self._path} is no file that a fit made; expected none: "
+                "delete it"
+            )
+        try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = _describe(os.read(descriptor, 1000))
-            os.close(descriptor)
             raise ValueError(
                 f"{self._path.parent} is in use by a fit in {holder}; expected "
                 "one fit at a time: wait for it, stop it, or name another "
@@ -65,17 +95,13 @@ class FolderLock:
             ) from None
         except OSError:
             pass  # a file system without locks: no other fit is noticed
-        try:
-            is_same = os.path.samestat(os.fstat(descriptor), self._path.lstat())
-        except FileNotFoundError:
-            is_same = False
-        if not is_same:
-            os.close(descriptor)
-            return None
+        if not self._is_that_of(descriptor):
+            return False
         about = {"process": os.getpid(), "host": socket.gethostname()}
-        os.truncate(descriptor, 0)
-        os.write(descriptor, json.dumps(about).encode())
-        return descriptor
+        with contextlib.suppress(OSError):  # a full disk: the lock holds
+            os.truncate(descriptor, 0)
+            os.write(descriptor, json.dumps(about).encode())
+        return True
 
 
 def _describe(content: bytes) -> str:

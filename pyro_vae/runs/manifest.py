@@ -59,7 +59,11 @@ def check_file(path: Path) -> None:
             f"{MANIFEST} lacks it; expected a file that this run wrote: delete "
             "it"
         )
-    if digests[path.name] != digest(path.read_bytes()):
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror}") from None
+    if digests[path.name] != digest(content):
         raise FileError(
             f"{path} is not the file that belongs to {MANIFEST} beside it: it "
             "was changed, or the fit was killed while it saved; go on with "

@@ -84,6 +84,7 @@ def _compile_cache() -> Iterator[None]:
     anybody can guess, in the system's folder of temporary files, where another
     user may have put code before.
     """
+    from torch._inductor import codecache
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
     name = "TORCHINDUCTOR_CACHE_DIR"
@@ -92,10 +93,19 @@ def _compile_cache() -> Iterator[None]:
         chosen = find_cache() / "inductor"
     else:
         chosen = Path(before)
-    os.environ[name] = str(make_code_folder(chosen.absolute()))
+    folder = make_code_folder(chosen.absolute())
+    os.environ[name] = str(folder)
+    # Its precompiled headers lie elsewhere, whatever the environment says.
+    headers = folder / "precompiled_headers"
+    named = {"_HEADER_DIR": headers, "_HEADER_LOCK_DIR": headers / "locks"}
+    usual = {key: getattr(codecache, key, None) for key in named}
+    for key in named.keys() & vars(codecache).keys():
+        setattr(codecache, key, str(named[key]))
     try:
         yield
     finally:
+        for key in named.keys() & vars(codecache).keys():
+            setattr(codecache, key, usual[key])
         if before is None:
             del os.environ[name]
         else:

@@ -119,8 +119,8 @@ def _choose(
     left: Layout, right: Layout, kernels: tuple[str, ...], machine: str
 ) -> str:
     key = f"{machine} {left} {right} {' '.join(kernels)}"
-    path = find_cache() / "kernels.json"
     try:
+        path = find_cache() / "kernels.json"
         choices = _read_choices(path)
         if choices.get(key) not in kernels:
             choice = _measure(left, right, kernels)

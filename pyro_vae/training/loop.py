@@ -143,8 +143,8 @@ def train(trainer: Trainer, on_step: OnStep, stop: Stop) -> Iterator[Record]:
                 yield trainer.finish_epoch()
             else:
                 trainer.save()
-        if trainer.progress.is_untrained:  # stopped before its first record
-            trainer.save()
+        if trainer.progress.is_untrained and not trainer.replaces_run:
+            trainer.save()  # stopped before its first record
     finally:
         trainer.close()
 

@@ -131,6 +131,11 @@ class Trainer:
             vae = load_vae(self.folder.path, best=True)
             state.best = vae.state_dict()
 
+    @property
+    def replaces_run(self) -> bool:
+        """Whether an older run is still in the folder, to be replaced."""
+        return self.folder is not None and self.folder.replaces_run
+
     def is_done(self) -> bool:
         """Returns whether there is no epoch left to do."""
         config, progress = self.config, self.progress
