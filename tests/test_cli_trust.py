@@ -224,7 +224,7 @@ def test_another_error_is_a_bug_with_a_traceback(tmp_path, monkeypatch):
 
 def test_a_run_that_was_killed_while_it_saved_is_resumed(tmp_path):
     folder = tmp_path / "run"
-    make_run(folder)
+    make_run(folder, epochs=1)
     config = folder / "config.json"
     config.write_text(config.read_text() + "\n")  # as of another save
     words = ("--resume", "--output", folder, "--epochs", 2, "--no-figures")
