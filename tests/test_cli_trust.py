@@ -224,10 +224,18 @@ def test_another_error_is_a_bug_with_a_traceback(tmp_path, monkeypatch):
 
 def test_a_run_that_was_killed_while_it_saved_is_resumed(tmp_path):
     folder = tmp_path / "run"
-    make_run(folder, epochs=1)
+    few = (*SMALL, "--limit", 100, "--no-figures")
+    assert run(tmp_path, "fit.py", *few, "--output", folder).returncode == 0
     config = folder / "config.json"
     config.write_text(config.read_text() + "\n")  # as of another save
     words = ("--resume", "--output", folder, "--epochs", 2, "--no-figures")
     result = run(tmp_path, "fit.py", *words)
     assert result.returncode == 0, result.stderr
     assert len(read_history(folder / HISTORY)) == 3
+
+
+def test_a_run_in_double_precision_is_not_resumed_in_single(tmp_path):
+    folder = tmp_path / "run"
+    make_run(folder, epochs=1)
+    words = ("--resume", "--output", folder, "--epochs", 2, "--no-figures")
+    assert "expected the same" in error_of(run(tmp_path, "fit.py", *words))

@@ -156,7 +156,15 @@ class State:
     def _load(
         self, tensors: dict[str, Tensor], content: dict[str, Any]
     ) -> None:
-        self.vae.load_state_dict(_unprefixed("vae", tensors))
+        weights = _unprefixed("vae", tensors)
+        for name, tensor in self.vae.state_dict().items():
+            if name in weights and weights[name].dtype != tensor.dtype:
+                raise TypeError(
+                    f"its {name} is {weights[name].dtype}, and that of the VAE "
+                    f"is {tensor.dtype}; expected the same: use "
+                    "torch.set_default_dtype"
+                )
+        self.vae.load_state_dict(weights)
         self.progress = Progress(**content["position"])
         self.progress.check()
         if not isinstance(content["lasting"], dict):
