@@ -25,9 +25,10 @@ class FolderLock:
         ValueError: If another fit has it; the sentence names its process.
     """
 
+    _descriptor: int | None = None
+
     def __init__(self, folder: Path):
         self._path, self._owner = folder / LOCK, os.getpid()
-        self._descriptor: int | None = None
         while fcntl is not None and self._descriptor is None:
             self._descriptor = self._try()
 
@@ -53,8 +54,7 @@ class FolderLock:
             return False
 
     def __del__(self) -> None:
-        if getattr(self, "_descriptor", None) is not None:
-            self.release()
+        self.release()
 
     def _try(self) -> int | None:
         """Returns the locked file; None if it was deleted meanwhile."""

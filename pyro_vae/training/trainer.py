@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pyro_vae.config import FitConfig, check_training_memory
@@ -90,33 +91,28 @@ class Trainer:
         notes: Mapping[str, Any],
     ) -> None:
         """Keeps the run in a folder, after going back to its checkpoint."""
+        data = self._given_data.binarize(self.config.binarize)
+        self.folder = folder
         try:
-            self._keep_in(folder, resume, overwrite, notes)
+            if resume:
+                folder.reopen(data)
+                self._go_back(folder.path)
+            else:
+                folder.prepare(overwrite)
+            choices = choices_of_run(self.vae, self.config)
+            folder.describe(self.vae, choices, data, self.device, notes)
+            if self.progress.records:  # whatever became of the other files
+                self._find_lost_best()
+                self._write(checkpoint=None)
         except BaseException:
-            folder.close()
+            self.close()
             raise
 
-    def _keep_in(
-        self,
-        folder: RunFolder,
-        resume: bool,
-        overwrite: bool,
-        notes: Mapping[str, Any],
-    ) -> None:
-        data = self._given_data.binarize(self.config.binarize)
-        if resume:
-            folder.reopen(data)
-            self.state.restore(folder.path, self.config.epochs)
-            if self.config.engine == "auto" and self.progress.engine:
-                self.engine = self.progress.engine
-        else:
-            folder.prepare(overwrite)
-        choices = choices_of_run(self.vae, self.config)
-        folder.describe(self.vae, choices, data, self.device, notes)
-        self.folder = folder
-        if self.progress.records:  # whatever became of the other files
-            self._find_lost_best()
-            self._write(checkpoint=None)
+    def _go_back(self, folder: Path) -> None:
+        """Goes back to a folder's checkpoint, and to the engine of its run."""
+        self.state.restore(folder, self.config.epochs)
+        if self.config.engine == "auto" and self.progress.engine:
+            self.engine = self.progress.engine
 
     def _find_lost_best(self) -> None:
         """Takes the best weights from their file, where they were kept there.
