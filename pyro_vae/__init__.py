@@ -1,7 +1,14 @@
 """pyro_vae: variational autoencoders as Pyro model/guide pairs."""
 
+import sys
 import warnings
+from pathlib import Path
 from typing import Any
+
+if sys.orig_argv[1:3] == ["-m", "pyro_vae"] or "pyro-vae" in (
+    Path(word).stem for word in sys.orig_argv[:2]
+):  # the console command, which can be stopped while all else loads
+    import pyro_vae.cli.start  # noqa: F401
 
 from pyro_vae.config import (
     Config,

@@ -2,11 +2,18 @@
 
 import contextlib
 import functools
+import glob
 import os
 import stat
 import tempfile
 import warnings
 from pathlib import Path
+
+try:
+    import grp
+    import pwd
+except ImportError:  # Windows has neither
+    pass
 
 PARTIAL = ".partial"  # the ending of a file that is being written
 
@@ -18,7 +25,8 @@ def write_atomically(
 
     The new content is on the disk before it takes the old one's place, and so
     is the new name before this returns. A link of that name is replaced, and
-    what it points to is left alone.
+    what it points to is left alone. Of two processes that write at once, the
+    last one's file stays.
 
     Args:
         path: The file.
@@ -28,7 +36,7 @@ def write_atomically(
     Raises:
         OSError: If the folder cannot be written to.
     """
-    partial = path.with_name(path.name + PARTIAL)
+    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
     partial.unlink(missing_ok=True)  # of a crash, or a link to elsewhere
     with open(partial, "xb") as file:
         file.write(content)
@@ -38,6 +46,12 @@ def write_atomically(
         os.replace(path, previous)
     os.replace(partial, path)
     sync_folder(path.parent)
+
+
+def remove_partials(path: Path) -> None:
+    """Removes what crashes left of a file that nobody is writing now."""
+    for partial in path.parent.glob(f"{glob.escape(path.name)}.*{PARTIAL}"):
+        partial.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -111,10 +125,26 @@ def _find_fault(folder: Path) -> str | None:
         return f"other users can write to {folder} (mode {mode:o})"
     for parent in folder.parents:
         state = parent.stat()
-        everybody = state.st_mode & stat.S_IWOTH
+        others = state.st_mode & stat.S_IWOTH or (
+            state.st_mode & stat.S_IWGRP and _is_shared(state.st_gid)
+        )
         # In a sticky folder, only its owner can rename a file.
-        if everybody and not state.st_mode & stat.S_ISVTX:
+        if others and not state.st_mode & stat.S_ISVTX:
             return f"other users can replace {folder}: they can write {parent}"
         if state.st_uid not in (0, os.getuid()):
             return f"{parent} belongs to the user of number {state.st_uid}"
     return None
+
+
+def _is_shared(group: int) -> bool:
+    """Returns whether a group is another than root's or the user's own one.
+
+    Many systems give each user a group of their own name, in which the user is
+    alone, and let it write to all of the user's folders.
+    """
+    try:
+        found, user = grp.getgrgid(group), pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # one of them has no name
+        return True
+    owners = {"root", user}
+    return found.gr_name not in owners or not owners.issuperset(found.gr_mem)

@@ -1,8 +1,10 @@
 """Files written whole or not at all, and a folder for code that is run."""
 
 import os
+import pwd
 import stat
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,13 +24,37 @@ def forgotten():
 def test_a_link_is_replaced_and_not_followed(tmp_path):
     other = tmp_path / "other"
     other.write_text("mine")
-    for name in ("model", "model" + files.PARTIAL):
+    partial = f"model.{os.getpid()}{files.PARTIAL}"
+    for name in ("model", partial):
         (tmp_path / name).symlink_to(other)
     files.write_atomically(tmp_path / "model", b"new")
     assert other.read_text() == "mine"
     assert (tmp_path / "model").read_text() == "new"
     assert not (tmp_path / "model").is_symlink()
-    assert not (tmp_path / ("model" + files.PARTIAL)).exists()
+    assert not (tmp_path / partial).exists()
+
+
+def test_two_processes_that_write_one_file_do_not_meet(tmp_path, monkeypatch):
+    path, usual = tmp_path / "model", os.fsync
+
+    def write_another(descriptor):
+        monkeypatch.setattr(os, "fsync", usual)
+        monkeypatch.setattr(os, "getpid", lambda: 0)
+        files.write_atomically(path, b"another's, which is longer")
+        usual(descriptor)
+
+    monkeypatch.setattr(os, "fsync", write_another)
+    files.write_atomically(path, b"this one's")
+    assert path.read_text() == "this one's"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_crash_left_of_a_file_is_removed(tmp_path):
+    for name in ("model.7.partial", "model.x", "my model.7.partial"):
+        (tmp_path / name).touch()
+    files.remove_partials(tmp_path / "model")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"model.x", "my model.7.partial"}
 
 
 @pytest.mark.parametrize("fails", ["fsync", "replace"])
@@ -92,6 +118,24 @@ def test_a_folder_that_others_can_replace_is_not_used(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert files.make_code_folder(shared / "code") == shared / "code"
+
+
+@pytest.mark.parametrize("members", [[], ["somebody"]])
+@pytest.mark.parametrize("name", ["users", None])
+def test_a_folder_that_a_group_can_replace_is_not_used(
+    tmp_path, monkeypatch, name, members
+):
+    user = pwd.getpwuid(os.getuid()).pw_name
+    group = SimpleNamespace(gr_name=name or user, gr_mem=[user, *members])
+    monkeypatch.setattr(files.grp, "getgrgid", lambda number: group)
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o770)
+    if name is None and not members:  # the user's own group
+        assert files.make_code_folder(shared / "code") == shared / "code"
+        return
+    with pytest.warns(UserWarning, match="other users can replace"):
+        files.make_code_folder(shared / "code")
 
 
 def test_a_folder_of_another_user_is_not_used(tmp_path, monkeypatch):

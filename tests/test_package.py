@@ -17,9 +17,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 CODE = [*FILES, *sorted((ROOT / "scripts").rglob("*.py"))]
 LIBRARY = {
     "by_hand": set(),
-    "data": {"files"},
+    "data": {"files", "machine"},
     "figures": set(),
     "files": set(),
+    "machine": set(),
     "parts": set(),
     "randomness": set(),
     "svi": {"files"},
@@ -28,7 +29,7 @@ LIBRARY = {
     "vae": {"inference", "pair", "parts"},
     "objectives": {"parts", "svi", "vae"},
     "evaluation": {"inference", "parts", "randomness", "svi", "vae"},
-    "config": {"inference", "objectives", "parts", "vae"},
+    "config": {"inference", "machine", "objectives", "parts", "vae"},
     "runs": {"config", "data", "files", "parts", "vae"},
     "training": {
         "config",
@@ -105,7 +106,7 @@ def test_the_house_is_small():
         for entry in PACKAGE.iterdir()
         if not entry.name.startswith("__") and entry.name != "py.typed"
     ]
-    assert len(rooms) <= 16
+    assert len(rooms) <= 17
     for path in CODE:
         text = path.read_text()
         assert len(text.splitlines()) <= 320, path

@@ -469,7 +469,7 @@ def test_a_process_that_was_forked_from_a_fit_leaves_its_lock(tmp_path):
 
 def test_what_a_dead_fit_left_is_no_run(few, tmp_path):
     (tmp_path / LOCK).write_text("")
-    (tmp_path / (CONFIG + PARTIAL)).write_text("{")
+    (tmp_path / (f"{CONFIG}.1{PARTIAL}")).write_text("{")
     for options in ({}, {"overwrite": True}, {"resume": True}):
         with pytest.warns(UserWarning, match="were not iterated over"):
             fit(make(), few, FIT_CONFIG, tmp_path, **options)
@@ -490,7 +490,7 @@ def test_links_in_a_runs_folder_are_not_followed(few, tmp_path):
     other.mkdir()
     mine = other / "mine.txt"
     mine.write_text("mine")
-    for name in (WEIGHTS, HISTORY, MANIFEST, CHECKPOINT + PARTIAL):
+    for name in (WEIGHTS, HISTORY, MANIFEST, f"{CHECKPOINT}.1{PARTIAL}"):
         (folder / name).unlink(missing_ok=True)
         (folder / name).symlink_to(mine)
     more = replace(FIT_CONFIG, epochs=2)

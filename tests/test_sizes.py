@@ -36,7 +36,7 @@ def float32(exact_and_isolated):
 
 
 def small_machine(monkeypatch, size=1e9):
-    monkeypatch.setattr(sizes, "machine_memory", lambda: size)
+    monkeypatch.setattr(sizes, "find_memory", lambda: size)
     monkeypatch.setattr(sizes, "_device_memory", lambda config: 0)
 
 
@@ -160,19 +160,6 @@ def test_a_vae_is_not_refused_for_a_step_that_it_does_not_take(monkeypatch):
         check_training_memory(vae, many, 60_000)
     vae.recipe = None
     check_training_memory(vae, many, 60_000)
-
-
-def test_the_machines_memory(monkeypatch, tmp_path):
-    whole = sizes.machine_memory()
-    assert 1e8 < whole < 1e14
-    limit = tmp_path / "memory.max"
-    monkeypatch.setattr(sizes, "LIMITS", (str(limit),))
-    for text, memory in (("max\n", whole), ("12345\n", 12345)):
-        limit.write_text(text)
-        assert sizes.machine_memory() in (memory, whole)
-    assert sizes.machine_memory() == 12345
-    monkeypatch.delattr(sizes.os, "sysconf")
-    assert sizes.machine_memory() == float("inf")
 
 
 def test_a_short_run_of_a_long_warmup_is_found():

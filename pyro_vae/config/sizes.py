@@ -1,12 +1,8 @@
 """How much memory choices need, before anything is made of them."""
 
-import contextlib
-import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +11,7 @@ from pyro_vae.config.bounds import show
 from pyro_vae.config.choices import part_of
 from pyro_vae.config.config import Config, FitConfig, VAEConfig
 from pyro_vae.config.tables import resolve
+from pyro_vae.machine import find_memory
 from pyro_vae.vae import VAE
 
 MANY_IMAGES = 60_000  # where the number of the training images is not known
@@ -32,10 +29,6 @@ SIZES = (
 )
 SMALL_LAYER = 64
 MIXTURES = ("mixture", "summed-mixture", "vamp")
-LIMITS = (
-    "/sys/fs/cgroup/memory.max",
-    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-)
 
 
 class Memory(NamedTuple):
@@ -186,7 +179,7 @@ def check_memory(
     Raises:
         ValueError: If they need more than there is.
     """
-    available = machine_memory()
+    available = find_memory()
     needed = estimate_memory(config, data_dim, num_data)
     if sum(needed) <= available:
         return
@@ -239,18 +232,6 @@ def _lessen(config: VAEConfig) -> Iterator[tuple[str, VAEConfig]]:
             less = min(value, defaults[name])
         if value is not None and less != value:
             yield name, replace(config, **{name: less})
-
-
-def machine_memory() -> float:
-    """Returns the machine's memory, in bytes; inf where it is not known."""
-    try:
-        sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    except (AttributeError, OSError, ValueError):  # Windows has none
-        return math.inf
-    for path in LIMITS:  # of a container, in two versions
-        with contextlib.suppress(OSError, ValueError):
-            sizes.append(int(Path(path).read_text()))
-    return min(sizes)
 
 
 def _device_memory(config: VAEConfig) -> float:

@@ -6,7 +6,6 @@ holds, and against the machine's memory, before anything is allocated.
 
 import io
 import math
-import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from numpy.lib import format as npy
 
 from pyro_vae.data.dataset import DataError
+from pyro_vae.machine import find_memory
 
 MAX_HEADER = 10_000  # bytes; NumPy reads no longer ones
 CHUNK = 1 << 20  # bytes
@@ -137,10 +137,7 @@ def _check_memory(claimed: int, count: int) -> None:
     The machine holds the array as it is stored, and twice as floats: whole,
     and split into two sets.
     """
-    names = getattr(os, "sysconf_names", {})  # Windows has none
-    if not {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= set(names):
-        return
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = find_memory()
     needed = claimed + 2 * count * torch.get_default_dtype().itemsize
     if needed > memory:
         raise ValueError(

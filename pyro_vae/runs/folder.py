@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import Dataset
-from pyro_vae.files import PARTIAL, write_atomically
+from pyro_vae.files import PARTIAL, remove_partials, write_atomically
 from pyro_vae.runs.files import (
     CHECKPOINT,
     PREVIOUS,
@@ -223,6 +223,8 @@ class RunFolder:
             )
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = FolderLock(self.path)
+        for name in (CONFIG, *FILES):
+            remove_partials(self.path / name)
 
     def _remove_old(self) -> None:
         """Removes another run's files, and what was made of them."""
