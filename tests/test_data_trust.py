@@ -126,9 +126,10 @@ def test_a_header_that_claims_to_be_long_is_not_read(tmp_path):
 def test_an_array_that_the_memory_does_not_hold(tmp_path, monkeypatch):
     path = tmp_path / "large.npy"
     np.save(path, np.zeros((2**11, 2**9), np.uint8))  # 17 MiB, with floats
+    load(path)
     sizes = {"SC_PHYS_PAGES": 2**12, "SC_PAGE_SIZE": 2**12}
     monkeypatch.setattr(os, "sysconf", sizes.get)
-    assert "takes 0.0 GiB of memory, and this machine has 0.0" in refusal(path)
+    assert "take 0.0 GiB of memory, and this machine has 0.0" in refusal(path)
     sizes["SC_PHYS_PAGES"] *= 2
     assert len(load(path).train) == 1639
 
@@ -184,7 +185,7 @@ def test_bytes_of_zero_and_one_are_binary_images(tmp_path, dtype):
     assert data.train.dtype == torch.float64
 
 
-@pytest.mark.parametrize("shape", [(4, 4, 4), (3, 5, 5), (4, 4, 2), (2,) * 4])
+@pytest.mark.parametrize("shape", [(4, 4, 4), (4, 4, 2), (2,) * 4])
 def test_images_that_are_no_pictures_are_refused(tmp_path, shape):
     np.save(tmp_path / "own.npy", np.zeros((9, *shape)))
     assert "with 1 or 3 channels, or (N, D)" in refusal(tmp_path / "own.npy")

@@ -42,15 +42,17 @@ def test_values_beyond_the_unit_interval_are_clipped():
 
 def test_images_in_color(rng):
     images = rng.random((4, 48))
-    drawn = sheet(figures.image_grid(images, (4, 4, 3), 2, "Color"))
+    drawn = sheet(figures.image_grid(images, (3, 4, 4), 2, "Color"))
     assert drawn.shape == (11, 11, 3)
-    assert np.array_equal(drawn[6:10, 1:5], images[2].reshape(4, 4, 3))
+    assert np.array_equal(
+        drawn[6:10, 1:5], images[2].reshape(3, 4, 4).transpose(1, 2, 0)
+    )
 
 
 @pytest.mark.parametrize("channels", [(), (3,)])
 @pytest.mark.parametrize("count", [1, 2, 4, 5])
 def test_a_row_that_is_not_full_is_white(count, channels):
-    shape = (4, 5, *channels)
+    shape = (*channels, 4, 5)
     images = np.zeros((count, int(np.prod(shape))))
     drawn = sheet(figures.image_grid(images, shape, 4, "Few"))
     rows = -(-count // 4)
@@ -80,7 +82,7 @@ def test_the_manifold_grows_to_the_right_and_upwards():
     assert axes.get_ylabel() == "$z_2$" and axes.get_xlabel() == "$z_1$"
 
 
-@pytest.mark.parametrize("shape", [(8, 8), (28, 28), (6, 9), (28, 28, 3)])
+@pytest.mark.parametrize("shape", [(8, 8), (28, 28), (6, 9), (3, 28, 28)])
 def test_ticks_of_the_manifold_point_at_the_centers_of_images(shape):
     z = np.array([[-3.0, -1.0], [2.0, 4.0]])
 
@@ -91,8 +93,8 @@ def test_ticks_of_the_manifold_point_at_the_centers_of_images(shape):
     drawn = np.asarray(axes.get_images()[0].get_array())
     is_black = (drawn == 0).reshape(*drawn.shape[:2], -1).all(-1)
     for ticks, black, side in (
-        (axes.get_xticks(), is_black.any(0), shape[1]),
-        (axes.get_yticks(), is_black.any(1), shape[0]),
+        (axes.get_xticks(), is_black.any(0), shape[-1]),
+        (axes.get_yticks(), is_black.any(1), shape[-2]),
     ):
         pixels = np.flatnonzero(black).reshape(5, side)
         assert np.allclose(ticks, pixels.mean(1))

@@ -96,7 +96,8 @@ def test_the_initial_weights_of_the_convolutions():
     ("make", "message"),
     [
         (lambda: ConvEncoder((10, 10), 4), "multiples of 4, halved by each"),
-        (lambda: ConvDecoder(2, (8, 8, 3)), r"\(8, 8, 3\); expected gray ones"),
+        (lambda: ConvDecoder(2, (8, 8, 3)), "8 x 3 pixels; expected sides"),
+        (lambda: ConvEncoder((64,), 2), r"is \(64,\); expected \(height"),
         (lambda: ConvEncoder((8, 8), 4, ()), r"are \(\); expected some, each"),
         (lambda: ConvEncoder((8, 8), 4, (0,)), r"\(0,\); expected some, each"),
     ],

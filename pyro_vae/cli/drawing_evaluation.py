@@ -78,9 +78,15 @@ def _make_panel(
     low, high = both.amin(0), both.amax(0)
     margin = (high - low) / 2
     z, density = posterior_density(vae, image, low - margin, high + margin)
-    picture = image.view(run.data.image_shape).cpu().numpy()
+    picture = image.view(run.data.image_shape)
+    if picture.dim() == 3:  # imshow wants the channels last
+        picture = picture.movedim(0, -1)
     return figures.Panel(
-        title, picture, z.cpu().numpy(), density.cpu().numpy(), normals
+        title,
+        picture.cpu().numpy(),
+        z.cpu().numpy(),
+        density.cpu().numpy(),
+        normals,
     )
 
 

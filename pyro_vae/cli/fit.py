@@ -24,12 +24,17 @@ from pyro_vae.config import (
     make_preset,
     part_of,
 )
-from pyro_vae.data import Dataset, DataUnavailableError, load
+from pyro_vae.data import Dataset, DataUnavailableError
 from pyro_vae.runs.files import load_checkpoint
 from pyro_vae.runs.folder import FIGURES
 from pyro_vae.runs.history import HISTORY, Record, read_history
 from pyro_vae.runs.models import BEST
-from pyro_vae.runs.run import find_caveats, read_about, read_config
+from pyro_vae.runs.run import (
+    find_caveats,
+    load_data,
+    read_about,
+    read_config,
+)
 from pyro_vae.training import RESUMABLE, best_epoch, fit
 
 
@@ -93,8 +98,11 @@ def main(command: CommandLine[Flags]) -> int:
             saved, and how to go on.
     """
     flags, config = read_flags(command)
-    data = load_data(config, flags.data_dir)
-    if config.dataset == "auto":
+    data = choose_data(config, flags.data_dir)
+    if data.reading:
+        sizes = f"{len(data.train)} for training, {len(data.test)} for testing"
+        print(f"{data.name}: {data.reading}; {sizes}")
+    if config.dataset == "auto" and config.static_binarization is None:
         config = replace(config, dataset=data.name)
     folder = flags.output or Path("results", f"{data.name}-{config.prior}")
     go_on = f"{command.program} --resume --output {shlex.quote(str(folder))}"
@@ -250,14 +258,12 @@ def resumed(command: CommandLine[Flags], start: Start) -> tuple[Flags, Config]:
     return replace(flags, preset=about.get("preset")), config
 
 
-def load_data(config: DataConfig, data_dir: Path | None) -> Dataset:
+def choose_data(config: DataConfig, data_dir: Path | None) -> Dataset:
     """Loads the data; unless the user named them, digits stand in."""
-    name = "mnist" if config.dataset == "auto" else config.dataset
+    if config.dataset != "auto" or config.static_binarization is not None:
+        return load_data(config, data_dir)
     try:
-        data = load(name, data_dir)
+        return load_data(replace(config, dataset="mnist"), data_dir)
     except DataUnavailableError as error:
-        if config.dataset != "auto":
-            raise
         print(f"{error}; going on with scikit-learn's embedded 8 x 8 digits")
-        data = load("digits")
-    return data.first(config.limit).binarize(config.binarize)
+        return load_data(replace(config, dataset="digits"), data_dir)

@@ -119,8 +119,13 @@ MAX_LAYERS = 1000
 SIZE = between(1, 100_000)
 SIZES = some(SIZE, 0, MAX_LAYERS)
 SIZES_FROM_1 = some(SIZE, 1, MAX_LAYERS)
+SIDES = some(SIZE, 1, 2)
 COUNT = between(0, 10**9)
 COUNT_FROM_1 = between(1, 10**9)
+SCALE_OF_DATA = Bound(
+    f"columns, or {POSITIVE.expected}",
+    lambda value: value == "columns" or POSITIVE.holds(value),
+)
 STEPS = Bound(
     f"inf or {SIZE.expected}",
     lambda value: value == "inf" or SIZE.holds(value),

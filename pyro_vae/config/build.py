@@ -10,7 +10,7 @@ import torch
 
 from pyro_vae.config.choices import part_of
 from pyro_vae.config.config import Config, VAEConfig
-from pyro_vae.config.sizes import check_memory
+from pyro_vae.config.sizes import check_memory, count_colors
 from pyro_vae.config.tables import resolve
 from pyro_vae.config.variants import (
     GRADIENTS,
@@ -34,7 +34,8 @@ def build(
     Args:
         config: The choices; a whole `Config` is one, too.
         data_dim: D, the number of pixels of an image.
-        image_shape: (height, width), for convolutions; by default square.
+        image_shape: (height, width) or (channels, height, width), for
+            convolutions; by default a gray square.
 
     Returns:
         A VAE, on the CPU, its weights drawn from torch's global generator.
@@ -44,7 +45,7 @@ def build(
             the machine has not the memory for it; in a whole `Config` also
             that for its training.
     """
-    check_memory(config, data_dim)
+    check_memory(config, data_dim, colors=count_colors(image_shape))
     guide = resolve(config.prior, "guide", config.guide)
     gradient = resolve(config.prior, "gradient", config.gradient)
     shape = _image_shape(config, data_dim, image_shape)

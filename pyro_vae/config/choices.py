@@ -151,7 +151,18 @@ def _check_states(config: Any) -> None:
         check_num_states(config.num_components**config.num_variables)
 
 
+def _check_static_binarization(config: Any) -> None:
+    if config.static_binarization is None:
+        return
+    for name in ("dataset", "binarize"):
+        default = _default(type(config), name)
+        expected = f"{default} (leave it out) with static_binarization"
+        allowed = ("auto", "mnist") if name == "dataset" else ("none",)
+        config._check(name, Bound(expected, allowed.__contains__))
+
+
 RULES: list[tuple[str, Callable[[Any], None]]] = [
+    ("static_binarization", _check_static_binarization),
     ("early_stopping", _check_warmup),
     ("validation_fraction", _check_validation),
     ("num_variables", _check_states),

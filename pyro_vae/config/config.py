@@ -17,7 +17,9 @@ from pyro_vae.config.bounds import (
     NOT_NEGATIVE,
     ORDER,
     POSITIVE,
+    SCALE_OF_DATA,
     SEED,
+    SIDES,
     SIZE,
     SIZES,
     SIZES_FROM_1,
@@ -137,7 +139,8 @@ class DataConfig(Choices):
 
     Attributes:
         dataset: mnist, fashion-mnist, kmnist, digits (8 x 8 pixels, part of
-            scikit-learn), or the path of an .npy or .npz file. auto: mnist, or
+            scikit-learn), or the path of a folder of images or of a file: .npy,
+            .npz, .h5, .zarr, .h5ad, .csv, .parquet, or IDX. auto: mnist, or
             digits where mnist is neither on disk nor to be downloaded.
         limit: Use only the first LIMIT training images, and as many test
             images.
@@ -145,11 +148,35 @@ class DataConfig(Choices):
             probability equal to its brightness. dynamic: the training images
             anew in each epoch; static: once. The test images are drawn once,
             the same for all runs.
+        static_binarization: Read binary MNIST as Larochelle drew it once, from
+            the folder or one of the files binarized_mnist_train.amat,
+            ..._valid.amat and ..._test.amat (or .npy), in place of dataset.
+        scale: Divide the numbers of a file by this. By default bytes by 255,
+            and nothing else; columns: bring each column of a table from its
+            own range to [0, 1].
+        layout: Where the channels of images in a file are; auto: as the sizes
+            tell.
+        image_size: Height and width, or one side, that the images of a folder
+            are cropped and resized to.
+        grey: Make the images of a folder gray.
+        label_column: Column of a table that holds the labels; by default the
+            only one of text.
+        test_fraction: Part of the images that becomes the test set, where a
+            file has none; by default a fifth.
     """
 
     dataset: str = "auto"
     limit: Annotated[int | None, or_none(COUNT_FROM_1)] = None
     binarize: Literal["none", "dynamic", "static"] = "none"
+    static_binarization: str | None = None
+    scale: Annotated[
+        float | Literal["columns"] | None, or_none(SCALE_OF_DATA)
+    ] = None
+    layout: Literal["auto", "channels-first", "channels-last"] = "auto"
+    image_size: Annotated[tuple[int, ...] | None, or_none(SIDES)] = None
+    grey: bool = False
+    label_column: str | None = None
+    test_fraction: Annotated[float | None, or_none(FRACTION)] = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -61,7 +62,10 @@ class Count(NamedTuple):
 
 
 def estimate_memory(
-    config: VAEConfig, data_dim: int = 784, num_data: int = MANY_IMAGES
+    config: VAEConfig,
+    data_dim: int = 784,
+    num_data: int = MANY_IMAGES,
+    colors: int = 1,
 ) -> Memory:
     """Estimates the memory that a VAE needs, and a step of its training.
 
@@ -72,24 +76,21 @@ def estimate_memory(
         config: The choices; without those of a fit the VAE is not trained.
         data_dim: D, the number of pixels of an image.
         num_data: N, the number of training images.
+        colors: The channels of an image.
     """
     guide = resolve(config.prior, "guide", config.guide)
     gradient = resolve(config.prior, "gradient", config.gradient)
-    encoder = _count_network(config, data_dim, _count_outputs(config, guide))
+    count = partial(_count_network, config, data_dim, colors)
+    encoder = count(_count_outputs(config, guide))
     latents = _count_latents(config)
-    flows = Count()
-    for is_flow, context in (
-        (config.prior == "flow", 0),
-        (guide == "flow", config.coupling_units),
-    ):
-        flows = flows.plus(_count_couplings(config, context), int(is_flow))
+    flows = _count_flows(config, guide)
     # Those of a mixture's density, or of each of its enumerated components.
     components = config.num_components if config.prior in MIXTURES else 1
-    decoder = _count_network(config, data_dim, latents, is_decoder=True)
+    decoder = count(latents, is_decoder=True)
     whole = encoder.plus(decoder).plus(flows)
     parameters = whole.parameters + _count_prior(config, data_dim)
     if gradient == "score-function-baseline" and config.baseline == "learned":
-        parameters += _count_network(config, data_dim, 1).parameters
+        parameters += count(1).parameters
     size = torch.get_default_dtype().itemsize
     if not isinstance(config, FitConfig):
         return Memory(size * parameters, 0)
@@ -131,25 +132,41 @@ def _count_prior(config: VAEConfig, data_dim: int) -> int:
 
 
 def _count_network(
-    config: VAEConfig, data_dim: int, end: int, is_decoder: bool = False
+    config: VAEConfig,
+    data_dim: int,
+    colors: int,
+    end: int,
+    is_decoder: bool = False,
 ) -> Count:
     """Returns the count of an encoder, or of a decoder, which mirrors one.
 
     Args:
         config: The choices.
-        data_dim: D, the number of pixels of an image.
+        data_dim: D, the number of values of an image.
+        colors: The channels of an image.
         end: The size of the end that is no image.
         is_decoder: Whether the image is its output.
     """
     sizes, convolutions = [data_dim, *config.hidden, end], Count()
     if config.network == "conv":
-        channels = [1, *config.channels]
+        channels = [colors, *config.channels]
         for step, (few, many) in enumerate(pairwise(channels), start=1):
-            sizes[0] = many * data_dim // 4**step
+            sizes[0] = many * (data_dim // colors) // 4**step
             weights = 16 * few * many + (few if is_decoder else many)
             convolutions = convolutions.plus(Count(weights, 2 * sizes[0]))
     layers = _count_layers(sizes[::-1] if is_decoder else sizes)
     return layers.plus(convolutions)
+
+
+def _count_flows(config: VAEConfig, guide: str) -> Count:
+    """Returns the count of the flows of the prior and of the guide."""
+    flows = Count()
+    for is_flow, context in (
+        (config.prior == "flow", 0),
+        (guide == "flow", config.coupling_units),
+    ):
+        flows = flows.plus(_count_couplings(config, context), int(is_flow))
+    return flows
 
 
 def _count_couplings(config: VAEConfig, context: int) -> Count:
@@ -167,7 +184,10 @@ def _count_layers(sizes: Sequence[int]) -> Count:
 
 
 def check_memory(
-    config: VAEConfig, data_dim: int = 784, num_data: int = MANY_IMAGES
+    config: VAEConfig,
+    data_dim: int = 784,
+    num_data: int = MANY_IMAGES,
+    colors: int = 1,
 ) -> None:
     """Refuses choices for which the machine has not enough memory.
 
@@ -175,19 +195,20 @@ def check_memory(
         config: The choices; without those of a fit the VAE is not trained.
         data_dim: D, the number of pixels of an image.
         num_data: N, the number of training images.
+        colors: The channels of an image.
 
     Raises:
         ValueError: If they need more than there is.
     """
     available = find_memory()
-    needed = estimate_memory(config, data_dim, num_data)
+    needed = estimate_memory(config, data_dim, num_data, colors)
     if sum(needed) <= available:
         return
     available = max(available, _device_memory(config))
     if sum(needed) <= available:
         return
     smaller = {
-        name: sum(estimate_memory(lessened, data_dim, num_data))
+        name: sum(estimate_memory(lessened, data_dim, num_data, colors))
         for name, lessened in _lessen(config)
     }
     name = min(smaller, key=smaller.__getitem__, default=None)
@@ -218,7 +239,13 @@ def check_training_memory(vae: VAE, config: FitConfig, num_data: int) -> None:
     if vae.recipe is not None:
         choices = {**vae.recipe["config"], **part_of(config, FitConfig)}
         whole = Config.from_dict(choices)
-        check_memory(whole, vae.recipe["data_dim"], num_data)
+        colors = count_colors(vae.recipe["image_shape"])
+        check_memory(whole, vae.recipe["data_dim"], num_data, colors)
+
+
+def count_colors(image_shape: Sequence[int] | None) -> int:
+    """Returns the channels of an image of a shape; 1 for gray ones."""
+    return image_shape[0] if image_shape and len(image_shape) == 3 else 1
 
 
 def _lessen(config: VAEConfig) -> Iterator[tuple[str, VAEConfig]]:

@@ -1,52 +1,80 @@
-"""Arrays of NumPy files: only those that are wanted, and none that lies.
+"""Arrays of NumPy's files: only those that are wanted, and none that lies.
 
 A file's header says how large its array is. It is held against what the file
 holds, and against the machine's memory, before anything is allocated.
 """
 
+import contextlib
 import io
 import math
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 import numpy as np
-import torch
 from numpy.lib import format as npy
 
-from pyro_vae.data.dataset import DataError
+from pyro_vae.data.errors import DataError
+from pyro_vae.data.parts import find_parts
 from pyro_vae.machine import find_memory
 
 MAX_HEADER = 10_000  # bytes; NumPy reads no longer ones
 CHUNK = 1 << 20  # bytes
-MAX_NAMES = 10  # arrays that a sentence lists
 MAX_REASON = 200  # characters of a reader's own words
 
 
-def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns the images and the labels of a NumPy file, and reads no more.
-
-    Args:
-        path: An `.npy` file of the images, or an `.npz` file of `images`, or of
-            one array alone, and optionally `labels`.
-
-    Returns:
-        The images as they are stored, and the labels, or None.
+def read_npy(path: Path) -> np.memmap:
+    """Returns the array of an `.npy` file, which stays on the disk.
 
     Raises:
-        DataError: If the file is missing or unreadable, an array claims more
-            than its file or the machine holds, or there are no images.
+        DataError: If it is unreadable, or claims more than the file holds.
     """
-    if not path.is_file():
-        raise DataError(f"there is no file {path}")
+    with _as_data_errors(path), open(path, "rb") as file:
+        shape, is_fortran, dtype, start = _read_header(
+            file, path.stat().st_size
+        )
+        order: Literal["F", "C"] = "F" if is_fortran else "C"
+        if math.prod(shape) == 0:
+            return np.empty(shape, dtype)  # type: ignore[return-value]
+        return np.memmap(path, dtype, "r", start, shape, order)
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Returns the images and labels of an `.npz` file, and reads no more.
+
+    Returns:
+        Arrays by their part, as `find_parts` names them.
+
+    Raises:
+        DataError: If it is unreadable, an array claims more than its file or
+            the machine holds, or there are no images.
+    """
+    with _as_data_errors(path), zipfile.ZipFile(path) as archive:
+        names = [
+            name.removesuffix(".npy")
+            for name in archive.namelist()
+            if name.endswith(".npy")
+        ]
+        found = {}
+        for part, name in find_parts(path, names).items():
+            member = archive.getinfo(f"{name}.npy")
+            with archive.open(member) as file:
+                found[part] = _read_array(file, member.file_size)
+        return found
+
+
+def is_npy(path: Path) -> bool:
+    """Returns whether a file begins as an `.npy` file does."""
+    with open(path, "rb") as file:
+        return file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX
+
+
+@contextlib.contextmanager
+def _as_data_errors(path: Path) -> Iterator[None]:
+    """Turns whatever a reader raises into a DataError that names the file."""
     try:
-        with open(path, "rb") as file:
-            if file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
-                file.seek(0)
-                return _read_array(file, path.stat().st_size), None
-            with zipfile.ZipFile(file) as archive:
-                return _read_members(path, archive)
+        yield
     except DataError:
         raise
     except Exception as error:  # they raise a dozen kinds for bad files
@@ -56,52 +84,19 @@ def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         ) from None
 
 
-def _read_members(
-    path: Path, archive: zipfile.ZipFile
-) -> tuple[np.ndarray, np.ndarray | None]:
-    names = [
-        name.removesuffix(".npy")
-        for name in archive.namelist()
-        if name.endswith(".npy")
-    ]
-    images = names[0] if len(names) == 1 else "images"
-    if images not in names:
-        more = len(names) - MAX_NAMES
-        listed = ", ".join(names[:MAX_NAMES]) or "(none)"
-        raise DataError(
-            f"{path} holds the arrays {listed}"
-            f"{f' and {more} more' if more > 0 else ''}; expected the images "
-            "under the name 'images'"
-        )
-
-    def read(name: str) -> np.ndarray:
-        member = archive.getinfo(f"{name}.npy")
-        with archive.open(member) as file:
-            return _read_array(file, member.file_size)
-
-    has_labels = len(names) > 1 and "labels" in names
-    return read(images), read("labels") if has_labels else None
-
-
 def _read_array(file: IO[bytes], size: int) -> np.ndarray:
     """Returns the array of an open `.npy` file that says it has `size` bytes.
 
     Raises:
         ValueError: If its header is none, or claims too much.
     """
-    head = io.BytesIO(file.read(MAX_HEADER))
-    shape, is_fortran, dtype = _header_reader(npy.read_magic(head))(head)
-    if dtype.hasobject:
-        raise ValueError("it holds Python objects; expected numbers")
-    if min(shape, default=0) < 0:
-        raise ValueError(f"its header claims the shape {shape}")
-    count = math.prod(shape)
-    claimed, held = count * dtype.itemsize, size - head.tell()
-    _check_claim(claimed, held)
-    _check_memory(claimed, count)
+    shape, is_fortran, dtype, start = _read_header(file, size)
+    claimed = math.prod(shape) * dtype.itemsize
+    _check_memory(claimed)
+    file.seek(start)
     # A zip file may lie about its members' sizes: memory is taken for what has
     # been read, and not for what is claimed.
-    content = bytearray(head.read(claimed))
+    content = bytearray()
     while len(content) < claimed:
         chunk = file.read(min(CHUNK, claimed - len(content)))
         if not chunk:
@@ -109,6 +104,24 @@ def _read_array(file: IO[bytes], size: int) -> np.ndarray:
         content += chunk
     array = np.frombuffer(content, dtype)
     return array.reshape(shape, order="F" if is_fortran else "C")
+
+
+def _read_header(
+    file: IO[bytes], size: int
+) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+    """Returns an array's shape, whether it has Fortran's order, type and start.
+
+    Raises:
+        ValueError: If it is no header, or claims more than `size` bytes.
+    """
+    head = io.BytesIO(file.read(MAX_HEADER))
+    shape, is_fortran, dtype = _header_reader(npy.read_magic(head))(head)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects; expected numbers")
+    if min(shape, default=0) < 0:
+        raise ValueError(f"its header claims the shape {shape}")
+    _check_claim(math.prod(shape) * dtype.itemsize, size - head.tell())
+    return shape, is_fortran, dtype, head.tell()
 
 
 def _header_reader(version: tuple[int, int]) -> Callable:
@@ -131,16 +144,12 @@ def _check_claim(claimed: int, held: int) -> None:
         )
 
 
-def _check_memory(claimed: int, count: int) -> None:
-    """Raises a ValueError if an array is too large for this machine.
-
-    The machine holds the array as it is stored, and twice as floats: whole,
-    and split into two sets.
-    """
+def _check_memory(claimed: int) -> None:
+    """Raises a ValueError if the machine cannot hold an array."""
     memory = find_memory()
-    needed = claimed + 2 * count * torch.get_default_dtype().itemsize
-    if needed > memory:
+    if claimed > memory / 2:
         raise ValueError(
-            f"its array takes {needed / 2**30:.1f} GiB of memory, and this "
-            f"machine has {memory / 2**30:.1f}: store fewer images"
+            f"its array takes {claimed / 2**30:.1f} GiB of memory, and this "
+            f"machine has {memory / 2**30:.1f}: store fewer images, or an .npy "
+            "file, which is read from the disk"
         )

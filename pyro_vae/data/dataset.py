@@ -1,4 +1,4 @@
-"""Images in memory, split into a training and a test set."""
+"""Images and labels, split into a training and a test set."""
 
 import copy
 import math
@@ -9,6 +9,14 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.draws import draw_once
+from pyro_vae.data.errors import DataError
+from pyro_vae.data.rows import (
+    Rows,
+    check_in_memory,
+    count_few,
+    settle,
+    spread,
+)
 
 Binarization = Literal["none", "dynamic", "static"]
 
@@ -16,10 +24,7 @@ Binarization = Literal["none", "dynamic", "static"]
 SPLIT_SEED = 0
 # Seeds of the binary images that are drawn once for all runs.
 TRAIN_SEED, TEST_SEED, VALIDATION_SEED = 1, 2, 3
-
-
-class DataError(ValueError):
-    """A data set is damaged or not what it should be."""
+SAMPLE = 1000  # images that stand for all that are not in memory
 
 
 @dataclass(frozen=True)
@@ -30,13 +35,16 @@ class Dataset:
         name: The data set's name, or its file's.
         train: Training images, `(N, D)`: finite floats, in [0, 1] where they
             come from `load`. Others, such as standardized ones, suit a Gaussian
-            likelihood.
-        test: Test images, `(M, D)`, likewise.
+            likelihood. `Rows` are read as they are asked for.
+        test: Test images, `(M, D)`, likewise, in memory.
         train_labels: Labels of the training images, `(N,)` integers; None for
             data without labels.
         test_labels: Labels of the test images, `(M,)` integers, or None.
-        image_shape: `(height, width)` or `(height, width, channels)`; its
-            product is D.
+        image_shape: `(height, width)` or `(channels, height, width)`, with 3
+            channels; its product is D. By default a square, or a row where D
+            is no square number.
+        reading: What was made of the stored numbers, as a sentence.
+        classes: The names of the labels 0, 1, ..., if they have any.
 
     Raises:
         DataError: If images or labels are not of these shapes, or the images
@@ -44,32 +52,37 @@ class Dataset:
     """
 
     name: str
-    train: Tensor
+    train: Tensor | Rows
     test: Tensor
-    train_labels: Tensor | None
-    test_labels: Tensor | None
-    image_shape: tuple[int, ...]
+    train_labels: Tensor | None = None
+    test_labels: Tensor | None = None
+    image_shape: tuple[int, ...] = ()
+    reading: str = ""
+    classes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Checks what a likelihood or a figure would stumble over later."""
+        if not self.image_shape and self.train.ndim == 2:
+            square = shape_of_row(self.train.shape[1])
+            object.__setattr__(self, "image_shape", square)
         shape, size = self.image_shape, math.prod(self.image_shape)
-        if len(shape) not in (2, 3):
+        if len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] != 3):
             raise DataError(
-                f"image_shape is {shape}; expected (height, width) or (height, "
-                "width, channels)"
+                f"image_shape is {shape}; expected (height, width) or "
+                "(channels, height, width) with 3 channels: channels that come "
+                "last are moved by images.movedim(-1, 1).flatten(1)"
             )
         for kind in ("train", "test"):
             images = getattr(self, kind)
+            if isinstance(images, Rows) and kind == "train":
+                _check_size(kind, images, size, shape)
+                continue
             if not isinstance(images, Tensor) or images.dim() != 2:
                 raise DataError(
                     f"{kind} is {_describe(images)}; expected a tensor (N, D) "
                     "of images: flatten each"
                 )
-            if images.shape[1] != size:
-                raise DataError(
-                    f"{kind} has {images.shape[1]} values an image; expected "
-                    f"{size}, the product of image_shape {tuple(shape)}"
-                )
+            _check_size(kind, images, size, shape)
             _check_finite(kind, images)
             labels = getattr(self, f"{kind}_labels")
             if labels is not None and not (
@@ -102,7 +115,7 @@ class Dataset:
             limit: The number of images kept in each set; None keeps all.
         """
         return self._with(
-            train=self.train[:limit],
+            train=settle(self.train[:limit]),
             test=self.test[:limit],
             train_labels=_first(self.train_labels, limit),
             test_labels=_first(self.test_labels, limit),
@@ -129,7 +142,12 @@ class Dataset:
                 f"there are {size} training images; expected at least 2 to "
                 "hold some out for validation"
             )
-        count = min(max(round(fraction * size), 1), size - 1)
+        count = count_apart(self.train, fraction)
+        if isinstance(self.train, Rows):
+            others, apart, labels, _ = self.train.set_apart(
+                count, SPLIT_SEED + 1, self.train_labels
+            )
+            return self._with(train=others, train_labels=labels), apart
         generator = torch.Generator().manual_seed(SPLIT_SEED)
         order = torch.randperm(size, generator=generator)
         kept = order[count:].sort().values
@@ -159,7 +177,9 @@ class Dataset:
         if how == "none":
             return self
         for kind, images in (("train", self.train), ("test", self.test)):
-            low, high = images.aminmax() if len(images) else (0, 1)
+            if isinstance(images, Rows):
+                images = spread(images, SAMPLE)
+            low, high = images.aminmax() if len(images) else (0, 0)
             if low < 0 or high > 1:
                 raise DataError(
                     f"{kind} ranges from {low:g} to {high:g}; "
@@ -168,6 +188,7 @@ class Dataset:
                 )
         train = self.train
         if how == "static":
+            train = check_in_memory(train, "binarize=static")
             train = draw_once(train, TRAIN_SEED)
         return self._with(train=train, test=draw_once(self.test, TEST_SEED))
 
@@ -186,48 +207,51 @@ class Dataset:
         """Returns what a run's files record of the data, ready for JSON.
 
         Two data sets that differ in it are not the same: it holds the name,
-        the sizes, the mean pixel of each set and the shape of an image.
+        the sizes, the mean pixel of each set and the shape of an image. Of
+        images that are not in memory it holds the mean of a sample.
         """
+        train = self.train
+        if isinstance(train, Rows):
+            train = spread(train, SAMPLE)
         return {
             "name": self.name,
             "num_train": len(self.train),
             "num_test": len(self.test),
-            "train_mean": self.train.mean(dtype=torch.float64).item(),
+            "train_mean": train.mean(dtype=torch.float64).item(),
             "test_mean": self.test.mean(dtype=torch.float64).item(),
             "image_shape": list(self.image_shape),
         }
 
 
-def split(
-    name: str,
-    images: Tensor,
-    labels: Tensor | None,
-    image_shape: tuple[int, ...],
-) -> Dataset:
-    """Splits images 80/20 into a training and a test set, by a fixed seed.
+def shape_of_row(size: int) -> tuple[int, int]:
+    """Returns the shape to draw a row of values in: a square if it is one."""
+    side = math.isqrt(size)
+    return (side, side) if side * side == size else (1, size)
 
-    Args:
-        name: The data set's name.
-        images: Floats in [0, 1], `(N, D)`.
-        labels: `(N,)` integers, or None.
-        image_shape: `(height, width)` or `(height, width, channels)`.
+
+def count_apart(images: Tensor | Rows, fraction: float) -> int:
+    """Returns how many images to set apart, which are then in memory.
+
+    It is a part of the images, at least one, and not all; of images that are
+    read as they are asked for, only a few.
     """
-    generator = torch.Generator().manual_seed(SPLIT_SEED)
-    order = torch.randperm(len(images), generator=generator)
-    train, test = order.split([len(order) - len(order) // 5, len(order) // 5])
-    return Dataset(
-        name,
-        images[train],
-        images[test],
-        None if labels is None else labels[train],
-        None if labels is None else labels[test],
-        image_shape,
-    )
+    count = min(round(fraction * len(images)), count_few(images))
+    return min(max(count, 1), len(images) - 1)
 
 
 def to_unit_interval(images: Tensor) -> Tensor:
     """Returns bytes `(N, ...)` as floats in [0, 1], `(N, D)`."""
     return images.flatten(1).to(torch.get_default_dtype()).div_(255)
+
+
+def _check_size(
+    kind: str, images: Tensor | Rows, size: int, shape: tuple[int, ...]
+) -> None:
+    if images.shape[1] != size:
+        raise DataError(
+            f"{kind} has {images.shape[1]} values an image; expected {size}, "
+            f"the product of image_shape {tuple(shape)}"
+        )
 
 
 def _check_finite(kind: str, images: Tensor) -> None:

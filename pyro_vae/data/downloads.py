@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.dataset import DataError, Dataset, to_unit_interval
+from pyro_vae.data.dataset import Dataset, to_unit_interval
+from pyro_vae.data.errors import DataError
 from pyro_vae.files import find_cache, write_atomically
 
 TORCHVISION = {  # the class in torchvision.datasets, by our name

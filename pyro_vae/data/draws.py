@@ -44,16 +44,18 @@ def draw_once(images: Tensor, seed: int) -> Tensor:
     return (uniform.to(images.device) < images).to(images)
 
 
-def minibatches(num_data: int, batch_size: int) -> Iterator[Tensor]:
-    """Yields minibatches as indices of images, `(B,)`, each image once.
+def minibatches(
+    num_data: int, batch_size: int, first: int = 0
+) -> Iterator[Tensor]:
+    """Returns minibatches as indices of images, `(B,)`, each image once.
 
-    The last minibatch may be smaller. The order is drawn when the first
-    minibatch is asked for, from torch's global generator of the CPU, so that
-    it is the same on every device.
+    The last minibatch may be smaller. The order is drawn at once, from torch's
+    global generator of the CPU, so that it is the same on every device.
 
     Args:
         num_data: The number of images, N.
         batch_size: The number of images in a minibatch, B.
+        first: The number of minibatches that are left out, at the beginning.
     """
     # Indices rather than a DataLoader, because the images are one tensor on
     # the device that trains, and a minibatch is one indexing operation there.
@@ -62,4 +64,6 @@ def minibatches(num_data: int, batch_size: int) -> Iterator[Tensor]:
     # indices also find each image's own parameters, where inference keeps
     # some, and a resumed epoch skips its first minibatches without reading
     # them.
-    yield from torch.randperm(num_data).split(batch_size)
+    order = torch.randperm(num_data)
+    starts = range(first * batch_size, num_data, batch_size)
+    return (order[start : start + batch_size] for start in starts)

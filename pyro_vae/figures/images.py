@@ -21,7 +21,7 @@ def image_grid(
 
     Args:
         images: The images, `(N, D)`; values are clipped to [0, 1].
-        image_shape: `(height, width)` or `(height, width, 3)`.
+        image_shape: `(height, width)` or `(3, height, width)`.
         columns: The number of images in a row.
         title: The figure's title, drawn letter by letter.
     """
@@ -46,7 +46,7 @@ def manifold(
         generate: A function from latents `(N, P)` to mean images `(N, D)`.
         z: The latents whose smallest and largest values bound the grid,
             `(M, P)`.
-        image_shape: `(height, width)` or `(height, width, 3)`.
+        image_shape: `(height, width)` or `(3, height, width)`.
         size: The number of images along each axis.
     """
     plane = latent_plane(z)
@@ -62,12 +62,12 @@ def manifold(
     title = f"Mean images over the test set's range{plane.note}"
     figure, axes = _draw_sheet(sheet, title)
     values = np.linspace(low, high, TICKS)
-    places = _tick_places(sheet.shape[1], image_shape[1], image_shape)
+    places = _tick_places(sheet.shape[1], image_shape[-1], image_shape)
     axes.set_xticks(places, _format(values[:, 0]))
     axes.set_xlabel(plane.labels[0])
     axes.set_yticks([])
     if len(plane.labels) == 2:
-        places = _tick_places(sheet.shape[0], image_shape[0], image_shape)
+        places = _tick_places(sheet.shape[0], image_shape[-2], image_shape)
         axes.set_yticks(places, _format(values[::-1, 1]))
         axes.set_ylabel(plane.labels[1])
     return figure
@@ -82,9 +82,9 @@ def _tile(images: Array, image_shape: Sequence[int], columns: int) -> Array:
     # nothing need not wait for it.
     from torchvision.utils import make_grid
 
-    height, width, *channels = image_shape
+    *channels, height, width = image_shape
     x = torch.from_numpy(np.clip(images, 0, 1))
-    x = x.reshape(-1, height, width, *channels or (1,)).permute(0, 3, 1, 2)
+    x = x.reshape(-1, *channels or (1,), height, width)
     # make_grid puts fewer images than a row on a narrower sheet, where they
     # would be drawn larger: white images fill the row.
     missing = max(0, columns - len(x))
@@ -97,7 +97,7 @@ def _tile(images: Array, image_shape: Sequence[int], columns: int) -> Array:
 
 def _gap(image_shape: Sequence[int]) -> int:
     """Returns the pixels between two images."""
-    return max(1, round(GAP * min(image_shape[:2])))
+    return max(1, round(GAP * min(image_shape[-2:])))
 
 
 def _tick_places(

@@ -88,13 +88,14 @@ class MLP(nn.Module):
 
 
 class ConvEncoder(nn.Module):
-    r"""Convolutions that halve the sides of a gray image, then an `MLP`.
+    r"""Convolutions that halve the sides of an image, then an `MLP`.
 
     The kernels have 4 x 4 pixels and move in steps of 2. The initial weights
     are drawn as those of an `MLP`.
 
     Args:
-        image_shape: The image's (height, width), with D = height x width.
+        image_shape: The image's (height, width), or (channels, height, width);
+            D is their product.
         out_features: The size of the last dimension of the output.
         channels: The number of channels of each convolution's output, first to
             last.
@@ -104,8 +105,8 @@ class ConvEncoder(nn.Module):
         init_std: The standard deviation of the initial weights.
 
     Raises:
-        ValueError: If the image is not gray, if a side cannot be halved once
-            for each convolution, or if a size is below 1.
+        ValueError: If a side cannot be halved once for each convolution, or a
+            size is below 1.
     """
 
     def __init__(
@@ -118,11 +119,12 @@ class ConvEncoder(nn.Module):
         init_std: float = 0.1,
     ):
         super().__init__()
+        image_shape = _with_channels(image_shape)
         map_shape = _map_shape(image_shape, channels)
-        height, width = image_shape
-        self.in_features, self.out_features = height * width, out_features
-        layers: list[nn.Module] = [nn.Unflatten(-1, (1, height, width))]
-        for before, after in itertools.pairwise([1, *channels]):
+        self.in_features = math.prod(image_shape)
+        self.out_features = out_features
+        layers: list[nn.Module] = [nn.Unflatten(-1, image_shape)]
+        for before, after in itertools.pairwise([image_shape[0], *channels]):
             layers += [
                 nn.Conv2d(before, after, kernel_size=4, stride=2, padding=1),
                 make_activation(activation),
@@ -143,7 +145,8 @@ class ConvDecoder(nn.Module):
 
     Args:
         in_features: The size of the last dimension of the input.
-        image_shape: The image's (height, width), with D = height x width.
+        image_shape: The image's (height, width), or (channels, height, width);
+            D is their product.
         channels: The number of channels of each transposed convolution's input,
             first to last.
         hidden: The number of units in each hidden layer of the MLP that comes
@@ -154,8 +157,8 @@ class ConvDecoder(nn.Module):
         init_std: The standard deviation of the initial weights.
 
     Raises:
-        ValueError: If the image is not gray, if a side cannot be halved once
-            for each convolution, or if a size is below 1.
+        ValueError: If a side cannot be halved once for each convolution, or a
+            size is below 1.
     """
 
     def __init__(
@@ -169,6 +172,7 @@ class ConvDecoder(nn.Module):
         init_std: float = 0.1,
     ):
         super().__init__()
+        image_shape = _with_channels(image_shape)
         map_shape = _map_shape(image_shape, channels[::-1])
         self.in_features = in_features
         self.out_features = math.prod(image_shape)
@@ -177,7 +181,7 @@ class ConvDecoder(nn.Module):
             MLP(in_features, size, hidden, activation, activation, init_std),
             nn.Unflatten(-1, map_shape),
         ]
-        for before, after in itertools.pairwise([*channels, 1]):
+        for before, after in itertools.pairwise([*channels, image_shape[0]]):
             layers += [
                 nn.ConvTranspose2d(
                     before, after, kernel_size=4, stride=2, padding=1
@@ -196,22 +200,33 @@ class ConvDecoder(nn.Module):
         return outputs.view(*inputs.shape[:-1], self.out_features)
 
 
+def _with_channels(image_shape: Sequence[int]) -> tuple[int, int, int]:
+    """Returns the channels, height and width of an image."""
+    if len(image_shape) not in (2, 3):
+        raise ValueError(
+            f"image_shape is {tuple(image_shape)}; expected (height, width) "
+            "or (channels, height, width)"
+        )
+    height, width = image_shape[-2:]
+    return image_shape[0] if len(image_shape) == 3 else 1, height, width
+
+
 def _map_shape(
-    image_shape: Sequence[int], channels: Sequence[int]
+    image_shape: tuple[int, int, int], channels: Sequence[int]
 ) -> tuple[int, int, int]:
     """Returns the channels, height and width of the smallest feature maps."""
     step = 2 ** len(channels)
-    if len(image_shape) != 2 or any(side % step for side in image_shape):
+    _, height, width = image_shape
+    if height % step or width % step:
         raise ValueError(
-            f"images are of shape {tuple(image_shape)}; expected gray ones "
-            f"whose sides are multiples of {step}, halved by each of "
-            f"{len(channels)} convolutions: use network=mlp"
+            f"images are of {height} x {width} pixels; expected sides that are "
+            f"multiples of {step}, halved by each of {len(channels)} "
+            "convolutions: use network=mlp"
         )
     if not channels or min(channels) < 1:
         raise ValueError(
             f"channels are {tuple(channels)}; expected some, each at least 1"
         )
-    height, width = image_shape
     return channels[-1], height // step, width // step
 
 

@@ -9,8 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pyro_vae.config import Config
-from pyro_vae.data import Dataset, load
+from pyro_vae.config import Config, DataConfig
+from pyro_vae.data import Dataset, Options, load, load_fixed_binary
 from pyro_vae.parts.likelihoods import BernoulliLikelihood
 from pyro_vae.runs.files import FileError, read_json
 from pyro_vae.runs.manifest import check_file
@@ -24,6 +24,7 @@ def describe_provenance(data: Dataset) -> dict[str, Any]:
     """Returns what tells where a run came from, JSON-able."""
     return {
         "data": data.describe(),
+        "reading": data.reading,
         "versions": {
             "python": platform.python_version(),
             **{package: version(package) for package in PACKAGES},
@@ -90,11 +91,36 @@ def load_run(
     """
     about = read_about(folder)
     config = read_config(folder)
-    data = load(config.dataset, data_dir).first(config.limit)
-    data = data.binarize(config.binarize)
+    data = load_data(config, data_dir)
     check_same_data(folder, about, data)
     warn_of_caveats(folder, about)
     return Run(load_vae(folder, best), config, data)
+
+
+def load_data(config: DataConfig, data_dir: Path | None = None) -> Dataset:
+    """Loads the data of a configuration, cut and binarized as it says.
+
+    Args:
+        config: The choices of the data, or all.
+        data_dir: The folder of the data sets.
+
+    Raises:
+        DataUnavailableError: If they are not on disk and cannot be downloaded.
+        DataError: If they are damaged, or cannot be read as images.
+    """
+    if config.static_binarization is not None:
+        data = load_fixed_binary(Path(config.static_binarization))
+        return data.first(config.limit)
+    options = Options(
+        scale=config.scale,
+        layout=config.layout,
+        image_size=config.image_size,
+        grey=config.grey,
+        label_column=config.label_column,
+        test_fraction=config.test_fraction,
+    )
+    data = load(config.dataset, data_dir, options)
+    return data.first(config.limit).binarize(config.binarize)
 
 
 def read_about(folder: Path, is_whole: bool = True) -> dict[str, Any]:

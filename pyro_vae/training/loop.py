@@ -10,7 +10,7 @@ import pyro
 from torch import Tensor
 
 from pyro_vae.config import FitConfig, check_describes, find_short_warmup
-from pyro_vae.data import Dataset, minibatches
+from pyro_vae.data import minibatches
 from pyro_vae.randomness import (
     get_random_state,
     random_stream,
@@ -21,7 +21,7 @@ from pyro_vae.runs.history import Record
 from pyro_vae.svi import NonFiniteLossError, set_learning_rate
 from pyro_vae.training.objective import Number
 from pyro_vae.training.schedules import SCHEDULES
-from pyro_vae.training.setup import training_images
+from pyro_vae.training.setup import read_data, training_images
 from pyro_vae.training.trainer import Trainer
 from pyro_vae.vae import VAE
 
@@ -33,8 +33,8 @@ Stop = Callable[[], bool]
 
 def fit(
     vae: VAE,
-    data: Dataset,
-    config: FitConfig,
+    data: Any,
+    config: FitConfig | None = None,
     folder: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -46,9 +46,13 @@ def fit(
 
     Args:
         vae: Trained in place, on `config.device`.
-        data: Training and test images.
-        config: The data, objective and training. In a whole `Config` the
-            choices of the VAE are those that it was built with, or defaults.
+        data: A `Dataset` of training and test images; or images alone, of
+            which a fifth becomes the test set: a tensor, an array, a
+            `TensorDataset` or another data set of torch, or what else
+            `to_dataset` takes.
+        config: The data, objective and training; by default `FitConfig()`. In
+            a whole `Config` the choices of the VAE are those that it was built
+            with, or defaults.
         folder: Where to keep the run, so that `load_vae(folder)` works.
         resume: Go on from the folder's checkpoint, if it has one.
         overwrite: Replace the run in the folder.
@@ -68,6 +72,8 @@ def fit(
     """
     if resume and overwrite:
         raise ValueError("resume and overwrite were given; expected one")
+    config = config or FitConfig()
+    data = read_data(vae, data, config)
     check_describes(config, vae)
     if sentence := find_short_warmup(config):
         warnings.warn(sentence, stacklevel=2)
@@ -164,11 +170,11 @@ def train_epoch(trainer: Trainer, on_step: OnStep, stop: Stop) -> bool:
         pyro.validation_enabled(False),
     ):
         images = training_images(trainer.data, config)
-        batches = list(minibatches(len(images), config.batch_size))
+        batches = minibatches(len(images), config.batch_size, progress.batch)
         if state.random_state is not None:  # the run was stopped in here
             set_random_state(state.random_state, trainer.device)
             state.random_state = None
-        for index in batches[progress.batch :]:
+        for index in batches:
             index = index.to(trainer.device)
             elbo = take_step(trainer, images[index], index)
             tell(progress.step, elbo, on_step)

@@ -8,7 +8,8 @@ import pyro
 from torch import Tensor
 
 from pyro_vae.config import FitConfig
-from pyro_vae.data import Dataset
+from pyro_vae.data import Dataset, Rows
+from pyro_vae.data.rows import count_few
 from pyro_vae.evaluation import (
     Sums,
     assign,
@@ -100,12 +101,22 @@ class Recorder:
         # E-steps for images without a lambda of their own take long.
         some = None if self.vae.inference.is_amortized else UNTRAINED
         with random_stream(self.config.seed, 0, self.data.train.device):
-            images = training_images(self.data, self.config)[:some]
+            images = self._untrained_images()[:some]
         expected_log_likelihood, kl = self._terms(images)
         return expected_log_likelihood - kl
 
+    def _untrained_images(self) -> Tensor:
+        """Draws the training images of the record before the first step.
+
+        They are all, or a few where they are not in memory.
+        """
+        images = training_images(self.data, self.config)
+        if isinstance(images, Rows):
+            return images[: count_few(images)].to_tensor()
+        return images
+
     def _untrained_objective(self) -> float:
-        """Returns the objective before the first step, summed over images."""
+        """Returns the mean objective before the first step, in nats."""
         self.objective.set_weight(0)
         pair = (self.vae.model, self.vae.guide)
         # Pyro declares no loss of an ELBO; each of its estimators has one.
@@ -116,17 +127,18 @@ class Recorder:
             pyro.validation_enabled(False),
             evaluation_mode(self.vae),
         ):
-            images = training_images(self.data, self.config)
-            return -sum(estimator.loss(*pair, x) for x in images.split(size))
+            images = self._untrained_images()
+            losses = [estimator.loss(*pair, x) for x in images.split(size)]
+        return -sum(losses) / len(images)
 
     def _other_bounds(self, progress: Progress) -> Record:
         """Returns the validation ELBO, and the objective if it is another."""
         bounds: Record = {}
         if not self.objective.is_elbo:
-            total = float(progress.objective_sum)
+            mean = float(progress.objective_sum) / len(self.data.train)
             if progress.is_untrained:
-                total = self._untrained_objective()
-            bounds["train_objective"] = total / len(self.data.train)
+                mean = self._untrained_objective()
+            bounds["train_objective"] = mean
             bounds["beta"] = self.objective.weight(progress.step)
         if self.validation is not None:
             expected_log_likelihood, kl = self._terms(self.validation)

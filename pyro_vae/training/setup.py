@@ -1,11 +1,22 @@
 """What a configuration's choices come to here: device, engine, optimizer."""
 
+from typing import Any
+
 import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
 
 from pyro_vae.config import FitConfig
-from pyro_vae.data import VALIDATION_SEED, Dataset, draw_binary, draw_once
+from pyro_vae.data import (
+    VALIDATION_SEED,
+    Dataset,
+    Options,
+    Rows,
+    draw_binary,
+    draw_once,
+    to_dataset,
+)
+from pyro_vae.data.reading import Values
 from pyro_vae.svi import can_compile
 from pyro_vae.training.objective import AnnealedObjective
 from pyro_vae.vae import VAE
@@ -69,6 +80,26 @@ def make_optimizer(config: FitConfig, num_data: int) -> PyroOptim:
     return PyroOptim(torch.optim.Adam, options)
 
 
+def read_data(vae: VAE, data: Any, config: FitConfig) -> Dataset:
+    """Returns the data of a fit as a data set, in a range that suits the VAE.
+
+    Raises:
+        DataError: If they cannot be read in any order, or as images.
+    """
+    options = Options(
+        values=find_values(vae),
+        scale=config.scale,
+        layout=config.layout,
+        test_fraction=config.test_fraction,
+    )
+    return to_dataset(data, options)
+
+
+def find_values(vae: VAE) -> Values:
+    """Returns what the values of x are to be for a VAE's likelihood."""
+    return getattr(vae.likelihood, "values", "real")
+
+
 def hold_out(data: Dataset, config: FitConfig) -> tuple[Dataset, Tensor | None]:
     """Splits the validation images off, if the fit is to stop early.
 
@@ -83,10 +114,14 @@ def hold_out(data: Dataset, config: FitConfig) -> tuple[Dataset, Tensor | None]:
     return data, validation
 
 
-def training_images(data: Dataset, config: FitConfig) -> Tensor:
+def training_images(data: Dataset, config: FitConfig) -> Tensor | Rows:
     """Returns the images of an epoch, `(N, D)`.
 
-    With dynamic binarization they are drawn from torch's generator.
+    With dynamic binarization they are drawn from torch's generator: at once,
+    or where they are not in memory, a minibatch at a time.
     """
-    is_dynamic = config.binarize == "dynamic"
-    return draw_binary(data.train) if is_dynamic else data.train
+    if config.binarize != "dynamic":
+        return data.train
+    if isinstance(data.train, Rows):
+        return data.train.then(draw_binary)
+    return draw_binary(data.train)

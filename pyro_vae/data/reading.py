@@ -1,0 +1,312 @@
+"""How stored numbers are read as x: their layout, their scale, their range.
+
+Nothing is guessed in silence: a `Reading` says what was made of the numbers,
+and what could be read in two ways is refused, with the option that decides it.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae.data.errors import DataError
+from pyro_vae.data.sources import Source
+
+Values = Literal["unit", "counts", "real"]
+Layout = Literal["auto", "channels-first", "channels-last"]
+LIMITS = {
+    "unit": (0.0, 1.0),
+    "counts": (0.0, math.inf),
+    "real": (-math.inf, math.inf),
+}
+CHANNELS = (1, 3)
+USUAL_SCALES = (255, 4095, 65535)  # of 8, 12 and 16 bits
+ROUNDING = 1e-5  # beyond 0 and 1, as resizing leaves it
+SAMPLE = 1000  # rows that are looked at, where a source is not in memory
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to read data that can be read in several ways.
+
+    Attributes:
+        scale: What the stored numbers are divided by. By default 255 for
+            bytes, and 1 for numbers in [0, 1]; other numbers need it.
+        layout: Whether the channels of images come before their height and
+            width, or after them; auto: as the sizes tell.
+        values: What x may be: numbers in [0, 1], counts 0, 1, 2, ..., or any
+            finite floats.
+        missing: Whether NaN stands for what was not observed.
+        image_size: The sides that images of a folder are brought to.
+        grey: Whether images of a folder are made gray.
+        label_column: The column of a table that holds the labels.
+        test_fraction: The part of the images that is set apart as a test set,
+            where there is none; by default a fifth.
+    """
+
+    scale: float | Literal["columns"] | None = None
+    layout: Layout = "auto"
+    values: Values = "unit"
+    missing: bool = False
+    image_size: tuple[int, ...] | None = None
+    grey: bool = False
+    label_column: str | None = None
+    test_fraction: float | None = None
+
+
+class Range(NamedTuple):
+    """The smallest and the largest number of a source, NaN left out.
+
+    Attributes:
+        low: The smallest.
+        high: The largest.
+        is_whole: Whether all rows were looked at.
+        num_missing: How many numbers are NaN.
+    """
+
+    low: float
+    high: float
+    is_whole: bool
+    num_missing: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How rows of a source become images x.
+
+    Attributes:
+        where: What sentences call the source.
+        image_shape: `(height, width)` or `(channels, height, width)`.
+        channels_last: Whether the stored images are (height, width, channels).
+        divisor: What the numbers are divided by.
+        low: The smallest value that x may have.
+        high: The largest.
+        missing: Whether NaN stands for what was not observed.
+        said: The sentence that tells all this to the user.
+    """
+
+    where: str
+    image_shape: tuple[int, ...]
+    channels_last: bool = False
+    divisor: float = 1.0
+    low: float = 0.0
+    high: float = 1.0
+    missing: bool = False
+    said: str = ""
+
+    def convert(self, stored: np.ndarray) -> Tensor:
+        """Returns stored rows `(B, ...)` as images `(B, D)`.
+
+        Raises:
+            DataError: If a value is out of range, or NaN where none may be.
+        """
+        x = torch.as_tensor(to_native(stored))
+        if self.channels_last:
+            x = x.movedim(-1, 1)
+        x = x.flatten(1).to(torch.get_default_dtype())
+        if self.divisor != 1:
+            x = x / self.divisor
+        known = x.nan_to_num(0.0) if self.missing else x
+        low, high = (v.item() for v in known.aminmax()) if len(x) else (0, 0)
+        # Of NaN each comparison is false.
+        is_inside = low >= self.low - ROUNDING and high <= self.high + ROUNDING
+        if not is_inside or math.isinf(low) or math.isinf(high):
+            raise DataError(
+                f"{self.where} have values from {low:g} to {high:g} in rows "
+                "that were not looked at first; expected finite ones from "
+                f"{self.low:g} to {self.high:g}: leave those rows out, or give "
+                "another scale"
+            )
+        if low < self.low or high > self.high:
+            x = x.clamp(self.low, self.high)
+        return x
+
+    def as_rows(self) -> "Reading":
+        """Returns it with images that are one row of values each."""
+        size = math.prod(self.image_shape)
+        said = self.said.partition(", ")[2]
+        shape = (1, size)
+        said = f"{describe_shape(shape)}, {said}"
+        return replace(self, image_shape=shape, said=said)
+
+
+def make_reading(where: str, source: Source, options: Options) -> Reading:
+    """Decides how a source is read, from its shape, type and range.
+
+    Args:
+        where: What sentences call it.
+        source: The source.
+        options: What the user has decided.
+
+    Raises:
+        DataError: If it holds no images, or can be read in several ways.
+    """
+    if source.dtype.kind not in "biuf":
+        raise DataError(
+            f"{where} are of type {source.dtype}; expected floats, integers or "
+            "booleans"
+        )
+    shape, channels_last = find_layout(where, source.shape, options.layout)
+    found = find_range(source)
+    if found.num_missing and not options.missing:
+        raise DataError(
+            f"{where} hold {found.num_missing} NaN; expected none: leave "
+            "those rows out"
+        )
+    divisor, said = find_scale(where, source.dtype, found, options)
+    return Reading(
+        where,
+        shape,
+        channels_last,
+        divisor,
+        *LIMITS[options.values],
+        options.missing,
+        f"{describe_shape(shape)}, {said}",
+    )
+
+
+def find_layout(
+    where: str, shape: tuple[int, ...], layout: Layout
+) -> tuple[tuple[int, ...], bool]:
+    """Returns the shape of an image, and whether its channels come last.
+
+    A vector becomes a square of the same size, or a row where the size is no
+    square number. One channel becomes none.
+
+    Raises:
+        DataError: If rows are no images, or their channels may be either first
+            or last.
+    """
+    if math.prod(shape[1:]) < 1 or not 2 <= len(shape) <= 4:
+        raise DataError(
+            f"{where} have shape {shape}; expected (N, height, width), "
+            "or images with 1 or 3 channels, or (N, D)"
+        )
+    sides = shape[1:]
+    if len(sides) == 1:
+        (size,) = sides
+        side = math.isqrt(size)
+        return ((side, side) if side * side == size else (1, size)), False
+    if len(sides) == 2:
+        return sides, False
+    can_be_first, can_be_last = sides[0] in CHANNELS, sides[2] in CHANNELS
+    if layout == "channels-first":
+        can_be_last = False
+    if layout == "channels-last":
+        can_be_first = False
+    if can_be_first and can_be_last:
+        raise DataError(
+            f"{where} have shape {shape}, whose channels may be first or "
+            "last; expected the option layout: channels-first or channels-last"
+        )
+    if not (can_be_first or can_be_last):
+        fix = "flatten each image"
+        if 4 in (sides[0], sides[2]):
+            fix = "leave the alpha channel out"
+        raise DataError(
+            f"{where} have shape {shape}; expected (N, height, width), or "
+            f"images with 1 or 3 channels, or (N, D): {fix}"
+        )
+    channels, height, width = sides if can_be_first else (sides[2], *sides[:2])
+    if channels == 1:
+        return (height, width), False
+    return (channels, height, width), can_be_last
+
+
+def find_range(source: Source) -> Range:
+    """Returns the range of a source's numbers: of all, or of a sample."""
+    length = source.shape[0]
+    is_whole = source.is_in_memory or length <= SAMPLE
+    count = length if is_whole else SAMPLE
+    rows = np.linspace(0, length - 1, count).round().astype(np.int64)
+    found = to_native(source.gather(rows))
+    missing = 0
+    if np.issubdtype(found.dtype, np.floating):
+        missing = int(np.isnan(found).sum())
+        found = found[~np.isnan(found)] if missing else found
+    if found.size == 0:
+        return Range(0.0, 0.0, is_whole, missing)
+    return Range(float(found.min()), float(found.max()), is_whole, missing)
+
+
+def find_scale(
+    where: str, dtype: np.dtype, found: Range, options: Options
+) -> tuple[float, str]:
+    """Returns what the numbers are divided by, and the words that say so.
+
+    Raises:
+        DataError: If it cannot be told, or x is then out of range.
+    """
+    low, high, given = found.low, found.high, options.scale
+    range_of = f"{where} are {dtype} and range from {low:g} to {high:g}"
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise DataError(f"{range_of}; expected finite values")
+    if given == "columns":
+        raise DataError(
+            f"scale is columns, but {where} are no table; expected a number"
+        )
+    if given is not None:
+        divisor, said = float(given), f"{dtype} values divided by {given:g}"
+    elif options.values == "counts":
+        divisor, said = 1.0, f"{dtype} counts from {low:g} to {high:g}"
+    elif dtype.kind == "f":
+        divisor, said = 1.0, f"{dtype} values as they are"
+    elif dtype.kind == "b" or (low >= 0 and high <= 1 and found.is_whole):
+        divisor, said = 1.0, f"{dtype} values of 0 and 1 as they are"
+    elif dtype == np.uint8 and high > 1:
+        divisor, said = 255.0, "uint8 values divided by 255"
+    else:
+        usual = next((s for s in USUAL_SCALES if high <= s), high)
+        raise DataError(
+            f"{range_of}; expected floats in [0, 1], uint8 or booleans, or the "
+            f"option scale: with {usual:g}, x ranges from {low / usual:g} to "
+            f"{high / usual:g}"
+        )
+    return divisor, said + _check_range(range_of, found, divisor, options)
+
+
+def _check_range(
+    range_of: str, found: Range, divisor: float, options: Options
+) -> str:
+    """Returns what is said of values that rounding took out of their range.
+
+    Raises:
+        DataError: If they are out of their range by more.
+    """
+    low, high = found.low / divisor, found.high / divisor
+    least, most = LIMITS[options.values]
+    if low < least - ROUNDING or high > most + ROUNDING:
+        if options.values == "counts":
+            raise DataError(f"{range_of}; expected counts of 0 or more")
+        then = "" if divisor == 1 else f", and x from {low:g} to {high:g}"
+        raise DataError(
+            f"{range_of}{then}; expected floats in [0, 1]: rescale them, or "
+            "give the option scale, which they are divided by"
+        )
+    if low < least or high > most:
+        return f", cut to [0, 1] from [{low:.8g}, {high:.8g}]"
+    return ""
+
+
+def describe_shape(image_shape: tuple[int, ...]) -> str:
+    """Returns the shape of an image in words."""
+    height, width = image_shape[-2:]
+    if height == 1:
+        return f"rows of {width} values"
+    kind = "gray" if len(image_shape) == 2 else f"{image_shape[0]}-channel"
+    return f"{kind} images of {height} x {width}"
+
+
+def to_native(array: np.ndarray) -> np.ndarray:
+    """Returns an array in a type that torch knows.
+
+    It knows neither long doubles nor another machine's byte order.
+    """
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        return array.astype(np.float64)
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        return array.astype(np.int64 if array.dtype.itemsize < 8 else float)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
