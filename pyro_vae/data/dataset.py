@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_vae.data.draws import draw_once
 from pyro_vae.data.errors import DataError
+from pyro_vae.data.reading import shape_of_row
 from pyro_vae.data.rows import (
     Rows,
     check_in_memory,
@@ -221,12 +222,6 @@ class Dataset:
             "test_mean": self.test.mean(dtype=torch.float64).item(),
             "image_shape": list(self.image_shape),
         }
-
-
-def shape_of_row(size: int) -> tuple[int, int]:
-    """Returns the shape to draw a row of values in: a square if it is one."""
-    side = math.isqrt(size)
-    return (side, side) if side * side == size else (1, size)
 
 
 def count_apart(images: Tensor | Rows, fraction: float) -> int:

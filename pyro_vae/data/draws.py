@@ -64,6 +64,8 @@ def minibatches(
     # indices also find each image's own parameters, where inference keeps
     # some, and a resumed epoch skips its first minibatches without reading
     # them.
-    order = torch.randperm(num_data)
+    # Integers of 32 bits have the same order, and take half the memory.
+    kind = torch.int32 if num_data < 2**31 else torch.int64
+    order = torch.randperm(num_data, dtype=kind)
     starts = range(first * batch_size, num_data, batch_size)
-    return (order[start : start + batch_size] for start in starts)
+    return (order[start : start + batch_size].long() for start in starts)

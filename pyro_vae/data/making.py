@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -61,23 +62,11 @@ def make_dataset(
         DataError: If they cannot be read as images, or the labels as labels.
     """
     where = printable(where)
-    images, readings = {}, {}
-    for part in ("train", "val", "test"):
-        if part in found.parts:
-            which = "" if part == "train" else f"{part} "
-            images[part], readings[part] = read_images(
-                f"{which}images in {where}", found, part, options
-            )
-    shapes = {reading.image_shape for reading in readings.values()}
-    if len(shapes) > 1:
-        listed = " and ".join(map(str, sorted(shapes)))
-        raise DataError(f"images in {where} have shapes {listed}; expected one")
+    images, shape, notes = _read_all(where, found, options)
     labels, classes = read_labels(where, found.parts, images)
-    notes = [found.said, readings["train"].said]
     if "val" in images:
         notes.append(f"{len(images['val'])} for validation added to training")
         _join_validation(images, labels)
-    shape = shapes.pop()
     said = "; ".join(filter(None, notes))
     if "test" not in images:
         whole, fraction = images["train"], options.test_fraction
@@ -94,6 +83,25 @@ def make_dataset(
         said,
         classes,
     )
+
+
+def _read_all(
+    where: str, found: Found, options: Options
+) -> tuple[dict[str, Tensor | Rows], tuple[int, ...], list[str]]:
+    """Returns the images of each part, their shape, and what is said."""
+    images: dict[str, Tensor | Rows] = {}
+    readings = {}
+    for part in ("train", "val", "test"):
+        if part in found.parts:
+            which = "" if part == "train" else f"{part} "
+            images[part], readings[part] = read_images(
+                f"{which}images in {where}", found, part, options
+            )
+    shapes = {reading.image_shape for reading in readings.values()}
+    if len(shapes) > 1:
+        listed = " and ".join(map(str, sorted(shapes)))
+        raise DataError(f"images in {where} have shapes {listed}; expected one")
+    return images, shapes.pop(), [found.said, readings["train"].said]
 
 
 def _join_validation(
@@ -139,6 +147,8 @@ def read_images(
     if is_small and not source.is_in_memory:
         array = source.read(np.arange(length))
         source = Source(source.shape, array.dtype, lambda r: array[r], True)
+    if found.is_scaled:
+        options = replace(options, scale=None)
     reading = make_reading(where, source, options)
     if found.is_table:
         reading = reading.as_rows()

@@ -42,11 +42,13 @@ class Found(NamedTuple):
         parts: Arrays or the like by their part, as `find_parts` names them.
         said: What the user should know of it, or nothing.
         is_table: Whether its rows are no images, but values of columns.
+        is_scaled: Whether the reader has brought each column to [0, 1].
     """
 
     parts: dict[str, Any]
     said: str = ""
     is_table: bool = False
+    is_scaled: bool = False
 
 
 def find_parts(path: Path, names: Iterable[str]) -> dict[str, str]:

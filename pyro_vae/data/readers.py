@@ -158,7 +158,7 @@ def _read_table(path: Path, table: Any, options: Options) -> Found:
     if label is not None:
         parts["train_labels"] = table[label].to_numpy()
         said += f", labels from the column {label}"
-    return Found(parts, said, is_table=True)
+    return Found(parts, said, True, options.scale == "columns")
 
 
 def _check_column(path: Path, column: str, columns: Any) -> None:

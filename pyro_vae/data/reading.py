@@ -187,9 +187,7 @@ def find_layout(
         )
     sides = shape[1:]
     if len(sides) == 1:
-        (size,) = sides
-        side = math.isqrt(size)
-        return ((side, side) if side * side == size else (1, size)), False
+        return shape_of_row(sides[0]), False
     if len(sides) == 2:
         return sides, False
     can_be_first, can_be_last = sides[0] in CHANNELS, sides[2] in CHANNELS
@@ -289,6 +287,12 @@ def _check_range(
     if low < least or high > most:
         return f", cut to [0, 1] from [{low:.8g}, {high:.8g}]"
     return ""
+
+
+def shape_of_row(size: int) -> tuple[int, int]:
+    """Returns the shape to draw a row of values in: a square if it is one."""
+    side = math.isqrt(size)
+    return (side, side) if side * side == size else (1, size)
 
 
 def describe_shape(image_shape: tuple[int, ...]) -> str:

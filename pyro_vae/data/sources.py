@@ -4,6 +4,7 @@ What is known of a source is how it is indexed; no library needs to be there
 for its sources to be read.
 """
 
+import mmap
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ from torch.utils.data import IterableDataset
 from pyro_vae.data.errors import DataError
 
 IMAGE_NAMES = ("image", "images", "img", "x", "pixel_values", "data")
+CHUNK = 500  # rows of a mapped file that are in memory at a time
+Read = Callable[[np.ndarray], np.ndarray]
 LABEL_NAMES = ("label", "labels", "y", "target", "targets")
 
 
@@ -30,7 +33,7 @@ class Source(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: np.dtype
-    read: Callable[[np.ndarray], np.ndarray]
+    read: Read
     is_in_memory: bool
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
@@ -87,8 +90,33 @@ def _open_array(data: Any) -> Source:
         return np.asarray(dense)
 
     is_array = isinstance(data, np.ndarray)
-    in_memory = is_array and not isinstance(data, np.memmap)
-    return Source(shape, np.dtype(data.dtype), read, in_memory)
+    is_mapped = isinstance(data, np.memmap)
+    reader = _in_little_memory(data, read) if is_mapped else read
+    in_memory = is_array and not is_mapped
+    return Source(shape, np.dtype(data.dtype), reader, in_memory)
+
+
+def _in_little_memory(data: np.memmap, read: Read) -> Read:
+    """Returns a reader of a mapped file that gives its memory back.
+
+    Otherwise a process would grow with all rows that it has ever read, and
+    with their neighbors.
+    """
+    mapped: Any = getattr(data, "_mmap", None)
+    can_release = data.mode == "r" and hasattr(mapped, "madvise")
+    if can_release:  # and read no more than is asked for
+        mapped.madvise(mmap.MADV_RANDOM)
+
+    def read_in_chunks(rows: np.ndarray) -> np.ndarray:
+        found = np.empty((len(rows), *data.shape[1:]), data.dtype)
+        for start in range(0, len(rows), CHUNK):
+            chunk = slice(start, start + CHUNK)
+            found[chunk] = read(rows[chunk])
+            if can_release:
+                mapped.madvise(mmap.MADV_DONTNEED)
+        return found
+
+    return read_in_chunks
 
 
 def _open_columns(data: Any) -> Source:

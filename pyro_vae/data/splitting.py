@@ -30,35 +30,25 @@ def split(
         reading: What was made of the stored numbers.
         classes: The names of the labels.
     """
-    size = len(images)
     if isinstance(images, Rows):
         count = count_apart(images, test_fraction or TEST_FRACTION)
-        train, test, labels, test_labels = images.set_apart(
-            count, SPLIT_SEED, labels
-        )
-        return Dataset(
-            name,
-            train,
-            test,
-            labels,
-            test_labels,
-            image_shape,
-            reading,
-            classes,
-        )
+        rows = images.set_apart(count, SPLIT_SEED, labels)
+        return Dataset(name, *rows, image_shape, reading, classes)
+    parts = _split_tensor(images, labels, test_fraction)
+    return Dataset(name, *parts, image_shape, reading, classes)
+
+
+def _split_tensor(
+    images: Tensor, labels: Tensor | None, test_fraction: float | None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Returns the images and the labels of either set."""
+    size = len(images)
     generator = torch.Generator().manual_seed(SPLIT_SEED)
     order = torch.randperm(size, generator=generator)
     count = size // 5  # rounded down, as it always was
     if test_fraction is not None:
         count = count_apart(images, test_fraction)
     kept, apart = order.split([size - count, count])
-    return Dataset(
-        name,
-        images[kept],
-        images[apart],
-        None if labels is None else labels[kept],
-        None if labels is None else labels[apart],
-        image_shape,
-        reading,
-        classes,
-    )
+    of_kept = None if labels is None else labels[kept]
+    of_apart = None if labels is None else labels[apart]
+    return images[kept], images[apart], of_kept, of_apart

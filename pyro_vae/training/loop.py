@@ -34,7 +34,7 @@ Stop = Callable[[], bool]
 def fit(
     vae: VAE,
     data: Any,
-    config: FitConfig | None = None,
+    config: FitConfig = FitConfig(),  # noqa: B008  # it is frozen
     folder: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -46,13 +46,9 @@ def fit(
 
     Args:
         vae: Trained in place, on `config.device`.
-        data: A `Dataset` of training and test images; or images alone, of
-            which a fifth becomes the test set: a tensor, an array, a
-            `TensorDataset` or another data set of torch, or what else
-            `to_dataset` takes.
-        config: The data, objective and training; by default `FitConfig()`. In
-            a whole `Config` the choices of the VAE are those that it was built
-            with, or defaults.
+        data: A `Dataset`, or what `to_dataset` makes one of: images.
+        config: The data, objective and training. In a whole `Config` the
+            choices of the VAE are those that it was built with, or defaults.
         folder: Where to keep the run, so that `load_vae(folder)` works.
         resume: Go on from the folder's checkpoint, if it has one.
         overwrite: Replace the run in the folder.
@@ -72,9 +68,8 @@ def fit(
     """
     if resume and overwrite:
         raise ValueError("resume and overwrite were given; expected one")
-    config = config or FitConfig()
-    data = read_data(vae, data, config)
     check_describes(config, vae)
+    data = read_data(vae, data, config)
     if sentence := find_short_warmup(config):
         warnings.warn(sentence, stacklevel=2)
     trainer = Trainer(vae, data, config)
