@@ -107,13 +107,18 @@ def _in_little_memory(data: np.memmap, read: Read) -> Read:
     if can_release:  # and read no more than is asked for
         mapped.madvise(mmap.MADV_RANDOM)
 
+    held = 0  # rows
+
     def read_in_chunks(rows: np.ndarray) -> np.ndarray:
+        nonlocal held
         found = np.empty((len(rows), *data.shape[1:]), data.dtype)
         for start in range(0, len(rows), CHUNK):
             chunk = slice(start, start + CHUNK)
             found[chunk] = read(rows[chunk])
-            if can_release:
+            held += len(rows[chunk])
+            if can_release and held >= CHUNK:  # seldom, for it takes a while
                 mapped.madvise(mmap.MADV_DONTNEED)
+                held = 0
         return found
 
     return read_in_chunks
