@@ -13,6 +13,7 @@ from pyro_vae.parts.checks import call_part, check_latent_dim
 from pyro_vae.parts.contracts import AmortizedGuide, check_distribution
 from pyro_vae.parts.distributions import declare_latents, declare_site
 from pyro_vae.parts.gradient_estimators import GradientEstimator
+from pyro_vae.parts.labels import join_labels
 
 _count = itertools.count()
 _names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
@@ -71,13 +72,18 @@ class Model(nn.Module):
 
     Args:
         prior: `prior()` is p(z).
-        likelihood: `likelihood(z)` is p(x | z).
+        likelihood: `likelihood(z)` is p(x | z); with labels it takes z with
+            their one-hot vectors, `(..., P + K)`, and is p(x | z, y).
+        num_labels: K, the number of classes; 0 for a model without labels.
     """
 
-    def __init__(self, prior: nn.Module, likelihood: nn.Module):
+    def __init__(
+        self, prior: nn.Module, likelihood: nn.Module, num_labels: int = 0
+    ):
         super().__init__()
         self.prior = prior
         self.likelihood = likelihood
+        self.num_labels = num_labels
 
     def __getstate__(self) -> dict[str, Any]:
         return state_without_marks(self)
@@ -88,6 +94,7 @@ class Model(nn.Module):
         num_data: int | None = None,
         parameters: Tensor | None = None,
         encoder_gradient: Tensor | None = None,
+        labels: Tensor | None = None,
     ) -> Tensor:
         """Declares p(x, z) for a minibatch and returns z.
 
@@ -98,6 +105,7 @@ class Model(nn.Module):
                 scaled by N / B.
             parameters: For the guide; the model does not use it.
             encoder_gradient: For the guide; the model does not use it.
+            labels: Where the model has labels, those of the images, `(B,)`.
 
         Returns:
             z, `(..., B, P)`.
@@ -111,24 +119,32 @@ class Model(nn.Module):
             p = self.prior()
             z = declare_latents(p, {})
             check_latent_dim(z.shape[-1], p)
-            declare_site("x", self.decode(z, x.shape[-1]), obs=x)
+            p_x = self.decode(z, x.shape[-1], labels)
+            declare_site("x", p_x, obs=x)
         return z
 
-    def decode(self, z: Tensor, data_dim: int | None = None) -> Distribution:
+    def decode(
+        self,
+        z: Tensor,
+        data_dim: int | None = None,
+        labels: Tensor | int | None = None,
+    ) -> Distribution:
         """Returns p(x | z) for latents `(..., P)`: batch `(...)`, event `(D,)`.
 
         Args:
             z: Latents, `(..., P)`.
             data_dim: D, if it is known.
+            labels: Where the model has labels, those of the latents, `(B,)`.
 
         Raises:
             ValueError: If the likelihood returns anything else.
         """
+        inputs = join_labels(z, labels, self.num_labels)
         return check_distribution(
-            call_part(self.likelihood, "likelihood", z),
+            call_part(self.likelihood, "likelihood", inputs),
             f"likelihood {type(self.likelihood).__name__}",
             "p(x | z)",
-            z.shape[:-1],
+            inputs.shape[:-1],
             data_dim,
         )
 
@@ -143,10 +159,19 @@ class Guide(nn.Module):
             plain module.
         gradient: How its parameters get their gradient. It marks the site for
             Pyro, so that nobody has to remember enumeration.
+        num_labels: K, the number of classes; 0 for a guide without labels.
+            With labels the module takes x with their one-hot vectors,
+            `(B, D + K)`, and is q(z | x, y).
     """
 
-    def __init__(self, distribution: nn.Module, gradient: GradientEstimator):
+    def __init__(
+        self,
+        distribution: nn.Module,
+        gradient: GradientEstimator,
+        num_labels: int = 0,
+    ):
         super().__init__()
+        self.num_labels = num_labels
         self.distribution = distribution
         self.gradient = gradient
 
@@ -172,7 +197,7 @@ class Guide(nn.Module):
         """
         return self._amortized().num_parameters
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Returns the unconstrained parameters lambda of images `(B, D)`.
 
         Returns:
@@ -181,7 +206,8 @@ class Guide(nn.Module):
         Raises:
             ValueError: If the guide is no `AmortizedGuide`.
         """
-        return call_part(self._amortized().encoder, "encoder", x)
+        inputs = join_labels(x, labels, self.num_labels)
+        return call_part(self._amortized().encoder, "encoder", inputs)
 
     def family(self, parameters: Tensor) -> Distribution:
         """Returns the member of the guide's family with parameters `(..., F)`.
@@ -191,17 +217,20 @@ class Guide(nn.Module):
         """
         return self._amortized().family(parameters)
 
-    def infer(self, x: Tensor) -> Distribution:
+    def infer(
+        self, x: Tensor, labels: Tensor | int | None = None
+    ) -> Distribution:
         """Returns q(z | x) by the encoder: batch `(B,)`, event `(P,)`.
 
         Raises:
             ValueError: If the module returns anything else.
         """
+        inputs = join_labels(x, labels, self.num_labels)
         return check_distribution(
-            call_part(self.distribution, "guide", x),
+            call_part(self.distribution, "guide", inputs),
             f"guide {type(self.distribution).__name__}",
             "q(z | x)",
-            x.shape[:1],
+            inputs.shape[:1],
         )
 
     def forward(
@@ -210,6 +239,7 @@ class Guide(nn.Module):
         num_data: int | None = None,
         parameters: Tensor | None = None,
         encoder_gradient: Tensor | None = None,
+        labels: Tensor | None = None,
     ) -> Tensor:
         """Declares q(z | x) for a minibatch and returns z.
 
@@ -221,6 +251,7 @@ class Guide(nn.Module):
             encoder_gradient: With `parameters`, the gradient of the ELBO at
                 the encoder's output, `(B, F)`, for the encoder to follow.
                 Without it the encoder is not trained.
+            labels: Where the guide has labels, those of the images, `(B,)`.
 
         Returns:
             z, `(..., B, P)`.
@@ -229,13 +260,18 @@ class Guide(nn.Module):
             announce(self)
         with _data_plate(x, num_data):
             weight = (num_data or len(x)) / len(x)
-            q = self.infer(x) if parameters is None else self.family(parameters)
+            if parameters is None:
+                q = self.infer(x, labels)
+            else:
+                q = self.family(parameters)
             if encoder_gradient is not None:
-                follow = (self.encode(x) * encoder_gradient).sum(-1)
+                follow = self.encode(x, labels) * encoder_gradient
+                follow = follow.sum(-1)
                 # Its value is zero: it adds its gradient to the ELBO's.
                 zero = follow.detach() - follow
                 pyro.factor("encoder", zero, has_rsample=True)
-            return declare_latents(*self.gradient(q, x, weight))
+            inputs = join_labels(x, labels, self.num_labels)
+            return declare_latents(*self.gradient(q, inputs, weight))
 
     def _amortized(self) -> AmortizedGuide:
         if isinstance(self.distribution, AmortizedGuide):

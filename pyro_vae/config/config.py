@@ -28,6 +28,7 @@ from pyro_vae.config.bounds import (
 from pyro_vae.config.choices import Choices
 from pyro_vae.config.tables import (
     BaselineName,
+    ConditionName,
     GradientName,
     GuideName,
     InferenceName,
@@ -90,6 +91,9 @@ class VAEConfig(Choices):
             starts at 1 (categorical) or 2 (mixture), since with a narrow noise
             the first states that fit anything take all images.
         latent_dim: P, the number of latent dimensions.
+        condition: What the VAE is conditional on. labels: encoder and decoder
+            take each image's label as a one-hot vector, the bounds are of
+            log p(x | y), and p(z) does not depend on the label.
         network: The kind of encoder and decoder. conv: convolutions, of gray
             images, between the image and the hidden layers.
         channels: Channels of each of the encoder's convolutions, which halve
@@ -122,6 +126,7 @@ class VAEConfig(Choices):
     noise: Literal["shared", "fixed", "diagonal"] = "shared"
     noise_scale: Annotated[float | None, or_none(POSITIVE)] = None
     latent_dim: Annotated[int, SIZE] = 2
+    condition: ConditionName = "none"
     network: NetworkName = "mlp"
     channels: Annotated[tuple[int, ...], SIZES_FROM_1] = (32, 64)
     hidden: Annotated[tuple[int, ...], SIZES] = (512,)

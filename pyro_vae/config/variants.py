@@ -236,11 +236,12 @@ class Networks:
     """Encoder and decoder of one kind.
 
     Attributes:
-        encoder: Makes an encoder of (config, image shape, outputs).
+        encoder: Makes an encoder of (config, image shape, outputs, inputs
+            beside the image).
         decoder: Makes a decoder of (config, inputs, image shape).
     """
 
-    encoder: Callable[[Any, ImageShape, int], nn.Module]
+    encoder: Callable[[Any, ImageShape, int, int], nn.Module]
     decoder: Callable[[Any, int, ImageShape], nn.Module]
 
 
@@ -248,8 +249,8 @@ class Networks:
 NETWORKS: Table = {
     "mlp": Variant(
         lambda: Networks(
-            lambda c, shape, outputs: networks.MLP(
-                math.prod(shape),
+            lambda c, shape, outputs, extra: networks.MLP(
+                math.prod(shape) + extra,
                 outputs,
                 c.hidden,
                 c.activation,
@@ -267,8 +268,14 @@ NETWORKS: Table = {
     ),
     "conv": Variant(
         lambda: Networks(
-            lambda c, shape, outputs: networks.ConvEncoder(
-                shape, outputs, c.channels, c.hidden, c.activation, c.init_std
+            lambda c, shape, outputs, extra: networks.ConvEncoder(
+                shape,
+                outputs,
+                c.channels,
+                c.hidden,
+                c.activation,
+                c.init_std,
+                extra,
             ),
             lambda c, inputs, shape: networks.ConvDecoder(
                 inputs,

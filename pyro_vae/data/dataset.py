@@ -123,6 +123,21 @@ class Dataset:
         Raises:
             DataError: If there are fewer than two training images.
         """
+        held, kept = self._held_and_kept(fraction)
+        labels = self.train_labels
+        rest = self._with(
+            train=self.train[kept],
+            train_labels=None if labels is None else labels[kept],
+        )
+        return rest, self.train[held]
+
+    def held_out_labels(self, fraction: float) -> Tensor | None:
+        """Returns the labels of the images that `hold_out` holds out."""
+        held, _ = self._held_and_kept(fraction)
+        return None if self.train_labels is None else self.train_labels[held]
+
+    def _held_and_kept(self, fraction: float) -> tuple[Tensor, Tensor]:
+        """Returns the places of the images held out, and of those kept."""
         size = len(self.train)
         if size < 2:
             raise DataError(
@@ -132,13 +147,7 @@ class Dataset:
         count = min(max(round(fraction * size), 1), size - 1)
         generator = torch.Generator().manual_seed(SPLIT_SEED)
         order = torch.randperm(size, generator=generator)
-        kept = order[count:].sort().values
-        labels = self.train_labels
-        rest = self._with(
-            train=self.train[kept],
-            train_labels=None if labels is None else labels[kept],
-        )
-        return rest, self.train[order[:count]]
+        return order[:count], order[count:].sort().values
 
     def binarize(self, how: Binarization) -> "Dataset":
         """Returns the data set with binary images, drawn from the gray ones.
@@ -176,6 +185,13 @@ class Dataset:
         derived = copy.copy(self)
         vars(derived).update(changes)
         return derived
+
+    @property
+    def num_labels(self) -> int:
+        """The number of classes: one more than the largest label, or 0."""
+        known = (self.train_labels, self.test_labels)
+        highest = [int(labels.max()) for labels in known if labels is not None]
+        return 1 + max(highest, default=-1)
 
     @property
     def is_binary(self) -> bool:

@@ -6,6 +6,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyro_vae.evaluation.by_label import by_label, split_labels
 from pyro_vae.evaluation.elbo import estimate_elbo, evaluation_mode
 from pyro_vae.evaluation.grid import log_joint
 from pyro_vae.evaluation.log_marginal import (
@@ -61,6 +62,7 @@ def split_gap(
     num_particles: int = 8,
     num_samples: int = 1000,
     seed: int = 0,
+    labels: Tensor | None = None,
 ) -> Gaps:
     r"""Splits the gap between log p(x) and the ELBO.
 
@@ -76,11 +78,21 @@ def split_gap(
         num_particles: The number of samples of z in their gradient.
         num_samples: The number of samples of z per image in each ELBO.
         seed: The seed of all samples.
+        labels: The images' labels, `(B,)`, of a conditional VAE.
 
     References:
         Inference Suboptimality in Variational Autoencoders, C. Cremer, X. Li
         and D. Duvenaud, 2018.
     """
+    if vae.num_labels or labels is not None:
+        return by_label(
+            lambda vae, x: split_gap(
+                vae, x, method, num_steps, num_particles, num_samples, seed
+            ),
+            vae,
+            x,
+            labels,
+        )
     method = method or default_method(vae)
     exact = log_marginal_likelihood(vae, x, method=method, seed=seed).value
     with (
@@ -123,7 +135,9 @@ def _find_best(
 
 
 @torch.no_grad()
-def posterior_kl(vae: VAE, x: Tensor, log_marginal: Tensor) -> Tensor:
+def posterior_kl(
+    vae: VAE, x: Tensor, log_marginal: Tensor, labels: Tensor | None = None
+) -> Tensor:
     r"""Integrates KL(q, p(z | x)) on a grid over q's bulk.
 
     .. math:: \int q(z \mid x) \log \frac{q(z \mid x) p(x)}{p(x, z)} dz
@@ -134,6 +148,7 @@ def posterior_kl(vae: VAE, x: Tensor, log_marginal: Tensor) -> Tensor:
         vae: A VAE with one or two continuous latent dimensions.
         x: Images, `(B, D)`.
         log_marginal: log p(x), `(B,)`, in nats.
+        labels: The images' labels, `(B,)`, of a conditional VAE.
 
     Returns:
         `(B,)`, in nats.
@@ -142,6 +157,11 @@ def posterior_kl(vae: VAE, x: Tensor, log_marginal: Tensor) -> Tensor:
         ValueError: If the latents are discrete, or more than two.
     """
     FEW.check(vae.prior(), "a grid")
+    if vae.num_labels:
+        found = torch.empty_like(log_marginal)
+        for member, index in split_labels(vae, labels):
+            found[index] = posterior_kl(member, x[index], log_marginal[index])
+        return found
     kl = []
     with evaluation_mode(vae), random_stream(0, 0, x.device):
         for image, total in zip(x.split(1), log_marginal, strict=True):

@@ -186,8 +186,11 @@ def take_step(trainer: Trainer, x: Tensor, index: Tensor) -> Number:
     """Takes one step on a minibatch, and returns its mean ELBO."""
     progress = trainer.progress
     inferred = trainer.vae.inference.prepare(trainer.vae, x, index)
+    labels = None if trainer.labels is None else trainer.labels[index]
     try:
-        value, elbo = trainer.stepper.step(progress.step + 1, x, *inferred)
+        value, elbo = trainer.stepper.step(
+            progress.step + 1, x, *inferred, labels=labels
+        )
     except NonFiniteLossError as error:
         raise NonFiniteLossError(
             f"{error}, in epoch {progress.epoch + 1}, at step "

@@ -21,9 +21,11 @@ from pyro_vae.svi import (
 from pyro_vae.training.objective import AnnealedObjective
 from pyro_vae.training.recorder import Recorder
 from pyro_vae.training.setup import (
+    check_labels,
     hold_out,
     is_long,
     make_optimizer,
+    place_labels,
     resolve_device,
     resolve_engine,
 )
@@ -48,6 +50,7 @@ class Trainer:
 
     Attributes:
         data: The data on the device, binarized, without validation images.
+        labels: The training images' labels, `(N,)`, if the VAE takes any.
         num_data: N, the number of training images.
         num_batches: The number of steps in an epoch.
         engine: What steps are to be taken with: `eager` or `compiled`.
@@ -57,12 +60,14 @@ class Trainer:
     def __init__(self, vae: VAE, data: Dataset, config: FitConfig):
         self.config = config
         check_training_memory(vae, config, len(data.train))
+        check_labels(vae, data)
         self.device = resolve_device(config.device)
         self.vae = vae.to(self.device)
         self.vae.zero_grad(set_to_none=True)
         self._given_data = data
         data = data.to(self.device).binarize(config.binarize)
         self.data, validation = hold_out(data, config)
+        self.labels = place_labels(vae, self.data.train_labels)
         self.num_data = len(self.data.train)
         self.num_batches = -(-self.num_data // config.batch_size)
         vae.inference.start(vae, self.num_data)
