@@ -11,6 +11,7 @@ import torch
 from pyro_vae.config.choices import part_of
 from pyro_vae.config.conditions import CONDITIONS
 from pyro_vae.config.config import Config, VAEConfig
+from pyro_vae.config.networks import NETWORKS, ImageShape
 from pyro_vae.config.sizes import check_memory
 from pyro_vae.config.tables import resolve
 from pyro_vae.config.variants import (
@@ -18,9 +19,7 @@ from pyro_vae.config.variants import (
     GUIDES,
     INFERENCES,
     LIKELIHOODS,
-    NETWORKS,
     PRIORS,
-    ImageShape,
 )
 from pyro_vae.vae import VAE
 
@@ -65,14 +64,24 @@ def build(
         INFERENCES[config.inference].make(config),
         count,
     )
+    vae.recipe = _recipe(config, data_dim, image_shape, count)
+    return vae
+
+
+def _recipe(
+    config: VAEConfig,
+    data_dim: int,
+    image_shape: Sequence[int] | None,
+    num_labels: int,
+) -> dict[str, Any]:
+    """Returns what rebuilds a VAE, JSON-able."""
     whole = config if isinstance(config, Config) else Config.of(config)
-    vae.recipe = {
+    return {
         "config": asdict(whole),
         "data_dim": data_dim,
         "image_shape": image_shape and list(image_shape),
-        **({"num_labels": count} if count else {}),
+        **({"num_labels": num_labels} if num_labels else {}),
     }
-    return vae
 
 
 def check_describes(config: object, vae: VAE) -> None:

@@ -1,6 +1,7 @@
 """Where the bound loses: in the guide's family, or in amortizing it."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import pyro
 import torch
@@ -84,16 +85,17 @@ def split_gap(
         Inference Suboptimality in Variational Autoencoders, C. Cremer, X. Li
         and D. Duvenaud, 2018.
     """
-    if vae.num_labels or labels is not None:
-        return by_label(
-            lambda vae, x: split_gap(
-                vae, x, method, num_steps, num_particles, num_samples, seed
-            ),
-            vae,
-            x,
-            labels,
-        )
+    sizes = (num_steps, num_particles, num_samples)
     method = method or default_method(vae)
+    split = partial(_split, method=method, sizes=sizes, seed=seed)
+    return by_label(split, vae, x, labels)
+
+
+def _split(
+    vae: VAE, x: Tensor, method: str, sizes: tuple[int, int, int], seed: int
+) -> Gaps:
+    """Splits the gap of a VAE without labels, as `split_gap` says."""
+    num_steps, num_particles, num_samples = sizes
     exact = log_marginal_likelihood(vae, x, method=method, seed=seed).value
     with (
         random_stream(seed, 0, x.device),

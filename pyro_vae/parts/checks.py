@@ -174,26 +174,29 @@ def check_sizes(
         outputs = _width(encoder, "out_features")
         if outputs is not None:
             check_latents(guide.family(torch.zeros(1, outputs)), p)
-    ours, theirs = _width(decoder, "in_features"), p.event_shape[0]
     labels = f" and {num_labels} labels" if num_labels else ""
+    ours, theirs = _width(decoder, "in_features"), p.event_shape[0]
     if ours not in (None, theirs + num_labels):
         raise ValueError(
             f"the likelihood's decoder takes {ours} numbers and the prior's z "
             f"has {theirs}{labels}; expected as many: change the decoder's "
             "inputs or the prior's size"
         )
-    pixels, inputs = (
-        _width(decoder, "out_features"),
-        _width(encoder, "in_features"),
-    )
-    if pixels is None or inputs is None:
+    _check_pixels(decoder, encoder, num_labels, labels)
+
+
+def _check_pixels(
+    decoder: nn.Module, encoder: nn.Module, num_labels: int, labels: str
+) -> None:
+    """Refuses networks for images of different sizes."""
+    pixels = _width(decoder, "out_features")
+    inputs = _width(encoder, "in_features")
+    if pixels is None or inputs is None or pixels + num_labels == inputs:
         return
-    if pixels + num_labels != inputs:
-        raise ValueError(
-            f"the likelihood's decoder returns {pixels} pixels and the guide's "
-            f"encoder takes {inputs}{labels}; expected as many: change one of "
-            "them"
-        )
+    raise ValueError(
+        f"the likelihood's decoder returns {pixels} pixels and the guide's "
+        f"encoder takes {inputs}{labels}; expected as many: change one of them"
+    )
 
 
 def _is_ours(part: nn.Module) -> bool:

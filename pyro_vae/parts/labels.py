@@ -52,16 +52,21 @@ def join_labels(
             f"labels have shape {tuple(labels.shape)} for images or latents of "
             f"shape {tuple(inputs.shape)}; expected a label for each"
         ) from None
-    codes = torch.eye(num_labels, device=inputs.device, dtype=inputs.dtype)
+    codes = _encode(labels, num_labels, inputs)
+    return torch.cat([inputs.expand(*shape, -1), codes.expand(*shape, -1)], -1)
+
+
+def _encode(labels: Tensor, num_labels: int, like: Tensor) -> Tensor:
+    """Returns labels as one-hot vectors, `(..., K)`."""
+    codes = torch.eye(num_labels, device=like.device, dtype=like.dtype)
     try:
-        codes = embedding(labels, codes)
+        return embedding(labels, codes)
     except (IndexError, RuntimeError) as error:
         raise ValueError(
             f"labels are of type {labels.dtype}, from {labels.min()} to "
             f"{labels.max()}; expected integers from 0 to {num_labels - 1} "
             f"({error})"
         ) from None
-    return torch.cat([inputs.expand(*shape, -1), codes.expand(*shape, -1)], -1)
 
 
 class WithLabel(nn.Module):
