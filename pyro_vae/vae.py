@@ -15,6 +15,7 @@ from pyro_vae.parts.distributions import (
     center,
     count_states,
     most_probable_state,
+    observe_component,
     weighted_draws,
 )
 from pyro_vae.parts.gradient_estimators import (
@@ -147,11 +148,16 @@ class VAE(nn.Module):
         """Returns q(z | x) for images `(B, D)`: batch `(B,)`, event `(P,)`.
 
         Its parameters are the encoder's, unless `inference` finds others.
+
+        Args:
+            x: Images, `(B, D)`.
+            labels: The images' labels, `(B,)`, of a conditional VAE; of a
+                mixture the known components, -1 where one is not known.
         """
         parameters = self.inference.infer(self, check_images(x))
         if parameters is None:
             return self.guide.infer(x, labels)
-        return self.guide.family(parameters)
+        return observe_component(self.guide.family(parameters), labels)
 
     def generate(self, z: Tensor, labels: Labels = None) -> Tensor:
         """Returns the mean images `(..., D)` of latents `(..., P)`."""
@@ -241,7 +247,9 @@ class VAE(nn.Module):
             x = x.unsqueeze(1)
             if labels is not None:
                 labels = torch.as_tensor(labels).view(-1, 1)
-        p_x = self.model.decode(draws.z, x.shape[-1], labels)
+        p_x = self.model.decode(
+            draws.z, x.shape[-1], labels if self.num_labels else None
+        )
         log_likelihood = p_x.log_prob(x)
         return draws.expectation(log_likelihood), draws.expectation(
             draws.log_ratio

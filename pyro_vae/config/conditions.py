@@ -1,5 +1,6 @@
 """What a VAE is conditional on: a table like those of variants.py."""
 
+from pyro_vae.config.bounds import exactly
 from pyro_vae.config.variant import Table, Variant
 from pyro_vae.config.variants import PRIORS
 
@@ -13,5 +14,6 @@ CONDITIONS: Table = {
             "prior": tuple(name for name in PRIORS if name != "vamp"),
             "inference": ("amortized",),
         },
+        bounds={"labeled": exactly(None)},
     ),
 }

@@ -150,11 +150,15 @@ class DataConfig(Choices):
             probability equal to its brightness. dynamic: the training images
             anew in each epoch; static: once. The test images are drawn once,
             the same for all runs.
+        labeled: Learn from this many labels of training images, as many of
+            each class: the component of a mixture is the label, known where
+            there is one and summed over elsewhere.
     """
 
     dataset: str = "auto"
     limit: Annotated[int | None, or_none(COUNT_FROM_1)] = None
     binarize: Literal["none", "dynamic", "static"] = "none"
+    labeled: Annotated[int | None, or_none(COUNT_FROM_1)] = None
 
 
 @dataclass(frozen=True)
@@ -173,6 +177,8 @@ class ObjectiveConfig(Choices):
         warmup: Epochs over which that weight rises from 0, linearly in steps.
         free_bits: Nats of KL, as the mean over the minibatch, that each latent
             dimension has for free.
+        label_weight: Weight of the labeled images' mean log q(y | x), in the
+            objective of an image; see labeled.
     """
 
     objective: ObjectiveName = "elbo"
@@ -181,6 +187,7 @@ class ObjectiveConfig(Choices):
     beta: Annotated[float, POSITIVE] = 1.0
     warmup: Annotated[int, COUNT] = 0
     free_bits: Annotated[float, NOT_NEGATIVE] = 0.0
+    label_weight: Annotated[float, NOT_NEGATIVE] = 0.1
 
 
 @dataclass(frozen=True)

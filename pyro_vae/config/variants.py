@@ -72,7 +72,7 @@ PRIORS: Table = {
         lambda c, guide: priors.MixturePrior(
             c.num_components, c.latent_dim, c.prior_weights
         ),
-        uses=COMPONENTS,
+        uses=(*COMPONENTS, "labeled", "label_weight"),
         goes_with={
             "guide": ("mixture",),
             "gradient": ("enumerated", *SCORE_FUNCTIONS),

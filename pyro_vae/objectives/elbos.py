@@ -116,11 +116,13 @@ class WeightedELBO(ReportingELBO):
         x: Tensor,
         num_data: int | None = None,
         labels: Tensor | None = None,
+        classified: Any = None,
     ) -> float:
         """Returns the loss and leaves its gradients in the parameters."""
         args = (model, guide, x, num_data)
+        given = {"labels": labels, "classified": classified}
         with _WeighLatents(self.beta):
-            loss = self.estimator.loss_and_grads(*args, labels=labels)
+            loss = self.estimator.loss_and_grads(*args, **given)
         with torch.no_grad():
             elbo = self.vae.compute_elbo(
                 x, self.num_particles, labels=labels

@@ -165,12 +165,15 @@ def train_epoch(trainer: Trainer, on_step: OnStep, stop: Stop) -> bool:
     ):
         images = training_images(trainer.data, config)
         batches = list(minibatches(len(images), config.batch_size))
+        labeled = trainer.known.draw(len(batches))
+        steps = list(zip(batches, labeled, strict=True))
         if state.random_state is not None:  # the run was stopped in here
             set_random_state(state.random_state, trainer.device)
             state.random_state = None
-        for index in batches[progress.batch :]:
+        for index, places in steps[progress.batch :]:
             index = index.to(trainer.device)
-            elbo = take_step(trainer, images[index], index)
+            given = trainer.known.given(images, index, places)
+            elbo = take_step(trainer, images[index], index, given)
             tell(progress.step, elbo, on_step)
             if stop() and progress.batch < trainer.num_batches:
                 state.random_state = get_random_state(trainer.device)
@@ -182,14 +185,15 @@ def train_epoch(trainer: Trainer, on_step: OnStep, stop: Stop) -> bool:
     return progress.batch == trainer.num_batches
 
 
-def take_step(trainer: Trainer, x: Tensor, index: Tensor) -> Number:
+def take_step(
+    trainer: Trainer, x: Tensor, index: Tensor, given: Mapping[str, Any]
+) -> Number:
     """Takes one step on a minibatch, and returns its mean ELBO."""
     progress = trainer.progress
     inferred = trainer.vae.inference.prepare(trainer.vae, x, index)
-    labels = None if trainer.labels is None else trainer.labels[index]
     try:
         value, elbo = trainer.stepper.step(
-            progress.step + 1, x, *inferred, labels=labels
+            progress.step + 1, x, *inferred, **given
         )
     except NonFiniteLossError as error:
         raise NonFiniteLossError(

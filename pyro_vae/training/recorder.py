@@ -156,12 +156,15 @@ class Recorder:
         if not has_numbered_states(self.vae):
             return {}
         labels = self.data.test_labels
-        return cluster_scores(
-            assign(
-                self.vae, self.data.test, place_labels(self.vae, labels)
-            ).numpy(),
-            None if labels is None else labels.cpu().numpy(),
-        )
+        known = place_labels(self.vae, labels)
+        states = assign(self.vae, self.data.test, known).numpy()
+        if labels is None:
+            return cluster_scores(states, None)
+        truth = labels.cpu().numpy()
+        scores: Record = {}
+        if self.config.labeled is not None:
+            scores["test_accuracy"] = float((states == truth).mean())
+        return {**scores, **cluster_scores(states, truth)}
 
 
 def _noise_scale(vae: VAE) -> Record:

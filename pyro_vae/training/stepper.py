@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pyro
 import torch
@@ -84,7 +85,7 @@ class Stepper:
         number: int,
         x: Tensor,
         *inferred: Tensor,
-        labels: Tensor | None = None,
+        **given: Any,
     ) -> tuple[Number, Number]:
         """Takes a step.
 
@@ -92,7 +93,7 @@ class Stepper:
             number: The number of the step, counted from 1.
             x: A minibatch, `(B, D)`.
             inferred: What model and guide take after the images and N.
-            labels: The images' labels, `(B,)`, of a conditional VAE.
+            given: What they take by name: what is known of the labels.
 
         Returns:
             The minibatch's mean objective and ELBO, in nats. A compiled step
@@ -102,7 +103,6 @@ class Stepper:
             NonFiniteLossError: If the loss is NaN or infinite.
         """
         self.objective.set_weight(number)
-        given = {} if labels is None else {"labels": labels}
         is_whole = len(x) == self.config.batch_size
         svi = (self.compiled if is_whole else None) or self._eager
         try:
@@ -132,7 +132,7 @@ class Stepper:
         svi: SVI | CompiledSVI,
         x: Tensor,
         *inferred: Tensor,
-        **given: Tensor,
+        **given: Any,
     ) -> Number:
         if x.is_cuda and isinstance(svi, CompiledSVI):
             return svi.step_tensor(x, self.num_data, *inferred, **given)

@@ -18,6 +18,7 @@ from pyro_vae.svi import (
     DynamicPairError,
     NonFiniteLossError,
 )
+from pyro_vae.training.labeled import KnownLabels, check_labeled
 from pyro_vae.training.objective import AnnealedObjective
 from pyro_vae.training.recorder import Recorder
 from pyro_vae.training.setup import (
@@ -25,7 +26,6 @@ from pyro_vae.training.setup import (
     hold_out,
     is_long,
     make_optimizer,
-    place_labels,
     resolve_device,
     resolve_engine,
 )
@@ -50,7 +50,7 @@ class Trainer:
 
     Attributes:
         data: The data on the device, binarized, without validation images.
-        labels: The training images' labels, `(N,)`, if the VAE takes any.
+        known: What steps are told of the training images' labels.
         num_data: N, the number of training images.
         num_batches: The number of steps in an epoch.
         engine: What steps are to be taken with: `eager` or `compiled`.
@@ -61,13 +61,14 @@ class Trainer:
         self.config = config
         check_training_memory(vae, config, len(data.train))
         check_labels(vae, data)
+        check_labeled(vae, data, config)
         self.device = resolve_device(config.device)
         self.vae = vae.to(self.device)
         self.vae.zero_grad(set_to_none=True)
         self._given_data = data
         data = data.to(self.device).binarize(config.binarize)
         self.data, validation = hold_out(data, config)
-        self.labels = place_labels(vae, self.data.train_labels)
+        self.known = KnownLabels(vae, self.data, config)
         self.num_data = len(self.data.train)
         self.num_batches = -(-self.num_data // config.batch_size)
         vae.inference.start(vae, self.num_data)
