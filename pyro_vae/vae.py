@@ -12,6 +12,7 @@ from pyro_vae.pair import Guide, Model, check_images, state_without_marks
 from pyro_vae.parts.checks import check_latents, check_part, check_sizes
 from pyro_vae.parts.contracts import AmortizedGuide, check_distribution
 from pyro_vae.parts.distributions import (
+    NormalMixture,
     center,
     count_states,
     most_probable_state,
@@ -122,6 +123,11 @@ class VAE(nn.Module):
     def num_states(self) -> int:
         """The number of states of z or of its component y; 1 if continuous."""
         return count_states(self.prior())
+
+    @property
+    def has_component(self) -> bool:
+        """Whether z has a component y, which labels can make known."""
+        return isinstance(self.prior(), NormalMixture)
 
     def given(self, label: int) -> "VAE":
         """Returns the VAE of one label's p(x | y), which takes no labels.

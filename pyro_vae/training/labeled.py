@@ -8,7 +8,6 @@ from torch import Tensor
 
 from pyro_vae.config import FitConfig
 from pyro_vae.data import Dataset
-from pyro_vae.parts.distributions import NormalMixture
 from pyro_vae.vae import VAE
 
 
@@ -121,8 +120,7 @@ def check_labeled(vae: VAE, data: Dataset, config: FitConfig) -> None:
     """
     if config.labeled is None:
         return
-    prior = vae.prior()
-    if not isinstance(prior, NormalMixture) or vae.num_labels:
+    if not vae.has_component or vae.num_labels:
         raise ValueError(
             f"labeled is {config.labeled} with a prior of type "
             f"{type(vae.prior).__name__}; expected None, or prior=mixture "
