@@ -185,6 +185,14 @@ def test_labels_are_kept_in_equal_numbers_by_seed():
     assert torch.equal(first[kept], labels[kept])
 
 
+def test_labels_of_the_data_that_are_not_known_are_never_kept():
+    labels = torch.tensor([0, -1, 1, -1, 2, 0, 1, 2, -1])
+    kept = choose_labels(labels, 6, CLASSES, 0)
+    assert torch.equal(kept, labels)
+    with pytest.raises(ValueError, match="class 0 has 2 training images"):
+        choose_labels(labels, 9, CLASSES, 0)
+
+
 def test_every_labeled_image_comes_once_before_any_comes_again(few, vae):
     config = replace(CONFIG, labeled=30, batch_size=10)
     known = KnownLabels(vae, few, config)

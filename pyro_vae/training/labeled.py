@@ -17,7 +17,7 @@ def choose_labels(
     """Keeps a few labels, as many of each class, by a seed.
 
     Args:
-        labels: Labels from 0 to K - 1, `(N,)`.
+        labels: Labels from 0 to K - 1, `(N,)`, or -1 where one is not known.
         count: The number of labels to keep.
         num_classes: K.
         seed: The seed of the choice.

@@ -2,7 +2,7 @@
 
 For each seed, a VAE with a normal prior is fitted to the images without labels
 (M1 of Kingma et al., 2014). A mixture, whose component is the label where it is
-known, is then fitted to the means of its q(z | x) (in the place of their M2).
+known, is then fitted to draws from its q(z | x) (in the place of their M2).
 """
 
 from collections.abc import Iterator
@@ -27,6 +27,7 @@ from pyro_vae import (
 from pyro_vae.cli.command import run
 from pyro_vae.cli.flags import CommandLine, check_at_least_1
 from pyro_vae.data import Dataset, load
+from pyro_vae.training.labeled import choose_labels
 
 Row = dict[str, Any]
 
@@ -40,7 +41,8 @@ class Flags:
         labeled: Labels that are kept, as many of each class.
         image_epochs: Passes over the images, by the first VAE.
         image_latents: Its latent dimensions.
-        epochs: Passes over its latents, by the mixture.
+        draws: Draws of each image's latents, which the mixture is fitted to.
+        epochs: Passes over these draws.
         latent_dim: The mixture's own latent dimensions.
         hidden: Units in the hidden layer of every network.
         label_weight: Weight of the labeled images' log q(y | x), as in fit.
@@ -58,7 +60,8 @@ class Flags:
     labeled: int = 100
     image_epochs: int = 20
     image_latents: int = 50
-    epochs: int = 40
+    draws: int = 5
+    epochs: int = 10
     latent_dim: int = 10
     hidden: int = 300
     label_weight: float = 0.3
@@ -74,7 +77,7 @@ class Flags:
 def main(command: CommandLine[Flags]) -> None:
     """Fits for each seed; writes a table with a row for each epoch."""
     flags = command.parse()
-    check_at_least_1(flags, "epochs", "image_epochs", "limit")
+    check_at_least_1(flags, "epochs", "image_epochs", "draws", "limit")
     data = load(flags.dataset, flags.data_dir).first(flags.limit)
     flags.output.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
@@ -113,9 +116,9 @@ def study(flags: Flags, data: Dataset, seed: int) -> Iterator[Row]:
     vae = build(config, data.data_dim)
     for record in fit(vae, data, config):
         started = record["seconds"]
-    latents = encode(vae, data)
+    latents = encode(vae, data, flags, seed)
     training = FitConfig(
-        labeled=flags.labeled,
+        labeled=flags.labeled * flags.draws,
         label_weight=flags.label_weight,
         epochs=flags.epochs,
         batch_size=flags.batch_size,
@@ -136,15 +139,27 @@ def study(flags: Flags, data: Dataset, seed: int) -> Iterator[Row]:
 
 
 @torch.no_grad()
-def encode(vae: VAE, data: Dataset) -> Dataset:
-    """Returns the means of q(z | x) as data, with the images' labels."""
-    parts = [
-        torch.cat([vae.infer(x).mean for x in images.split(1000)]).cpu()
-        for images in (data.train, data.test)
-    ]
-    shape = (1, parts[0].shape[1])
-    labels = (data.train_labels, data.test_labels)
-    return Dataset(f"latents of {data.name}", *parts, *labels, shape)
+def encode(vae: VAE, data: Dataset, flags: Flags, seed: int) -> Dataset:
+    """Returns draws from q(z | x) to train on, and the test images' means.
+
+    The labels of the training images are -1, but for those that are kept. All
+    draws of an image have its label.
+    """
+    labels = torch.as_tensor(data.train_labels)
+    known = choose_labels(labels, flags.labeled, data.num_labels, seed)
+    device, draws = next(vae.parameters()).device, torch.Size([flags.draws])
+    parts = [vae.infer(x.to(device)) for x in data.train.split(1000)]
+    train = torch.cat([q.sample(draws) for q in parts], 1).flatten(0, 1)
+    parts = [vae.infer(x.to(device)) for x in data.test.split(1000)]
+    test = torch.cat([q.mean for q in parts])
+    return Dataset(
+        f"latents of {data.name}",
+        train.cpu(),
+        test.cpu(),
+        known.repeat(flags.draws),
+        data.test_labels,
+        (1, test.shape[1]),
+    )
 
 
 def make_mixture(flags: Flags, num_classes: int) -> VAE:
