@@ -1,7 +1,5 @@
 """The Pyro pair: a model and a guide that announce their parameters."""
 
-import itertools
-import weakref
 from typing import Any
 
 import pyro
@@ -9,59 +7,19 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from pyro_vae.parts.announcing import announce, state_without_marks
 from pyro_vae.parts.checks import call_part, check_latent_dim
 from pyro_vae.parts.contracts import AmortizedGuide, check_distribution
-from pyro_vae.parts.distributions import declare_latents, declare_site
+from pyro_vae.parts.distributions import (
+    declare_latents,
+    declare_site,
+    log_prob_component,
+    observe_component,
+)
 from pyro_vae.parts.gradient_estimators import GradientEstimator
+from pyro_vae.parts.labels import join_labels
 
-_count = itertools.count()
-_names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
-
-
-def announce(module: nn.Module) -> None:
-    """Announces a module's trainable parameters to Pyro as `param` sites.
-
-    Pyro's names are global: two modules announced under one name would share
-    the first one's parameters, so each module gets a name of its own, and a
-    parameter that was put in another's place replaces it in the param store.
-    """
-    store = pyro.get_param_store()
-    stored = dict(store.named_parameters())
-    for name, parameter in param_names(module).items():
-        if stored.get(name, parameter) is not parameter:
-            del store[name]
-        pyro.param(name, parameter)
-
-
-def param_names(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Returns a module's trainable parameters by their names in Pyro."""
-    if module not in _names:
-        name = f"{type(module).__name__.lower()}{next(_count)}"
-        _names[module] = name
-        weakref.finalize(module, _forget, f"{name}.").atexit = False
-    return {
-        f"{_names[module]}.{name}": parameter
-        for name, parameter in module.named_parameters()
-        if parameter.requires_grad
-    }
-
-
-def _forget(prefix: str) -> None:
-    """Removes a dead module's parameters from the param store."""
-    store = pyro.get_param_store()
-    for name in [name for name in store if name.startswith(prefix)]:
-        del store[name]
-
-
-def state_without_marks(module: nn.Module) -> dict[str, Any]:
-    """Returns a module's state, to be pickled.
-
-    `pyro.param` leaves a weak reference on each parameter, which cannot be
-    pickled, and puts it there anew whenever the parameter is announced.
-    """
-    for parameter in module.parameters():
-        parameter.__dict__.pop("unconstrained", None)
-    return module.__dict__.copy()
+Classified = tuple[Tensor, Tensor, float]  # images, labels, their weight
 
 
 class Model(nn.Module):
@@ -71,13 +29,18 @@ class Model(nn.Module):
 
     Args:
         prior: `prior()` is p(z).
-        likelihood: `likelihood(z)` is p(x | z).
+        likelihood: `likelihood(z)` is p(x | z); with labels it takes z with
+            their one-hot vectors, `(..., P + K)`, and is p(x | z, y).
+        num_labels: K, the number of classes; 0 for a model without labels.
     """
 
-    def __init__(self, prior: nn.Module, likelihood: nn.Module):
+    def __init__(
+        self, prior: nn.Module, likelihood: nn.Module, num_labels: int = 0
+    ):
         super().__init__()
         self.prior = prior
         self.likelihood = likelihood
+        self.num_labels = num_labels
 
     def __getstate__(self) -> dict[str, Any]:
         return state_without_marks(self)
@@ -88,6 +51,8 @@ class Model(nn.Module):
         num_data: int | None = None,
         parameters: Tensor | None = None,
         encoder_gradient: Tensor | None = None,
+        labels: Tensor | None = None,
+        classified: Classified | None = None,
     ) -> Tensor:
         """Declares p(x, z) for a minibatch and returns z.
 
@@ -98,6 +63,8 @@ class Model(nn.Module):
                 scaled by N / B.
             parameters: For the guide; the model does not use it.
             encoder_gradient: For the guide; the model does not use it.
+            labels: Where the model has labels, those of the images, `(B,)`.
+            classified: For the guide; the model does not use it.
 
         Returns:
             z, `(..., B, P)`.
@@ -111,24 +78,34 @@ class Model(nn.Module):
             p = self.prior()
             z = declare_latents(p, {})
             check_latent_dim(z.shape[-1], p)
-            declare_site("x", self.decode(z, x.shape[-1]), obs=x)
+            p_x = self.decode(
+                z, x.shape[-1], labels if self.num_labels else None
+            )
+            declare_site("x", p_x, obs=x)
         return z
 
-    def decode(self, z: Tensor, data_dim: int | None = None) -> Distribution:
+    def decode(
+        self,
+        z: Tensor,
+        data_dim: int | None = None,
+        labels: Tensor | int | None = None,
+    ) -> Distribution:
         """Returns p(x | z) for latents `(..., P)`: batch `(...)`, event `(D,)`.
 
         Args:
             z: Latents, `(..., P)`.
             data_dim: D, if it is known.
+            labels: Where the model has labels, those of the latents, `(B,)`.
 
         Raises:
             ValueError: If the likelihood returns anything else.
         """
+        inputs = join_labels(z, labels, self.num_labels)
         return check_distribution(
-            call_part(self.likelihood, "likelihood", z),
+            call_part(self.likelihood, "likelihood", inputs),
             f"likelihood {type(self.likelihood).__name__}",
             "p(x | z)",
-            z.shape[:-1],
+            inputs.shape[:-1],
             data_dim,
         )
 
@@ -143,10 +120,19 @@ class Guide(nn.Module):
             plain module.
         gradient: How its parameters get their gradient. It marks the site for
             Pyro, so that nobody has to remember enumeration.
+        num_labels: K, the number of classes; 0 for a guide without labels.
+            With labels the module takes x with their one-hot vectors,
+            `(B, D + K)`, and is q(z | x, y).
     """
 
-    def __init__(self, distribution: nn.Module, gradient: GradientEstimator):
+    def __init__(
+        self,
+        distribution: nn.Module,
+        gradient: GradientEstimator,
+        num_labels: int = 0,
+    ):
         super().__init__()
+        self.num_labels = num_labels
         self.distribution = distribution
         self.gradient = gradient
 
@@ -172,7 +158,7 @@ class Guide(nn.Module):
         """
         return self._amortized().num_parameters
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Returns the unconstrained parameters lambda of images `(B, D)`.
 
         Returns:
@@ -181,7 +167,8 @@ class Guide(nn.Module):
         Raises:
             ValueError: If the guide is no `AmortizedGuide`.
         """
-        return call_part(self._amortized().encoder, "encoder", x)
+        inputs = self._join(x, labels)
+        return call_part(self._amortized().encoder, "encoder", inputs)
 
     def family(self, parameters: Tensor) -> Distribution:
         """Returns the member of the guide's family with parameters `(..., F)`.
@@ -191,18 +178,22 @@ class Guide(nn.Module):
         """
         return self._amortized().family(parameters)
 
-    def infer(self, x: Tensor) -> Distribution:
+    def infer(
+        self, x: Tensor, labels: Tensor | int | None = None
+    ) -> Distribution:
         """Returns q(z | x) by the encoder: batch `(B,)`, event `(P,)`.
 
         Raises:
             ValueError: If the module returns anything else.
         """
-        return check_distribution(
-            call_part(self.distribution, "guide", x),
+        inputs = self._join(x, labels)
+        q = check_distribution(
+            call_part(self.distribution, "guide", inputs),
             f"guide {type(self.distribution).__name__}",
             "q(z | x)",
-            x.shape[:1],
+            inputs.shape[:1],
         )
+        return q if self.num_labels else observe_component(q, labels)
 
     def forward(
         self,
@@ -210,6 +201,8 @@ class Guide(nn.Module):
         num_data: int | None = None,
         parameters: Tensor | None = None,
         encoder_gradient: Tensor | None = None,
+        labels: Tensor | None = None,
+        classified: Classified | None = None,
     ) -> Tensor:
         """Declares q(z | x) for a minibatch and returns z.
 
@@ -221,6 +214,10 @@ class Guide(nn.Module):
             encoder_gradient: With `parameters`, the gradient of the ELBO at
                 the encoder's output, `(B, F)`, for the encoder to follow.
                 Without it the encoder is not trained.
+            labels: Where the guide has labels, those of the images, `(B,)`;
+                for a mixture the known components, -1 where there is none.
+            classified: Images, their labels, and the weight of their mean
+                log q(y | x), which is added to the ELBO's gradient.
 
         Returns:
             z, `(..., B, P)`.
@@ -229,13 +226,30 @@ class Guide(nn.Module):
             announce(self)
         with _data_plate(x, num_data):
             weight = (num_data or len(x)) / len(x)
-            q = self.infer(x) if parameters is None else self.family(parameters)
+            if parameters is None:
+                q = self.infer(x, labels)
+            else:
+                q = self.family(parameters)
             if encoder_gradient is not None:
-                follow = (self.encode(x) * encoder_gradient).sum(-1)
-                # Its value is zero: it adds its gradient to the ELBO's.
-                zero = follow.detach() - follow
-                pyro.factor("encoder", zero, has_rsample=True)
-            return declare_latents(*self.gradient(q, x, weight))
+                follow = self.encode(x, labels) * encoder_gradient
+                follow_gradient("encoder", follow.sum(-1))
+            inputs = self._join(x, labels)
+            z = declare_latents(*self.gradient(q, inputs, weight))
+        if classified is not None:
+            self._classify(*classified, num_data or len(x))
+        return z
+
+    def _join(self, x: Tensor, labels: Tensor | int | None) -> Tensor:
+        """Returns what the module takes: x, with labels where it has any."""
+        labels = labels if self.num_labels else None
+        return join_labels(x, labels, self.num_labels)
+
+    def _classify(
+        self, x: Tensor, labels: Tensor, weight: float, num_data: int
+    ) -> None:
+        """Adds the gradient of log q(y | x) at known labels to the ELBO's."""
+        log_q = log_prob_component(self.infer(x), labels)
+        follow_gradient("labels", weight * num_data * log_q.mean())
 
     def _amortized(self) -> AmortizedGuide:
         if isinstance(self.distribution, AmortizedGuide):
@@ -245,6 +259,11 @@ class Guide(nn.Module):
             "AmortizedGuide, with an encoder and family(parameters): use one "
             "of pyro_vae.parts.guides, or derive your own from AmortizedGuide"
         )
+
+
+def follow_gradient(name: str, value: Tensor) -> None:
+    """Adds the gradient of a value to the ELBO's, in a guide, and no value."""
+    pyro.factor(name, value.detach() - value, has_rsample=True)
 
 
 def _data_plate(x: Tensor, num_data: int | None) -> pyro.plate:

@@ -12,15 +12,20 @@ from pyro_vae.pair import Guide, Model, check_images, state_without_marks
 from pyro_vae.parts.checks import check_latents, check_part, check_sizes
 from pyro_vae.parts.contracts import AmortizedGuide, check_distribution
 from pyro_vae.parts.distributions import (
+    NormalMixture,
     center,
     count_states,
     most_probable_state,
+    observe_component,
     weighted_draws,
 )
 from pyro_vae.parts.gradient_estimators import (
     GradientEstimator,
     choose_gradient,
 )
+from pyro_vae.parts.labels import give_label
+
+Labels = Tensor | int | None  # `(B,)`, or one for all; None without labels
 
 
 class VAE(nn.Module):
@@ -40,6 +45,10 @@ class VAE(nn.Module):
         gradient: The estimator of the gradient through a draw of z; by default
             the pathwise one, or enumeration where z is discrete.
         inference: Where q's parameters come from; by default the encoder.
+        num_labels: K, the number of classes, for a conditional VAE of
+            p(x | y): likelihood and guide take their inputs with one-hot
+            labels, `(..., P + K)` and `(B, D + K)`, and every method below
+            takes `labels`. p(z) does not depend on the label. 0 for no labels.
 
     Attributes:
         model: The Pyro model.
@@ -65,6 +74,7 @@ class VAE(nn.Module):
         guide: nn.Module,
         gradient: GradientEstimator | None = None,
         inference: Inference | None = None,
+        num_labels: int = 0,
     ):
         super().__init__()
         for part, place in (
@@ -89,9 +99,10 @@ class VAE(nn.Module):
                 "whose family(parameters) E-steps climb in: derive the guide "
                 "from AmortizedGuide, or use Amortized()"
             )
-        check_sizes(p, likelihood, guide)
-        self.model = Model(prior, likelihood)
-        self.guide = Guide(guide, gradient)
+        check_sizes(p, likelihood, guide, num_labels)
+        self.num_labels = num_labels
+        self.model = Model(prior, likelihood, num_labels)
+        self.guide = Guide(guide, gradient, num_labels)
         self.inference = inference
         self.recipe: Mapping[str, Any] | None = None
 
@@ -113,44 +124,76 @@ class VAE(nn.Module):
         """The number of states of z or of its component y; 1 if continuous."""
         return count_states(self.prior())
 
-    def infer(self, x: Tensor) -> Distribution:
+    @property
+    def has_component(self) -> bool:
+        """Whether z has a component y, which labels can make known."""
+        return isinstance(self.prior(), NormalMixture)
+
+    def given(self, label: int) -> "VAE":
+        """Returns the VAE of one label's p(x | y), which takes no labels.
+
+        It shares its parts with this one.
+
+        Raises:
+            ValueError: If there is no such label.
+        """
+        if not 0 <= label < self.num_labels:
+            raise ValueError(
+                f"label is {label} of a VAE with {self.num_labels} labels; "
+                "expected one from 0 on, of a VAE with labels"
+            )
+        return VAE(
+            self.prior,
+            give_label(self.likelihood, label, self.num_labels),
+            give_label(self.guide.distribution, label, self.num_labels),
+            self.guide.gradient,
+            self.inference,
+        )
+
+    def infer(self, x: Tensor, labels: Labels = None) -> Distribution:
         """Returns q(z | x) for images `(B, D)`: batch `(B,)`, event `(P,)`.
 
         Its parameters are the encoder's, unless `inference` finds others.
+
+        Args:
+            x: Images, `(B, D)`.
+            labels: The images' labels, `(B,)`, of a conditional VAE; of a
+                mixture the known components, -1 where one is not known.
         """
         parameters = self.inference.infer(self, check_images(x))
         if parameters is None:
-            return self.guide.infer(x)
-        return self.guide.family(parameters)
+            return self.guide.infer(x, labels)
+        return observe_component(self.guide.family(parameters), labels)
 
-    def generate(self, z: Tensor) -> Tensor:
+    def generate(self, z: Tensor, labels: Labels = None) -> Tensor:
         """Returns the mean images `(..., D)` of latents `(..., P)`."""
-        return self.model.decode(z).mean
+        return self.model.decode(z, labels=labels).mean
 
     @torch.no_grad()
-    def sample(self, n: int) -> Tensor:
+    def sample(self, n: int, labels: Labels = None) -> Tensor:
         """Returns the mean images, `(n, D)`, of n latents from the prior."""
-        return self.generate(self.prior().sample((n,)))
+        return self.generate(self.prior().sample((n,)), labels)
 
     @torch.no_grad()
-    def reconstruct(self, x: Tensor) -> Tensor:
+    def reconstruct(self, x: Tensor, labels: Labels = None) -> Tensor:
         """Returns the mean images, `(B, D)`, at the centers of q(z | x)."""
-        return self.generate(center(self.infer(x)))
+        return self.generate(center(self.infer(x, labels)), labels)
 
     @torch.no_grad()
-    def assign(self, x: Tensor) -> Tensor:
+    def assign(self, x: Tensor, labels: Labels = None) -> Tensor:
         """Returns each image's most probable state, `(B,)` integers.
 
         For a mixture this is the component y; for one-hot variables it is the
         place of z among their configurations. It is 0 for continuous latents.
         """
-        return most_probable_state(self.infer(x)).to(x.device)
+        return most_probable_state(self.infer(x, labels)).to(x.device)
 
     def compute_elbo(
         self,
         x: Tensor,
         num_particles: int = 1,
         q: Distribution | None = None,
+        labels: Labels = None,
     ) -> Tensor:
         r"""Returns an estimate of each image's ELBO.
 
@@ -164,12 +207,14 @@ class VAE(nn.Module):
             x: Images, `(B, D)`.
             num_particles: S, the number of samples of z per image.
             q: q(z | x), batch shape `(B,)`; by default `infer(x)`.
+            labels: The images' labels, `(B,)`, of a conditional VAE, whose
+                ELBO bounds log p(x | y).
 
         Returns:
             `(B,)`, nats per image, every normalizing constant kept.
         """
         expected_log_likelihood, kl = self.compute_elbo_terms(
-            x, num_particles, q
+            x, num_particles, q, labels
         )
         return expected_log_likelihood - kl
 
@@ -178,6 +223,7 @@ class VAE(nn.Module):
         x: Tensor,
         num_particles: int = 1,
         q: Distribution | None = None,
+        labels: Labels = None,
     ) -> tuple[Tensor, Tensor]:
         r"""Returns the ELBO's two terms, from the same samples.
 
@@ -190,6 +236,7 @@ class VAE(nn.Module):
             x: Images, `(B, D)`.
             num_particles: S, the number of samples of z per image.
             q: q(z | x), batch shape `(B,)`; by default `infer(x)`.
+            labels: The images' labels, `(B,)`, of a conditional VAE.
 
         Returns:
             The expected log-likelihood and the KL, each `(B,)`, in nats.
@@ -198,13 +245,17 @@ class VAE(nn.Module):
             ValueError: If the guide's latents are not the prior's, or the
                 likelihood is not a distribution of x.
         """
-        q = self.infer(x) if q is None else q
+        q = self.infer(x, labels) if q is None else q
         p = self.prior()
         check_latents(q, p)
         draws = weighted_draws(q, p, num_particles)
         if draws.z.dim() == 4:  # a z for each component
             x = x.unsqueeze(1)
-        p_x = self.model.decode(draws.z, x.shape[-1])
+            if labels is not None:
+                labels = torch.as_tensor(labels).view(-1, 1)
+        p_x = self.model.decode(
+            draws.z, x.shape[-1], labels if self.num_labels else None
+        )
         log_likelihood = p_x.log_prob(x)
         return draws.expectation(log_likelihood), draws.expectation(
             draws.log_ratio

@@ -60,6 +60,14 @@ def test_the_compiled_steps_python_runs(monkeypatch):
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
 
 
+def test_the_labels_python_runs(monkeypatch):
+    load = data.load
+    monkeypatch.setattr(data, "load", lambda name: load(name).first(200))
+    scope = run_python(ROOT / "docs" / "labels.md")
+    assert scope["elbo"].shape == (20,) and scope["ones"].shape == (5, 64)
+    assert (scope["bound"] > scope["elbo"] - 5).all()
+
+
 def test_the_familys_python_runs():
     assert math.isfinite(run_python(ROOT / "docs" / "family.md")["loss"])
 

@@ -11,12 +11,8 @@ from pyro.infer import SVI
 from pyro.optim import Adam
 
 from pyro_vae import CompiledSVI, Config, build, load_vae, save_vae
-from pyro_vae.config.variants import (
-    CONTINUOUS,
-    LIKELIHOODS,
-    NETWORKS,
-    PRIORS,
-)
+from pyro_vae.config.networks import NETWORKS
+from pyro_vae.config.variants import CONTINUOUS, LIKELIHOODS, PRIORS
 from pyro_vae.objectives import make_objective
 from pyro_vae.parts.distributions import center
 from tests.models import PAIRS, bend

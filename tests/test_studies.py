@@ -345,3 +345,17 @@ def test_the_benchmark_judges_its_targets():
         "",
         "",
     ]
+
+
+def test_semi_supervised(tmp_path):
+    few = "--dataset digits --limit 300 --labeled 20 --image-latents 4"
+    few += " --image-epochs 1 --epochs 2 --hidden 8 --seeds 0 1"
+    result = run(tmp_path, "semi_supervised.py", *few.split())
+    assert result.returncode == 0, result.stderr
+    folder = tmp_path / "results" / "semi-supervised"
+    table = pd.read_csv(folder / "semi_supervised.csv")
+    assert list(table["epoch"]) == [0, 1, 2] * 2
+    assert list(table["seed"].unique()) == [0, 1]
+    assert table["test_accuracy"].between(0, 1).all()
+    mean = table.groupby("seed").last()["test_accuracy"].mean()
+    assert f"test accuracy with 20 labels: {mean:.4f}" in result.stdout

@@ -15,6 +15,7 @@ from pyro_vae.evaluation import (
     log_marginal_likelihood,
     log_weights,
     posterior_density,
+    zip_batches,
 )
 from pyro_vae.randomness import random_stream
 from pyro_vae.runs.run import Run
@@ -33,12 +34,15 @@ def draw_gaps(gaps: Gaps) -> Figure:
     )
 
 
-def draw_posteriors(run: Run, x: Tensor, gaps: Gaps) -> Figure:
+def draw_posteriors(
+    run: Run, x: Tensor, labels: Tensor | None, gaps: Gaps
+) -> Figure:
     """Draws the posteriors of the best, the usual and the worst gaps.
 
     Args:
         run: The run.
         x: The images that the gaps are of, `(B, D)`, or more.
+        labels: Their labels, `(B,)`, of a conditional VAE.
         gaps: Their gaps.
     """
     total = gaps.log_marginal_likelihood - gaps.elbo
@@ -51,7 +55,15 @@ def draw_posteriors(run: Run, x: Tensor, gaps: Gaps) -> Figure:
     }
     return figures.posterior_panels(
         [
-            _make_panel(run, x, gaps, index, f"{name}: gap {total[index]:.2f}")
+            _make_panel(
+                run.vae
+                if labels is None
+                else run.vae.given(int(labels[index])),
+                x[index : index + 1],
+                gaps.parameters[index],
+                run.data.image_shape,
+                f"{name}: gap {total[index]:.2f}",
+            )
             for name, chosen in groups.items()
             for index in chosen
         ]
@@ -60,12 +72,15 @@ def draw_posteriors(run: Run, x: Tensor, gaps: Gaps) -> Figure:
 
 @torch.no_grad()
 def _make_panel(
-    run: Run, x: Tensor, gaps: Gaps, index: int, title: str
+    vae: VAE,
+    image: Tensor,
+    parameters: Tensor,
+    image_shape: tuple[int, ...],
+    title: str,
 ) -> figures.Panel:
-    vae, image = run.vae, x[index : index + 1]
-    best = vae.guide.family(gaps.parameters[index])
+    best = vae.guide.family(parameters)
     size = torch.Size([2000])
-    with random_stream(0, 0, x.device):
+    with random_stream(0, 0, image.device):
         draws = {
             "guide": vae.infer(image).sample(size).squeeze(1),
             "best of its family": best.sample(size),
@@ -78,7 +93,7 @@ def _make_panel(
     low, high = both.amin(0), both.amax(0)
     margin = (high - low) / 2
     z, density = posterior_density(vae, image, low - margin, high + margin)
-    picture = image.view(run.data.image_shape)
+    picture = image.view(image_shape)
     if picture.dim() == 3:  # imshow wants the channels last
         picture = picture.movedim(0, -1)
     return figures.Panel(
@@ -91,15 +106,18 @@ def _make_panel(
 
 
 @torch.no_grad()
-def draw_bounds(vae: VAE, x: Tensor, seed: int) -> Figure:
+def draw_bounds(
+    vae: VAE, x: Tensor, labels: Tensor | None, seed: int
+) -> Figure:
     """Draws the importance bound against its number of samples.
 
     Args:
         vae: The VAE.
         x: Images, `(B, D)`.
+        labels: Their labels, `(B,)`, of a conditional VAE.
         seed: The seed of the samples.
     """
-    weights = _draw_weights(vae, x, seed)
+    weights = _draw_weights(vae, x, labels, seed)
     bounds, errors = [], []
     for count in CURVE:
         groups = weights.view(-1, count, len(x)).logsumexp(1) - math.log(count)
@@ -109,21 +127,25 @@ def draw_bounds(vae: VAE, x: Tensor, seed: int) -> Figure:
         errors.append(spread.item() / len(means) ** 0.5)
     method, exact = default_method(vae), None
     if method != "importance":
-        found = log_marginal_likelihood(vae, x, method=method)
+        found = log_marginal_likelihood(vae, x, method=method, labels=labels)
         exact = found.value.mean().item()
     return figures.bound_curve(CURVE, np.array(bounds), np.array(errors), exact)
 
 
-def _draw_weights(vae: VAE, x: Tensor, seed: int) -> Tensor:
+def _draw_weights(
+    vae: VAE, x: Tensor, labels: Tensor | None, seed: int
+) -> Tensor:
     """Returns log-weights for the longest bound, `(S, B)`."""
     num_chunks = max(CURVE) // WEIGHTS_AT_A_TIME
 
-    def all_weights(x: Tensor) -> Tensor:
+    def all_weights(x: Tensor, *y: Tensor) -> Tensor:
+        given = vae.given(int(y[0])) if y else vae
         chunks = range(num_chunks)
         return torch.cat(
-            [log_weights(vae, x, WEIGHTS_AT_A_TIME) for _ in chunks]
+            [log_weights(given, x, WEIGHTS_AT_A_TIME) for _ in chunks]
         )
 
     with evaluation_mode(vae), random_stream(seed, 0, x.device):
-        parts = [all_weights(part) for part in x.split(IMAGES_AT_A_TIME)]
+        size = IMAGES_AT_A_TIME if labels is None else 1
+        parts = [all_weights(*part) for part in zip_batches(x, labels, size)]
     return torch.cat(parts, dim=1).double()

@@ -4,6 +4,7 @@ import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -36,19 +37,22 @@ from pyro_vae.evaluation import (
     METHODS,
     Gaps,
     LogMarginal,
+    by_label,
     default_method,
     estimate_elbo,
     evaluation_mode,
     find_method,
     split_gap,
     warn_of_few,
+    zip_batches,
 )
 from pyro_vae.randomness import random_stream
 from pyro_vae.runs.files import FileError
 from pyro_vae.runs.folder import EVALUATION, FIGURES, OF_BEST
 from pyro_vae.runs.models import BEST, WEIGHTS
 from pyro_vae.runs.run import Run, load_run, read_config
-from pyro_vae.training import resolve_device
+from pyro_vae.training import place_labels, resolve_device
+from pyro_vae.vae import VAE
 
 CHUNK = 2500  # images between two looks at the bar
 GRID_CHUNK = 10_000  # the same for quadrature, whose images share a grid
@@ -115,25 +119,28 @@ def main(command: CommandLine[Flags]) -> int:
     run = load_run(flags.folder, flags.data_dir, flags.best)
     device = resolve_device(flags.device)
     vae, test = run.vae.to(device), run.data.test[: flags.limit].to(device)
-    some = test[: max(0, flags.gap_images)]
+    labels = place_labels(vae, run.data.test_labels)
+    labels = None if labels is None else labels[: flags.limit]
+    first = slice(max(0, flags.gap_images))
+    some, known = test[first], None if labels is None else labels[first]
     methods = choose_methods(run, flags)
     folder = make_folder(flags)
     rows: Rows = []
     for method in methods:
-        rows += evaluate(method, run, test, flags)
-    rows += describe_aggregate(vae, test, flags.seed)
+        rows += evaluate(method, vae, test, labels, flags)
+    rows += describe_aggregate(vae, test, labels, flags.seed)
     gaps = None
     if len(some):
         started = time.perf_counter()
-        gaps = split_gap(vae, some, seed=flags.seed)
+        gaps = split_gap(vae, some, seed=flags.seed, labels=known)
         seconds = time.perf_counter() - started
-        rows += describe_gaps(vae, some, gaps, seconds, flags.per_image)
+        rows += describe_gaps(vae, some, known, gaps, seconds, flags.per_image)
     table = pd.DataFrame(rows)
     summary = table[table["image"].isna()].dropna(axis=1, how="all")
     print(summary.to_string(index=False, float_format="{:.4g}".format))
     write_table(table, folder / EVALUATION)
     if not flags.no_figures:
-        drawn = draw_evaluation(run, test, gaps, flags.seed)
+        drawn = draw_evaluation(run, test, labels, gaps, flags.seed)
         write_figures(drawn, folder / FIGURES)
     return 0
 
@@ -204,20 +211,25 @@ def choose_methods(run: Run, flags: Flags) -> tuple[str, ...]:
     return methods
 
 
-def evaluate(method: str, run: Run, test: Tensor, flags: Flags) -> Rows:
+def evaluate(
+    method: str, vae: VAE, test: Tensor, labels: Tensor | None, flags: Flags
+) -> Rows:
     """Returns the rows of a method: one for each image, then a summary."""
     if method == "ais":
         test = test[: flags.ais_images]
+        labels = None if labels is None else labels[: flags.ais_images]
     started = time.perf_counter()
     parts = []
     bar = tqdm(total=len(test), desc=method, unit=" images", disable=None)
-    for x in test.split(GRID_CHUNK if method == "quadrature" else CHUNK):
-        parts.append(estimate(method, run, x, flags))
+    size = GRID_CHUNK if method == "quadrature" else CHUNK
+    for x, *y in zip_batches(test, labels, size):
+        estimator = partial(estimate, method, flags)
+        parts.append(by_label(estimator, vae, x, y[0] if y else None))
         bar.update(len(x))
     bar.close()
     found = LogMarginal.join(parts)
     if found.effective_sample_size is not None:  # said once, of all chunks
-        warn_of_few(run.vae, found.effective_sample_size, flags.num_samples)
+        warn_of_few(vae, found.effective_sample_size, flags.num_samples)
     rows = make_rows(
         method,
         found.value,
@@ -229,9 +241,8 @@ def evaluate(method: str, run: Run, test: Tensor, flags: Flags) -> Rows:
     return list(rows)
 
 
-def estimate(method: str, run: Run, x: Tensor, flags: Flags) -> LogMarginal:
+def estimate(method: str, flags: Flags, vae: VAE, x: Tensor) -> LogMarginal:
     """Estimates log p(x) of some images by a method, or their ELBO."""
-    vae = run.vae
     if method != "elbo":
         row = METHODS[method]
         return row.estimate(vae, x, flags.num_samples, flags.seed)
@@ -244,13 +255,18 @@ def estimate(method: str, run: Run, x: Tensor, flags: Flags) -> LogMarginal:
 
 
 def draw_evaluation(
-    run: Run, test: Tensor, gaps: Gaps | None, seed: int
+    run: Run,
+    test: Tensor,
+    labels: Tensor | None,
+    gaps: Gaps | None,
+    seed: int,
 ) -> dict[str, Figure]:
     """Draws the bounds and the gaps; by the figure's name."""
     drawn = {}
     if gaps is not None and is_plane_or_line(run.vae):
         drawn["gaps"] = draw_gaps(gaps)
         if run.vae.prior().event_shape[0] == 2:
-            drawn["posteriors"] = draw_posteriors(run, test, gaps)
-    drawn["importance"] = draw_bounds(run.vae, test[:CURVE_IMAGES], seed)
+            drawn["posteriors"] = draw_posteriors(run, test, labels, gaps)
+    known = None if labels is None else labels[:CURVE_IMAGES]
+    drawn["importance"] = draw_bounds(run.vae, test[:CURVE_IMAGES], known, seed)
     return drawn

@@ -58,11 +58,13 @@ def make_rows(
     }
 
 
-def describe_aggregate(vae: VAE, test: Tensor, seed: int) -> Rows:
+def describe_aggregate(
+    vae: VAE, test: Tensor, labels: Tensor | None, seed: int
+) -> Rows:
     """Returns rows on the use of the latents, and on q(z) beside the prior."""
     if vae.num_states > 1:
         return []
-    found = check_aggregate(vae, test, seed)
+    found = check_aggregate(vae, test, seed, labels)
     numbers: list[tuple[str, float, float | None]] = [
         ("active units", float(found.active.sum()), None),
         ("mmd squared", found.mmd, found.mmd_error),
@@ -86,7 +88,12 @@ def describe_aggregate(vae: VAE, test: Tensor, seed: int) -> Rows:
 
 
 def describe_gaps(
-    vae: VAE, x: Tensor, gaps: Gaps, seconds: float, per_image: bool
+    vae: VAE,
+    x: Tensor,
+    labels: Tensor | None,
+    gaps: Gaps,
+    seconds: float,
+    per_image: bool,
 ) -> Rows:
     """Returns rows on the two gaps, and on their sum beside an integral."""
     error = (gaps.elbo_error**2 + gaps.best_elbo_error**2).sqrt()
@@ -98,7 +105,8 @@ def describe_gaps(
         rows += make_rows(what, values, errors, None, seconds, per_image)
     if is_plane_or_line(vae):
         exact, some = gaps.log_marginal_likelihood, slice(0, KL_IMAGES)
-        kl = posterior_kl(vae, x[some], exact[some])
+        known = None if labels is None else labels[some]
+        kl = posterior_kl(vae, x[some], exact[some], known)
         rows += make_rows("gaps together", (exact - gaps.elbo)[some])
         rows += make_rows("kl(q, posterior) by quadrature", kl)
     return rows

@@ -137,7 +137,9 @@ def train(
     if not flags.no_figures:
         check_inner_folder(folder / FIGURES)
     torch.manual_seed(config.seed)
-    vae = build(config, data.data_dim, data.image_shape)
+    vae = build(
+        config, data.data_dim, data.image_shape, max(2, data.num_labels)
+    )
     caveats = find_caveats(vae, data)
     for caveat in caveats:
         warnings.warn(caveat, stacklevel=2)

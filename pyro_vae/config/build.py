@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from pyro_vae.config.choices import part_of
+from pyro_vae.config.conditions import CONDITIONS
 from pyro_vae.config.config import Config, VAEConfig
+from pyro_vae.config.networks import NETWORKS, ImageShape
 from pyro_vae.config.sizes import check_memory, count_colors
 from pyro_vae.config.tables import resolve
 from pyro_vae.config.variants import (
@@ -17,9 +19,7 @@ from pyro_vae.config.variants import (
     GUIDES,
     INFERENCES,
     LIKELIHOODS,
-    NETWORKS,
     PRIORS,
-    ImageShape,
 )
 from pyro_vae.vae import VAE
 
@@ -28,6 +28,7 @@ def build(
     config: VAEConfig,
     data_dim: int = 784,
     image_shape: Sequence[int] | None = None,
+    num_labels: int = 10,
 ) -> VAE:
     """Makes the VAE that a configuration describes, with fresh weights.
 
@@ -36,6 +37,7 @@ def build(
         data_dim: D, the number of pixels of an image.
         image_shape: (height, width) or (channels, height, width), for
             convolutions; by default a gray square.
+        num_labels: K, the number of classes, for condition=labels.
 
     Returns:
         A VAE, on the CPU, its weights drawn from torch's global generator.
@@ -50,24 +52,37 @@ def build(
     gradient = resolve(config.prior, "gradient", config.gradient)
     shape = _image_shape(config, data_dim, image_shape)
     kind = NETWORKS[config.network].make()
-    make_encoder = partial(kind.encoder, config, shape)
+    count = CONDITIONS[config.condition].make(num_labels)
+    make_encoder = partial(kind.encoder, config, shape, extra=count)
     q = GUIDES[guide].make(config, make_encoder)
     prior = PRIORS[config.prior].make(config, q)
-    decoder = kind.decoder(config, prior().event_shape[0], shape)
+    decoder = kind.decoder(config, prior().event_shape[0] + count, shape)
     vae = VAE(
         prior,
         LIKELIHOODS[config.likelihood].make(config, decoder),
         q,
         GRADIENTS[gradient].make(config, make_encoder),
         INFERENCES[config.inference].make(config),
+        count,
     )
+    vae.recipe = _recipe(config, data_dim, image_shape, count)
+    return vae
+
+
+def _recipe(
+    config: VAEConfig,
+    data_dim: int,
+    image_shape: Sequence[int] | None,
+    num_labels: int,
+) -> dict[str, Any]:
+    """Returns what rebuilds a VAE, JSON-able."""
     whole = config if isinstance(config, Config) else Config.of(config)
-    vae.recipe = {
+    return {
         "config": asdict(whole),
         "data_dim": data_dim,
         "image_shape": image_shape and list(image_shape),
+        **({"num_labels": num_labels} if num_labels else {}),
     }
-    return vae
 
 
 def check_describes(config: object, vae: VAE) -> None:
@@ -106,7 +121,8 @@ def _check_by_hand(
     """Compares what can be compared: this package's classes, and shapes."""
     data_dim = _data_dim(vae)
     with torch.random.fork_rng(devices=[]):
-        described = build(config, data_dim or 784)
+        count = vae.num_labels or 10
+        described = build(config, data_dim or 784, num_labels=count)
     fault = None
     for name, theirs, its in (
         ("prior", described.prior, vae.prior),
@@ -142,7 +158,9 @@ def _data_dim(vae: VAE) -> int | None:
     encoder = getattr(vae.guide.distribution, "encoder", None)
     decoder = getattr(vae.likelihood, "decoder", None)
     inputs = getattr(encoder, "in_features", None)
-    return inputs or getattr(decoder, "out_features", None)
+    if inputs:
+        return inputs - vae.num_labels
+    return getattr(decoder, "out_features", None)
 
 
 def _as_json(value: Any) -> Any:

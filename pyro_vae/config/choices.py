@@ -136,6 +136,17 @@ def _check_validation(config: Any) -> None:
         config._check("validation_fraction", exactly(default), expected)
 
 
+def _check_labeled(config: Any) -> None:
+    if config.labeled is not None:
+        expected = "amortized with labeled"
+        if hasattr(config, "inference"):
+            config._check("inference", Bound(expected, "amortized".__eq__))
+    elif hasattr(config, "label_weight"):
+        default = _default(type(config), "label_weight")
+        expected = f"{default} (leave it out): it goes with labeled"
+        config._check("label_weight", exactly(default), expected)
+
+
 def _check_states(config: Any) -> None:
     gradient = resolve(config.prior, "gradient", config.gradient)
     if config.prior == "categorical" and gradient == "enumerated":
@@ -166,6 +177,7 @@ RULES: list[tuple[str, Callable[[Any], None]]] = [
     ("early_stopping", _check_warmup),
     ("validation_fraction", _check_validation),
     ("num_variables", _check_states),
+    ("labeled", _check_labeled),
 ]
 
 

@@ -30,6 +30,7 @@ from pyro_vae.config.bounds import (
 from pyro_vae.config.choices import Choices
 from pyro_vae.config.tables import (
     BaselineName,
+    ConditionName,
     GradientName,
     GuideName,
     InferenceName,
@@ -92,6 +93,9 @@ class VAEConfig(Choices):
             starts at 1 (categorical) or 2 (mixture), since with a narrow noise
             the first states that fit anything take all images.
         latent_dim: P, the number of latent dimensions.
+        condition: What the VAE is conditional on. labels: encoder and decoder
+            take each image's label as a one-hot vector, the bounds are of
+            log p(x | y), and p(z) does not depend on the label.
         network: The kind of encoder and decoder. conv: convolutions, of gray
             images, between the image and the hidden layers.
         channels: Channels of each of the encoder's convolutions, which halve
@@ -124,6 +128,7 @@ class VAEConfig(Choices):
     noise: Literal["shared", "fixed", "diagonal"] = "shared"
     noise_scale: Annotated[float | None, or_none(POSITIVE)] = None
     latent_dim: Annotated[int, SIZE] = 2
+    condition: ConditionName = "none"
     network: NetworkName = "mlp"
     channels: Annotated[tuple[int, ...], SIZES_FROM_1] = (32, 64)
     hidden: Annotated[tuple[int, ...], SIZES] = (512,)
@@ -163,6 +168,9 @@ class DataConfig(Choices):
             only one of text.
         test_fraction: Part of the images that becomes the test set, where a
             file has none; by default a fifth.
+        labeled: Learn from this many labels of training images, as many of
+            each class: the component of a mixture is the label, known where
+            there is one and summed over elsewhere.
     """
 
     dataset: str = "auto"
@@ -177,6 +185,7 @@ class DataConfig(Choices):
     grey: bool = False
     label_column: str | None = None
     test_fraction: Annotated[float | None, or_none(FRACTION)] = None
+    labeled: Annotated[int | None, or_none(COUNT_FROM_1)] = None
 
 
 @dataclass(frozen=True)
@@ -195,6 +204,8 @@ class ObjectiveConfig(Choices):
         warmup: Epochs over which that weight rises from 0, linearly in steps.
         free_bits: Nats of KL, as the mean over the minibatch, that each latent
             dimension has for free.
+        label_weight: Weight of the labeled images' mean log q(y | x), in the
+            objective of an image; see labeled.
     """
 
     objective: ObjectiveName = "elbo"
@@ -203,6 +214,7 @@ class ObjectiveConfig(Choices):
     beta: Annotated[float, POSITIVE] = 1.0
     warmup: Annotated[int, COUNT] = 0
     free_bits: Annotated[float, NOT_NEGATIVE] = 0.0
+    label_weight: Annotated[float, NOT_NEGATIVE] = 0.1
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from pyro_vae.config.conditions import CONDITIONS
+from pyro_vae.config.networks import NETWORKS
 from pyro_vae.config.variant import Table
 from pyro_vae.config.variants import (
     BASELINES,
@@ -9,7 +11,6 @@ from pyro_vae.config.variants import (
     GUIDES,
     INFERENCES,
     LIKELIHOODS,
-    NETWORKS,
     OBJECTIVES,
     PRIORS,
 )
@@ -22,6 +23,7 @@ TABLES: dict[str, Table] = {
     "inference": INFERENCES,
     "likelihood": LIKELIHOODS,
     "network": NETWORKS,
+    "condition": CONDITIONS,
     "objective": OBJECTIVES,
 }
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     InferenceName: TypeAlias = str
     LikelihoodName: TypeAlias = str
     NetworkName: TypeAlias = str
+    ConditionName: TypeAlias = str
     ObjectiveName: TypeAlias = str
 else:
     PriorName = Literal[tuple(PRIORS)]
@@ -43,6 +46,7 @@ else:
     InferenceName = Literal[tuple(INFERENCES)]
     LikelihoodName = Literal[tuple(LIKELIHOODS)]
     NetworkName = Literal[tuple(NETWORKS)]
+    ConditionName = Literal[tuple(CONDITIONS)]
     ObjectiveName = Literal[tuple(OBJECTIVES)]
 
 

@@ -5,12 +5,8 @@ with. Everything else follows from the rows: the flags' names, what `auto`
 means, and every refusal of choices that do not fit together.
 """
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
-
-from torch import nn
 
 from pyro_vae import objectives
 from pyro_vae.config.bounds import Bound, at_least, exactly
@@ -20,12 +16,8 @@ from pyro_vae.parts import (
     gradient_estimators,
     guides,
     likelihoods,
-    networks,
     priors,
 )
-
-ImageShape = tuple[int, ...]
-
 
 SCORE_FUNCTIONS = ("score-function", "score-function-baseline")
 CONTINUOUS: Mapping[str, tuple[str, ...]] = {
@@ -80,7 +72,7 @@ PRIORS: Table = {
         lambda c, guide: priors.MixturePrior(
             c.num_components, c.latent_dim, c.prior_weights
         ),
-        uses=COMPONENTS,
+        uses=(*COMPONENTS, "labeled", "label_weight"),
         goes_with={
             "guide": ("mixture",),
             "gradient": ("enumerated", *SCORE_FUNCTIONS),
@@ -229,60 +221,6 @@ LIKELIHOODS: Table = {
 }
 # The decoder's last activation; the other likelihoods take logits.
 OUTPUT_ACTIVATIONS = {"gaussian": "sigmoid"}
-
-
-@dataclass(frozen=True)
-class Networks:
-    """Encoder and decoder of one kind.
-
-    Attributes:
-        encoder: Makes an encoder of (config, image shape, outputs).
-        decoder: Makes a decoder of (config, inputs, image shape).
-    """
-
-    encoder: Callable[[Any, ImageShape, int], nn.Module]
-    decoder: Callable[[Any, int, ImageShape], nn.Module]
-
-
-# make() returns Networks
-NETWORKS: Table = {
-    "mlp": Variant(
-        lambda: Networks(
-            lambda c, shape, outputs: networks.MLP(
-                math.prod(shape),
-                outputs,
-                c.hidden,
-                c.activation,
-                init_std=c.init_std,
-            ),
-            lambda c, inputs, shape: networks.MLP(
-                inputs,
-                math.prod(shape),
-                c.hidden[::-1],
-                c.activation,
-                OUTPUT_ACTIVATIONS.get(c.likelihood),
-                c.init_std,
-            ),
-        )
-    ),
-    "conv": Variant(
-        lambda: Networks(
-            lambda c, shape, outputs: networks.ConvEncoder(
-                shape, outputs, c.channels, c.hidden, c.activation, c.init_std
-            ),
-            lambda c, inputs, shape: networks.ConvDecoder(
-                inputs,
-                shape,
-                c.channels[::-1],
-                c.hidden[::-1],
-                c.activation,
-                OUTPUT_ACTIVATIONS.get(c.likelihood),
-                c.init_std,
-            ),
-        ),
-        uses=("channels",),
-    ),
-}
 # At 1 the Renyi bound is the ELBO; near it float32 has no digits left.
 NEAR_ONE = 1e-3
 NOT_ONE = {

@@ -137,6 +137,34 @@ class Dataset:
         Raises:
             DataError: If there are fewer than two training images.
         """
+        if isinstance(self.train, Rows):
+            others, apart, known, _ = self._set_apart(self.train, fraction)
+            return self._with(train=others, train_labels=known), apart
+        held, kept = self._held_and_kept(fraction)
+        labels = self.train_labels
+        rest = self._with(
+            train=self.train[kept],
+            train_labels=None if labels is None else labels[kept],
+        )
+        return rest, self.train[held]
+
+    def held_out_labels(self, fraction: float) -> Tensor | None:
+        """Returns the labels of the images that `hold_out` holds out."""
+        if isinstance(self.train, Rows):
+            return self._set_apart(self.train, fraction)[3]
+        held, _ = self._held_and_kept(fraction)
+        return None if self.train_labels is None else self.train_labels[held]
+
+    def _set_apart(
+        self, images: Rows, fraction: float
+    ) -> tuple[Rows, Tensor, Tensor | None, Tensor | None]:
+        """Splits images off that are read as they are asked for."""
+        count = count_apart(images, fraction)
+        # Another seed than that of the test set.
+        return images.set_apart(count, SPLIT_SEED + 1, self.train_labels)
+
+    def _held_and_kept(self, fraction: float) -> tuple[Tensor, Tensor]:
+        """Returns the places of the images held out, and of those kept."""
         size = len(self.train)
         if size < 2:
             raise DataError(
@@ -144,20 +172,9 @@ class Dataset:
                 "hold some out for validation"
             )
         count = count_apart(self.train, fraction)
-        if isinstance(self.train, Rows):
-            others, apart, labels, _ = self.train.set_apart(
-                count, SPLIT_SEED + 1, self.train_labels
-            )
-            return self._with(train=others, train_labels=labels), apart
         generator = torch.Generator().manual_seed(SPLIT_SEED)
         order = torch.randperm(size, generator=generator)
-        kept = order[count:].sort().values
-        labels = self.train_labels
-        rest = self._with(
-            train=self.train[kept],
-            train_labels=None if labels is None else labels[kept],
-        )
-        return rest, self.train[order[:count]]
+        return order[:count], order[count:].sort().values
 
     def binarize(self, how: Binarization) -> "Dataset":
         """Returns the data set with binary images, drawn from the gray ones.
@@ -198,6 +215,13 @@ class Dataset:
         derived = copy.copy(self)
         vars(derived).update(changes)
         return derived
+
+    @property
+    def num_labels(self) -> int:
+        """The number of classes: one more than the largest label, or 0."""
+        known = (self.train_labels, self.test_labels)
+        highest = [int(labels.max()) for labels in known if labels is not None]
+        return 1 + max(highest, default=-1)
 
     @property
     def is_binary(self) -> bool:

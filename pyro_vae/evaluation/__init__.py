@@ -2,6 +2,7 @@
 
 from pyro_vae.evaluation.aggregate import Aggregate, check_aggregate
 from pyro_vae.evaluation.annealing import Annealed, annealed_bound
+from pyro_vae.evaluation.by_label import by_label, split_labels
 from pyro_vae.evaluation.elbo import (
     Sums,
     assign,
@@ -12,6 +13,7 @@ from pyro_vae.evaluation.elbo import (
     has_numbered_states,
     mean_elbo_terms,
     sum_terms,
+    zip_batches,
 )
 from pyro_vae.evaluation.gaps import Gaps, posterior_kl, split_gap
 from pyro_vae.evaluation.importance import importance_bound, log_weights
@@ -39,6 +41,7 @@ __all__ = [
     "Sums",
     "annealed_bound",
     "assign",
+    "by_label",
     "check_aggregate",
     "compile_sums",
     "default_method",
@@ -56,7 +59,9 @@ __all__ = [
     "posterior_density",
     "posterior_kl",
     "split_gap",
+    "split_labels",
     "sum_states",
     "sum_terms",
     "warn_of_few",
+    "zip_batches",
 ]

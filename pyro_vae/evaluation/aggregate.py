@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from pyro_vae.evaluation.elbo import evaluation_mode
+from pyro_vae.evaluation.elbo import evaluation_mode, zip_batches
 from pyro_vae.randomness import random_stream
 from pyro_vae.vae import VAE
 
@@ -46,13 +46,16 @@ class Aggregate:
 
 
 @torch.no_grad()
-def check_aggregate(vae: VAE, x: Tensor, seed: int = 0) -> Aggregate:
+def check_aggregate(
+    vae: VAE, x: Tensor, seed: int = 0, labels: Tensor | None = None
+) -> Aggregate:
     """Compares q(z), averaged over images, with the prior.
 
     Args:
         vae: The VAE.
         x: Images, `(B, D)`.
         seed: The seed of the samples.
+        labels: The images' labels, `(B,)`, of a conditional VAE.
 
     References:
         Importance Weighted Autoencoders, Y. Burda, R. Grosse and
@@ -61,8 +64,8 @@ def check_aggregate(vae: VAE, x: Tensor, seed: int = 0) -> Aggregate:
     """
     with evaluation_mode(vae), random_stream(seed, 0, x.device):
         draws, centers, kls = [], [], []
-        for part in x.split(1000):
-            q = vae.infer(part)
+        for part in zip_batches(x, labels, 1000):
+            q = vae.infer(*part)
             z = q.sample(torch.Size([DRAWS]))
             draws.append(z)
             centers.append(z.mean(0))

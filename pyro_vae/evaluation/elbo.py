@@ -20,12 +20,16 @@ EVALUATION_BATCH = 1000  # images
 EVALUATION_ROWS = 64_000  # images times discrete states
 BLOCKS = 20  # of samples; their spread is the standard error
 
-Sums = Callable[[Tensor], Sequence[Tensor]]
+Sums = Callable[..., Sequence[Tensor]]  # of images, and labels if there are
 
 
 @torch.no_grad()
 def mean_elbo_terms(
-    vae: VAE, images: Tensor, seed: int = 0, compute_sums: Sums | None = None
+    vae: VAE,
+    images: Tensor,
+    seed: int = 0,
+    compute_sums: Sums | None = None,
+    labels: Tensor | None = None,
 ) -> tuple[float, float]:
     """Estimates the two terms of the ELBO with one sample of z per image.
 
@@ -35,6 +39,7 @@ def mean_elbo_terms(
         seed: The seed of the noise, which is the same at every call.
         compute_sums: Returns the sums of the two terms over images; by
             default `sum_terms`.
+        labels: The images' labels, `(N,)`, of a conditional VAE.
 
     Returns:
         The means over the images of the expected log-likelihood and of the
@@ -50,8 +55,8 @@ def mean_elbo_terms(
         pyro.validation_enabled(False),
         evaluation_mode(vae),
     ):
-        for x in images.split(evaluation_batch(vae)):
-            sums += torch.stack(list(compute_sums(x))).cpu()
+        for batch in zip_batches(images, labels, evaluation_batch(vae)):
+            sums += torch.stack(list(compute_sums(*batch))).cpu()
     expected_log_likelihood, kl = (sums / len(images)).tolist()
     if not math.isfinite(expected_log_likelihood - kl):
         raise NonFiniteLossError(
@@ -93,12 +98,11 @@ def has_numbered_states(vae: VAE) -> bool:
     return 1 < vae.num_states <= MOST_STATES
 
 
-def assign(vae: VAE, images: Tensor) -> Tensor:
+def assign(vae: VAE, images: Tensor, labels: Tensor | None = None) -> Tensor:
     """Returns each image's most probable state, `(N,)`, on the CPU."""
+    batches = zip_batches(images, labels, EVALUATION_BATCH)
     with evaluation_mode(vae):
-        return torch.cat(
-            [vae.assign(x).cpu() for x in images.split(EVALUATION_BATCH)]
-        )
+        return torch.cat([vae.assign(*batch).cpu() for batch in batches])
 
 
 @contextmanager
@@ -116,23 +120,40 @@ def evaluation_mode(vae: VAE) -> Iterator[None]:
             module.training = training
 
 
-def sum_terms(vae: VAE, x: Tensor) -> list[Tensor]:
+def zip_batches(
+    images: Tensor, labels: Tensor | None, size: int
+) -> Iterator[tuple[Tensor, ...]]:
+    """Yields batches of images, each with their labels if there are any."""
+    if labels is None:
+        return zip(images.split(size), strict=True)
+    return zip(images.split(size), labels.split(size), strict=True)
+
+
+def sum_terms(
+    vae: VAE, x: Tensor, labels: Tensor | None = None
+) -> list[Tensor]:
     """Returns the sums over images of the ELBO's two terms.
 
     They are the expected log-likelihood and the KL, from one sample of z for
     each image: scalars, in nats, in double precision.
     """
     with torch.no_grad():
-        return [term.double().sum() for term in vae.compute_elbo_terms(x)]
+        return [
+            term.double().sum()
+            for term in vae.compute_elbo_terms(x, labels=labels)
+        ]
 
 
-def compile_sums(vae: VAE, images: Tensor) -> Sums:
+def compile_sums(
+    vae: VAE, images: Tensor, labels: Tensor | None = None
+) -> Sums:
     """Returns `sum_terms`, compiled for whole batches of images.
 
     Args:
         vae: The VAE.
         images: The images that it is for, `(N, D)`; where they do not fill a
             batch, nothing is compiled.
+        labels: Their labels, `(N,)`, of a conditional VAE.
 
     Raises:
         CompilationError: If the machine cannot compile.
@@ -143,5 +164,6 @@ def compile_sums(vae: VAE, images: Tensor) -> Sums:
         return eager
     with evaluation_mode(vae):
         modules = list(vae.modules())
-        compiled = compile_graph(eager, [images[:size]], modules=modules)
-    return lambda x: (compiled if len(x) == size else eager)(x)
+        first = list(next(zip_batches(images, labels, size)))
+        compiled = compile_graph(eager, first, modules=modules)
+    return lambda x, *y: (compiled if len(x) == size else eager)(x, *y)

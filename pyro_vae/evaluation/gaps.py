@@ -1,11 +1,13 @@
 """Where the bound loses: in the guide's family, or in amortizing it."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import pyro
 import torch
 from torch import Tensor
 
+from pyro_vae.evaluation.by_label import by_label, split_labels
 from pyro_vae.evaluation.elbo import estimate_elbo, evaluation_mode
 from pyro_vae.evaluation.grid import log_joint
 from pyro_vae.evaluation.log_marginal import (
@@ -61,6 +63,7 @@ def split_gap(
     num_particles: int = 8,
     num_samples: int = 1000,
     seed: int = 0,
+    labels: Tensor | None = None,
 ) -> Gaps:
     r"""Splits the gap between log p(x) and the ELBO.
 
@@ -76,12 +79,23 @@ def split_gap(
         num_particles: The number of samples of z in their gradient.
         num_samples: The number of samples of z per image in each ELBO.
         seed: The seed of all samples.
+        labels: The images' labels, `(B,)`, of a conditional VAE.
 
     References:
         Inference Suboptimality in Variational Autoencoders, C. Cremer, X. Li
         and D. Duvenaud, 2018.
     """
+    sizes = (num_steps, num_particles, num_samples)
     method = method or default_method(vae)
+    split = partial(_split, method=method, sizes=sizes, seed=seed)
+    return by_label(split, vae, x, labels)
+
+
+def _split(
+    vae: VAE, x: Tensor, method: str, sizes: tuple[int, int, int], seed: int
+) -> Gaps:
+    """Splits the gap of a VAE without labels, as `split_gap` says."""
+    num_steps, num_particles, num_samples = sizes
     exact = log_marginal_likelihood(vae, x, method=method, seed=seed).value
     with (
         random_stream(seed, 0, x.device),
@@ -123,7 +137,9 @@ def _find_best(
 
 
 @torch.no_grad()
-def posterior_kl(vae: VAE, x: Tensor, log_marginal: Tensor) -> Tensor:
+def posterior_kl(
+    vae: VAE, x: Tensor, log_marginal: Tensor, labels: Tensor | None = None
+) -> Tensor:
     r"""Integrates KL(q, p(z | x)) on a grid over q's bulk.
 
     .. math:: \int q(z \mid x) \log \frac{q(z \mid x) p(x)}{p(x, z)} dz
@@ -134,6 +150,7 @@ def posterior_kl(vae: VAE, x: Tensor, log_marginal: Tensor) -> Tensor:
         vae: A VAE with one or two continuous latent dimensions.
         x: Images, `(B, D)`.
         log_marginal: log p(x), `(B,)`, in nats.
+        labels: The images' labels, `(B,)`, of a conditional VAE.
 
     Returns:
         `(B,)`, in nats.
@@ -142,6 +159,11 @@ def posterior_kl(vae: VAE, x: Tensor, log_marginal: Tensor) -> Tensor:
         ValueError: If the latents are discrete, or more than two.
     """
     FEW.check(vae.prior(), "a grid")
+    if vae.num_labels:
+        found = torch.empty_like(log_marginal)
+        for member, index in split_labels(vae, labels):
+            found[index] = posterior_kl(member, x[index], log_marginal[index])
+        return found
     kl = []
     with evaluation_mode(vae), random_stream(0, 0, x.device):
         for image, total in zip(x.split(1), log_marginal, strict=True):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evaluation.annealing import annealed_bound
+from pyro_vae.evaluation.by_label import by_label
 from pyro_vae.evaluation.elbo import evaluation_mode
 from pyro_vae.evaluation.grid import log_joint
 from pyro_vae.evaluation.importance import importance_bound
@@ -104,6 +105,7 @@ def log_marginal_likelihood(
     num_samples: int = 5000,
     method: str = "importance",
     seed: int = 0,
+    labels: Tensor | None = None,
 ) -> LogMarginal:
     r"""Estimates or computes log p(x), image by image.
 
@@ -118,6 +120,8 @@ def log_marginal_likelihood(
             (`integrate`), `importance` (`importance_bound`) or `ais`
             (`annealed_bound`).
         seed: The seed of all randomness.
+        labels: The images' labels, `(B,)`, of a conditional VAE, whose
+            log p(x | y) it is.
 
     Warns:
         UserWarning: If more than a tenth of the images have an effective
@@ -128,7 +132,12 @@ def log_marginal_likelihood(
         ValueError: If the method is unknown or cannot take the latents.
     """
     chosen = find_method(vae, method)
-    found = chosen.estimate(vae, x, num_samples, seed)
+    found = by_label(
+        lambda vae, x: chosen.estimate(vae, x, num_samples, seed),
+        vae,
+        x,
+        labels,
+    )
     if found.effective_sample_size is not None:
         warn_of_few(vae, found.effective_sample_size, num_samples)
     return found

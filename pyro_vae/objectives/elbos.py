@@ -115,12 +115,18 @@ class WeightedELBO(ReportingELBO):
         guide: Callable,
         x: Tensor,
         num_data: int | None = None,
+        labels: Tensor | None = None,
+        classified: Any = None,
     ) -> float:
         """Returns the loss and leaves its gradients in the parameters."""
+        args = (model, guide, x, num_data)
+        given = {"labels": labels, "classified": classified}
         with _WeighLatents(self.beta):
-            loss = self.estimator.loss_and_grads(model, guide, x, num_data)
+            loss = self.estimator.loss_and_grads(*args, **given)
         with torch.no_grad():
-            elbo = self.vae.compute_elbo(x, self.num_particles).sum()
+            elbo = self.vae.compute_elbo(
+                x, self.num_particles, labels=labels
+            ).sum()
             self.take_report(elbo * ((num_data or len(x)) / len(x)))
         return loss
 

@@ -168,6 +168,7 @@ def _try(vae: VAE, kl: Callable[[Latent], Tensor]) -> None:
     if vae.recipe is None:
         return
     like = next(vae.parameters())
-    q = vae.infer(like.new_zeros(1, vae.recipe["data_dim"]))
+    x = like.new_zeros(1, vae.recipe["data_dim"])
+    q = vae.infer(x, 0 if vae.num_labels else None)
     nothing = like.new_zeros(1, 1)
     kl(Latent(q, vae.prior(), center(q), nothing, nothing))

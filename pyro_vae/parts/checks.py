@@ -147,7 +147,10 @@ def _width(network: nn.Module, name: str) -> int | None:
 
 
 def check_sizes(
-    p: Distribution, likelihood: nn.Module, guide: nn.Module
+    p: Distribution,
+    likelihood: nn.Module,
+    guide: nn.Module,
+    num_labels: int = 0,
 ) -> None:
     """Refuses this package's own parts whose sizes do not fit together.
 
@@ -158,6 +161,7 @@ def check_sizes(
         p: p(z), event shape `(P,)`.
         likelihood: The likelihood.
         guide: The guide.
+        num_labels: K, the columns that labels add to both networks' inputs.
 
     Raises:
         ValueError: If a size is known and not the other part's.
@@ -170,22 +174,29 @@ def check_sizes(
         outputs = _width(encoder, "out_features")
         if outputs is not None:
             check_latents(guide.family(torch.zeros(1, outputs)), p)
+    labels = f" and {num_labels} labels" if num_labels else ""
     ours, theirs = _width(decoder, "in_features"), p.event_shape[0]
-    if ours not in (None, theirs):
+    if ours not in (None, theirs + num_labels):
         raise ValueError(
             f"the likelihood's decoder takes {ours} numbers and the prior's z "
-            f"has {theirs}; expected as many: change the decoder's inputs or "
-            "the prior's size"
+            f"has {theirs}{labels}; expected as many: change the decoder's "
+            "inputs or the prior's size"
         )
-    pixels, inputs = (
-        _width(decoder, "out_features"),
-        _width(encoder, "in_features"),
+    _check_pixels(decoder, encoder, num_labels, labels)
+
+
+def _check_pixels(
+    decoder: nn.Module, encoder: nn.Module, num_labels: int, labels: str
+) -> None:
+    """Refuses networks for images of different sizes."""
+    pixels = _width(decoder, "out_features")
+    inputs = _width(encoder, "in_features")
+    if pixels is None or inputs is None or pixels + num_labels == inputs:
+        return
+    raise ValueError(
+        f"the likelihood's decoder returns {pixels} pixels and the guide's "
+        f"encoder takes {inputs}{labels}; expected as many: change one of them"
     )
-    if None not in (pixels, inputs) and pixels != inputs:
-        raise ValueError(
-            f"the likelihood's decoder returns {pixels} pixels and the guide's "
-            f"encoder takes {inputs}; expected as many: change one of them"
-        )
 
 
 def _is_ours(part: nn.Module) -> bool:

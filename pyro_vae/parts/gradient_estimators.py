@@ -243,9 +243,10 @@ class BaselineELBO(TraceGraph_ELBO):
         guide: Any,
         x: Tensor,
         num_data: int | None = None,
+        **given: Any,
     ) -> float:
         """Returns the loss and leaves gradients, also the baseline's."""
-        loss = super().loss_and_grads(model, guide, x, num_data)
+        loss = super().loss_and_grads(model, guide, x, num_data, **given)
         if math.isfinite(loss):
             guide.gradient.baseline.update(-loss / (num_data or len(x)))
         return loss

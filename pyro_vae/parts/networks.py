@@ -8,6 +8,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 ACTIVATIONS = {
@@ -103,6 +104,8 @@ class ConvEncoder(nn.Module):
             the convolutions.
         activation: The name of the activation after each layer but the last.
         init_std: The standard deviation of the initial weights.
+        num_extra: The number of inputs after the image, such as one-hot labels,
+            which pass the convolutions by.
 
     Raises:
         ValueError: If a side cannot be halved once for each convolution, or a
@@ -117,26 +120,30 @@ class ConvEncoder(nn.Module):
         hidden: Sequence[int] = (512,),
         activation: str = "relu",
         init_std: float = 0.1,
+        num_extra: int = 0,
     ):
         super().__init__()
         image_shape = _with_channels(image_shape)
         map_shape = _map_shape(image_shape, channels)
-        self.in_features = math.prod(image_shape)
-        self.out_features = out_features
+        self.num_extra, self.out_features = num_extra, out_features
+        self.in_features = math.prod(image_shape) + num_extra
         layers: list[nn.Module] = [nn.Unflatten(-1, image_shape)]
         for before, after in itertools.pairwise([image_shape[0], *channels]):
             layers += [
                 nn.Conv2d(before, after, kernel_size=4, stride=2, padding=1),
                 make_activation(activation),
             ]
-        size = math.prod(map_shape)
+        size = math.prod(map_shape) + num_extra
         mlp = MLP(size, out_features, hidden, activation, init_std=init_std)
         self.layers = nn.Sequential(*layers, nn.Flatten(), mlp)
         _initialize(self.layers, init_std)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Maps `(..., D)` to `(..., out_features)`."""
-        outputs = self.layers(inputs.reshape(-1, self.in_features))
+        """Maps `(..., D)` to `(..., out_features)`, or `(..., D + extra)`."""
+        rows = inputs.reshape(-1, self.in_features)
+        size = self.in_features - self.num_extra
+        features = self.layers[:-1](rows[:, :size])
+        outputs = self.layers[-1](torch.cat([features, rows[:, size:]], dim=1))
         return outputs.view(*inputs.shape[:-1], self.out_features)
 
 

@@ -82,7 +82,8 @@ def load_vae(folder: str | Path, best: bool = False) -> VAE:
         image_shape = recipe.get("image_shape")  # files of version 0.1 lack it
         # The choices of the fit have no say in whether there is room for it.
         choices = VAEConfig(**part_of(config, VAEConfig))
-        vae = build(choices, recipe["data_dim"], image_shape)
+        labels = {k: v for k, v in recipe.items() if k == "num_labels"}
+        vae = build(choices, recipe["data_dim"], image_shape, **labels)
         vae.recipe = {**recipe_of(vae), "config": asdict(config)}
         vae.load_state_dict(tensors)
     except Exception as error:  # a crafted entry can be anything

@@ -1,7 +1,11 @@
 """fit(): the training loop. It yields records; it prints and plots nothing."""
 
 from pyro_vae.training.loop import Fit, fit
-from pyro_vae.training.setup import make_optimizer, resolve_device
+from pyro_vae.training.setup import (
+    make_optimizer,
+    place_labels,
+    resolve_device,
+)
 from pyro_vae.training.state import RESUMABLE
 from pyro_vae.training.stopping import best_epoch
 
@@ -11,5 +15,6 @@ __all__ = [
     "best_epoch",
     "fit",
     "make_optimizer",
+    "place_labels",
     "resolve_device",
 ]

@@ -165,13 +165,16 @@ def train_epoch(trainer: Trainer, on_step: OnStep, stop: Stop) -> bool:
         pyro.validation_enabled(False),
     ):
         images = training_images(trainer.data, config)
-        batches = minibatches(len(images), config.batch_size, progress.batch)
+        first = progress.batch
+        batches = minibatches(len(images), config.batch_size, first)
+        labeled = list(trainer.known.draw(trainer.num_batches))[first:]
         if state.random_state is not None:  # the run was stopped in here
             set_random_state(state.random_state, trainer.device)
             state.random_state = None
-        for index in batches:
+        for index, places in zip(batches, labeled, strict=True):
             index = index.to(trainer.device)
-            elbo = take_step(trainer, images[index], index)
+            given = trainer.known.given(images, index, places)
+            elbo = take_step(trainer, images[index], index, given)
             tell(progress.step, elbo, on_step)
             if stop() and progress.batch < trainer.num_batches:
                 state.random_state = get_random_state(trainer.device)
@@ -183,12 +186,16 @@ def train_epoch(trainer: Trainer, on_step: OnStep, stop: Stop) -> bool:
     return progress.batch == trainer.num_batches
 
 
-def take_step(trainer: Trainer, x: Tensor, index: Tensor) -> Number:
+def take_step(
+    trainer: Trainer, x: Tensor, index: Tensor, given: Mapping[str, Any]
+) -> Number:
     """Takes one step on a minibatch, and returns its mean ELBO."""
     progress = trainer.progress
     inferred = trainer.vae.inference.prepare(trainer.vae, x, index)
     try:
-        value, elbo = trainer.stepper.step(progress.step + 1, x, *inferred)
+        value, elbo = trainer.stepper.step(
+            progress.step + 1, x, *inferred, **given
+        )
     except NonFiniteLossError as error:
         raise NonFiniteLossError(
             f"{error}, in epoch {progress.epoch + 1}, at step "

@@ -19,12 +19,13 @@ from pyro_vae.evaluation import (
     has_numbered_states,
     mean_elbo_terms,
     sum_terms,
+    zip_batches,
 )
 from pyro_vae.evaluation.clustering import cluster_scores
 from pyro_vae.randomness import random_stream
 from pyro_vae.runs.history import Record
 from pyro_vae.training.objective import AnnealedObjective
-from pyro_vae.training.setup import training_images
+from pyro_vae.training.setup import Labeled, place_labels, training_images
 from pyro_vae.training.state import Progress
 from pyro_vae.vae import VAE
 
@@ -37,7 +38,7 @@ class Recorder:
     Args:
         vae: The VAE, on its device.
         data: Training and test images, on the same device.
-        validation: Images that were held out, or None.
+        validation: Images that were held out, and their labels; or None.
         config: The run's configuration.
         objective: What the run maximizes.
     """
@@ -46,7 +47,7 @@ class Recorder:
         self,
         vae: VAE,
         data: Dataset,
-        validation: Tensor | None,
+        validation: Labeled | None,
         config: FitConfig,
         objective: AnnealedObjective,
     ):
@@ -61,7 +62,8 @@ class Recorder:
             CompilationError: If the machine cannot compile.
             DynamicPairError: If the VAE is not static.
         """
-        self._compute_sums = compile_sums(self.vae, self.data.test)
+        labels = place_labels(self.vae, self.data.test_labels)
+        self._compute_sums = compile_sums(self.vae, self.data.test, labels)
 
     def record(self, progress: Progress) -> Record:
         """Makes the record of the epoch that has just ended.
@@ -75,7 +77,9 @@ class Recorder:
         else:
             train_elbo = float(progress.elbo_sum) / num_data
             images_per_second = num_data / progress.epoch_seconds
-        expected_log_likelihood, kl = self._terms(self.data.test)
+        expected_log_likelihood, kl = self._terms(
+            self.data.test, self.data.test_labels
+        )
         others = self._other_bounds(progress) | self._cluster_scores()
         progress.seconds += time.perf_counter() - started
         return {
@@ -91,10 +95,17 @@ class Recorder:
             **others,
         }
 
-    def _terms(self, images: Tensor) -> tuple[float, float]:
+    def _terms(
+        self, images: Tensor, labels: Tensor | None
+    ) -> tuple[float, float]:
         """Returns the means of the ELBO's two terms, in nats."""
-        seed = self.config.seed
-        return mean_elbo_terms(self.vae, images, seed, self._compute_sums)
+        return mean_elbo_terms(
+            self.vae,
+            images,
+            self.config.seed,
+            self._compute_sums,
+            place_labels(self.vae, labels),
+        )
 
     def _untrained_elbo(self) -> float:
         """Returns the training images' mean ELBO before the first step."""
@@ -102,7 +113,9 @@ class Recorder:
         some = None if self.vae.inference.is_amortized else UNTRAINED
         with random_stream(self.config.seed, 0, self.data.train.device):
             images = self._untrained_images()[:some]
-        expected_log_likelihood, kl = self._terms(images)
+        labels = self.data.train_labels
+        labels = None if labels is None else labels[: len(images)]
+        expected_log_likelihood, kl = self._terms(images, labels)
         return expected_log_likelihood - kl
 
     def _untrained_images(self) -> Tensor:
@@ -128,7 +141,12 @@ class Recorder:
             evaluation_mode(self.vae),
         ):
             images = self._untrained_images()
-            losses = [estimator.loss(*pair, x) for x in images.split(size)]
+            labels = place_labels(self.vae, self.data.train_labels)
+            labels = None if labels is None else labels[: len(images)]
+            losses = [
+                estimator.loss(*pair, x, **({"labels": y[0]} if y else {}))
+                for x, *y in zip_batches(images, labels, size)
+            ]
         return -sum(losses) / len(images)
 
     def _other_bounds(self, progress: Progress) -> Record:
@@ -141,7 +159,7 @@ class Recorder:
             bounds["train_objective"] = mean
             bounds["beta"] = self.objective.weight(progress.step)
         if self.validation is not None:
-            expected_log_likelihood, kl = self._terms(self.validation)
+            expected_log_likelihood, kl = self._terms(*self.validation)
             bounds["validation_elbo"] = expected_log_likelihood - kl
         return bounds
 
@@ -150,10 +168,15 @@ class Recorder:
         if not has_numbered_states(self.vae):
             return {}
         labels = self.data.test_labels
-        return cluster_scores(
-            assign(self.vae, self.data.test).numpy(),
-            None if labels is None else labels.cpu().numpy(),
-        )
+        known = place_labels(self.vae, labels)
+        states = assign(self.vae, self.data.test, known).numpy()
+        if labels is None:
+            return cluster_scores(states, None)
+        truth = labels.cpu().numpy()
+        scores: Record = {}
+        if self.config.labeled is not None:
+            scores["test_accuracy"] = float((states == truth).mean())
+        return {**scores, **cluster_scores(states, truth)}
 
 
 def _noise_scale(vae: VAE) -> Record:

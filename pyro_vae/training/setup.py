@@ -23,6 +23,8 @@ from pyro_vae.vae import VAE
 
 COMPILE_FROM = 3000  # steps
 
+Labeled = tuple[Tensor, Tensor | None]  # images and their labels, if any
+
 
 def resolve_device(name: str) -> torch.device:
     """Returns the device of that name; `auto` is cuda where there is one.
@@ -100,18 +102,59 @@ def find_values(vae: VAE) -> Values:
     return getattr(vae.likelihood, "values", "real")
 
 
-def hold_out(data: Dataset, config: FitConfig) -> tuple[Dataset, Tensor | None]:
+def hold_out(
+    data: Dataset, config: FitConfig
+) -> tuple[Dataset, Labeled | None]:
     """Splits the validation images off, if the fit is to stop early.
 
     Returns:
-        The data set without them, and the validation images, or None.
+        The data set without them, and the validation images with their
+        labels, or None.
     """
     if config.early_stopping is None:
         return data, None
+    labels = data.held_out_labels(config.validation_fraction)
     data, validation = data.hold_out(config.validation_fraction)
     if config.binarize != "none":  # the same images in every epoch
         validation = draw_once(validation, VALIDATION_SEED)
-    return data, validation
+    return data, (validation, labels)
+
+
+def check_labels(vae: VAE, data: Dataset) -> None:
+    """Refuses data whose labels a conditional VAE cannot take.
+
+    Raises:
+        ValueError: If the VAE has labels, and the data have none, or others.
+    """
+    if not vae.num_labels:
+        return
+    for kind in ("train", "test"):
+        labels = getattr(data, f"{kind}_labels")
+        if labels is None:
+            raise ValueError(
+                f"{data.name} has no {kind}_labels, and the VAE is conditional "
+                "on labels; expected a label for each image: leave "
+                "condition=labels out"
+            )
+        if labels.is_floating_point() or labels.is_complex():
+            raise ValueError(
+                f"{kind}_labels of {data.name} are of type {labels.dtype}; "
+                "expected integers"
+            )
+        low, high = labels.aminmax() if len(labels) else (0, 0)
+        if low < 0 or high >= vae.num_labels:
+            raise ValueError(
+                f"{kind}_labels of {data.name} go from {low} to {high}; "
+                f"expected 0 to {vae.num_labels - 1}, as the VAE has "
+                f"{vae.num_labels}: build it with num_labels={int(high) + 1}"
+            )
+
+
+def place_labels(vae: VAE, labels: Tensor | None) -> Tensor | None:
+    """Returns labels on the device of a conditional VAE; otherwise None."""
+    if labels is None or not vae.num_labels:
+        return None
+    return labels.to(next(vae.parameters()).device, torch.long)
 
 
 def training_images(data: Dataset, config: FitConfig) -> Tensor | Rows:

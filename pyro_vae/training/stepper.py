@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pyro
 import torch
@@ -80,7 +81,11 @@ class Stepper:
         self.compiled = None
 
     def step(
-        self, number: int, x: Tensor, *inferred: Tensor
+        self,
+        number: int,
+        x: Tensor,
+        *inferred: Tensor,
+        **given: Any,
     ) -> tuple[Number, Number]:
         """Takes a step.
 
@@ -88,6 +93,7 @@ class Stepper:
             number: The number of the step, counted from 1.
             x: A minibatch, `(B, D)`.
             inferred: What model and guide take after the images and N.
+            given: What they take by name: what is known of the labels.
 
         Returns:
             The minibatch's mean objective and ELBO, in nats. A compiled step
@@ -100,10 +106,10 @@ class Stepper:
         is_whole = len(x) == self.config.batch_size
         svi = (self.compiled if is_whole else None) or self._eager
         try:
-            loss = self._take_step(svi, x, *inferred)
+            loss = self._take_step(svi, x, *inferred, **given)
         except (CompilationError, DynamicPairError) as error:
             self.fall_back(error)  # nothing was touched
-            loss = self._take_step(self._eager, x, *inferred)
+            loss = self._take_step(self._eager, x, *inferred, **given)
         return self.objective.read(loss)
 
     @contextmanager
@@ -122,8 +128,12 @@ class Stepper:
             torch.set_float32_matmul_precision(before)
 
     def _take_step(
-        self, svi: SVI | CompiledSVI, x: Tensor, *inferred: Tensor
+        self,
+        svi: SVI | CompiledSVI,
+        x: Tensor,
+        *inferred: Tensor,
+        **given: Any,
     ) -> Number:
         if x.is_cuda and isinstance(svi, CompiledSVI):
-            return svi.step_tensor(x, self.num_data, *inferred)
-        return svi.step(x, self.num_data, *inferred)
+            return svi.step_tensor(x, self.num_data, *inferred, **given)
+        return svi.step(x, self.num_data, *inferred, **given)

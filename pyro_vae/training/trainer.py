@@ -18,9 +18,11 @@ from pyro_vae.svi import (
     DynamicPairError,
     NonFiniteLossError,
 )
+from pyro_vae.training.labeled import KnownLabels, check_labeled
 from pyro_vae.training.objective import AnnealedObjective
 from pyro_vae.training.recorder import Recorder
 from pyro_vae.training.setup import (
+    check_labels,
     hold_out,
     is_long,
     make_optimizer,
@@ -48,6 +50,7 @@ class Trainer:
 
     Attributes:
         data: The data on the device, binarized, without validation images.
+        known: What steps are told of the training images' labels.
         num_data: N, the number of training images.
         num_batches: The number of steps in an epoch.
         engine: What steps are to be taken with: `eager` or `compiled`.
@@ -57,12 +60,15 @@ class Trainer:
     def __init__(self, vae: VAE, data: Dataset, config: FitConfig):
         self.config = config
         check_training_memory(vae, config, len(data.train))
+        check_labels(vae, data)
+        check_labeled(vae, data, config)
         self.device = resolve_device(config.device)
         self.vae = vae.to(self.device)
         self.vae.zero_grad(set_to_none=True)
         self._given_data = data
         data = data.to(self.device).binarize(config.binarize)
         self.data, validation = hold_out(data, config)
+        self.known = KnownLabels(vae, self.data, config)
         self.num_data = len(self.data.train)
         self.num_batches = -(-self.num_data // config.batch_size)
         vae.inference.start(vae, self.num_data)

@@ -21,7 +21,9 @@ from pyro_vae.parts.distributions.questions import (
     count_states,
     declare_latents,
     detach_draws,
+    log_prob_component,
     most_probable_state,
+    observe_component,
     weighted_draws,
 )
 
@@ -39,6 +41,8 @@ __all__ = [
     "declare_latents",
     "declare_site",
     "detach_draws",
+    "log_prob_component",
     "most_probable_state",
+    "observe_component",
     "weighted_draws",
 ]

@@ -3,15 +3,19 @@
 from typing import Any
 
 import pyro.distributions as dist
+import torch
 from pyro.ops.indexing import Vindex
 from torch import Tensor
 from torch.distributions import Distribution
+from torch.nn.functional import embedding
 
 from pyro_vae.parts.distributions.discrete import (
     DiscreteLatents,
     WeightedDraws,
     declare_site,
 )
+
+FAR = 1e4  # nats below a known component; its exponential is 0, not a NaN
 
 
 class NormalMixture(dist.MixtureSameFamily, DiscreteLatents):
@@ -59,6 +63,32 @@ class NormalMixture(dist.MixtureSameFamily, DiscreteLatents):
     def _component(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the loc and scale of components y, `(..., P)`."""
         return Vindex(self.loc)[..., y, :], Vindex(self.scale)[..., y, :]
+
+    def observe(self, labels: Tensor) -> "NormalMixture":
+        """Returns the mixture whose component is known for some of the batch.
+
+        Args:
+            labels: The known components, integers of the batch shape; -1 where
+                the component is not known.
+
+        Raises:
+            ValueError: If there is no such component.
+        """
+        logits = self.mixture_distribution.logits
+        rest = torch.eye(self.num_states).to(logits) * FAR - FAR
+        table = torch.cat([torch.zeros_like(rest[:1]), rest])
+        try:
+            certain = embedding(labels + 1, table)
+        except (IndexError, RuntimeError) as error:
+            raise ValueError(
+                f"labels are of type {labels.dtype}, from {labels.min()} to "
+                f"{labels.max()}; expected integers from 0 to "
+                f"{self.num_states - 1}, or -1 where they are not known "
+                f"({error})"
+            ) from None
+        is_known = (labels >= 0).unsqueeze(-1)
+        logits = torch.where(is_known, certain, logits)
+        return NormalMixture(logits, self.loc, self.scale)
 
     def declare(self, infer: dict[str, Any]) -> Tensor:
         """Declares the component as site `y`, then z given it as site `z`."""

@@ -15,6 +15,7 @@ from pyro_vae.parts.distributions.discrete import (
     declare_site,
     sampled_draws,
 )
+from pyro_vae.parts.distributions.normal_mixture import NormalMixture
 
 
 def center(distribution: Distribution) -> Tensor:
@@ -73,6 +74,44 @@ def declare_latents(
     if isinstance(distribution, DiscreteLatents):
         return distribution.declare(infer)
     return declare_site("z", distribution, infer)
+
+
+def observe_component(
+    distribution: Distribution, labels: Tensor | int | None
+) -> Distribution:
+    """Returns a distribution whose component is known where a label is.
+
+    Args:
+        distribution: A `NormalMixture`, unless there are no labels.
+        labels: `(B,)` integers, -1 where a label is not known; or None.
+
+    Raises:
+        ValueError: If there are labels, and no component that they could be.
+    """
+    if labels is None:
+        return distribution
+    if not isinstance(distribution, NormalMixture):
+        raise ValueError(
+            f"labels were given to a VAE that takes none, whose guide is "
+            f"{type(distribution).__name__}; expected none: build it with "
+            "condition=labels, or prior=mixture, whose component they are"
+        )
+    device = distribution.loc.device
+    return distribution.observe(torch.as_tensor(labels, device=device))
+
+
+def log_prob_component(distribution: Distribution, y: Tensor) -> Tensor:
+    """Returns log q(y | x) of components y, `batch_shape`, in nats.
+
+    Raises:
+        ValueError: If the distribution has no component.
+    """
+    if not isinstance(distribution, NormalMixture):
+        raise ValueError(
+            f"the guide is {type(distribution).__name__}; expected a mixture "
+            "to classify images by its component: use prior=mixture"
+        )
+    return distribution.mixture_distribution.log_prob(y)
 
 
 def detach_draws(distribution: Distribution) -> Distribution:
