@@ -26,7 +26,11 @@ from pyro_vae.parts.guides import (
 from pyro_vae.parts.likelihoods import (
     BernoulliLikelihood,
     ContinuousBernoulliLikelihood,
+    DiscretizedLogisticLikelihood,
     GaussianLikelihood,
+    NegativeBinomialLikelihood,
+    PoissonLikelihood,
+    StudentTLikelihood,
 )
 from pyro_vae.parts.networks import MLP, ConvDecoder, ConvEncoder
 from pyro_vae.parts.priors import (
@@ -60,6 +64,7 @@ __all__ = [
     "ConvDecoder",
     "ConvEncoder",
     "DataConfig",
+    "DiscretizedLogisticLikelihood",
     "EStep",
     "FitConfig",
     "FlowGuide",
@@ -73,11 +78,14 @@ __all__ = [
     "LogisticPrior",
     "MixtureGuide",
     "MixturePrior",
+    "NegativeBinomialLikelihood",
     "NormalGuide",
     "NormalPrior",
     "ObjectiveConfig",
+    "PoissonLikelihood",
     "Prior",
     "SemiAmortized",
+    "StudentTLikelihood",
     "StudentTPrior",
     "TrainingConfig",
     "VAEConfig",

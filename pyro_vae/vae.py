@@ -10,7 +10,11 @@ from torch.distributions import Distribution
 from pyro_vae.inference import Amortized, Inference
 from pyro_vae.pair import Guide, Model, check_images, state_without_marks
 from pyro_vae.parts.checks import check_latents, check_part, check_sizes
-from pyro_vae.parts.contracts import AmortizedGuide, check_distribution
+from pyro_vae.parts.contracts import (
+    AmortizedGuide,
+    Likelihood,
+    check_distribution,
+)
 from pyro_vae.parts.distributions import (
     center,
     count_states,
@@ -135,7 +139,10 @@ class VAE(nn.Module):
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
         """Returns the mean images, `(B, D)`, at the centers of q(z | x)."""
-        return self.generate(center(self.infer(x)))
+        z = center(self.infer(x))
+        if isinstance(self.likelihood, Likelihood):
+            return self.likelihood.mean_like(z, x)
+        return self.generate(z)
 
     @torch.no_grad()
     def assign(self, x: Tensor) -> Tensor:

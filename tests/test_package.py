@@ -35,6 +35,7 @@ LIBRARY = {
         "data",
         "evaluation",
         "objectives",
+        "parts",
         "randomness",
         "runs",
         "svi",

@@ -10,6 +10,7 @@ import torch
 
 from pyro_vae.config.choices import part_of
 from pyro_vae.config.config import Config, VAEConfig
+from pyro_vae.config.networks import NETWORKS, ImageShape
 from pyro_vae.config.sizes import check_memory
 from pyro_vae.config.tables import resolve
 from pyro_vae.config.variants import (
@@ -17,9 +18,7 @@ from pyro_vae.config.variants import (
     GUIDES,
     INFERENCES,
     LIKELIHOODS,
-    NETWORKS,
     PRIORS,
-    ImageShape,
 )
 from pyro_vae.vae import VAE
 

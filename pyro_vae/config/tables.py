@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from pyro_vae.config.networks import NETWORKS
 from pyro_vae.config.variant import Table
 from pyro_vae.config.variants import (
     BASELINES,
@@ -9,7 +10,6 @@ from pyro_vae.config.variants import (
     GUIDES,
     INFERENCES,
     LIKELIHOODS,
-    NETWORKS,
     OBJECTIVES,
     PRIORS,
 )

@@ -6,6 +6,8 @@ from torch import Tensor
 
 from pyro_vae.config import FitConfig
 from pyro_vae.data import VALIDATION_SEED, Dataset, draw_binary, draw_once
+from pyro_vae.parts.contracts import Likelihood
+from pyro_vae.parts.likelihoods import check_data
 from pyro_vae.svi import can_compile
 from pyro_vae.training.objective import AnnealedObjective
 from pyro_vae.vae import VAE
@@ -81,6 +83,26 @@ def hold_out(data: Dataset, config: FitConfig) -> tuple[Dataset, Tensor | None]:
     if config.binarize != "none":  # the same images in every epoch
         validation = draw_once(validation, VALIDATION_SEED)
     return data, validation
+
+
+def start_likelihood(
+    vae: VAE, data: Dataset, validation: Tensor | None
+) -> None:
+    """Refuses data that the likelihood does not take, and shows it the data.
+
+    Raises:
+        ValueError: If images are outside the support of the likelihood.
+    """
+    likelihood = vae.likelihood
+    for what, images in (
+        ("train", data.train),
+        ("test", data.test),
+        ("validation", validation),
+    ):
+        if images is not None:
+            check_data(likelihood, images, what)
+    if isinstance(likelihood, Likelihood):
+        likelihood.start(data.train)
 
 
 def training_images(data: Dataset, config: FitConfig) -> Tensor:

@@ -26,6 +26,7 @@ from pyro_vae.training.setup import (
     make_optimizer,
     resolve_device,
     resolve_engine,
+    start_likelihood,
 )
 from pyro_vae.training.state import (
     Progress,
@@ -65,6 +66,7 @@ class Trainer:
         self.data, validation = hold_out(data, config)
         self.num_data = len(self.data.train)
         self.num_batches = -(-self.num_data // config.batch_size)
+        start_likelihood(vae, self.data, validation)
         vae.inference.start(vae, self.num_data)
         fixed = list_fixed_choices(vae, config, self.num_data)
         objective = AnnealedObjective(
