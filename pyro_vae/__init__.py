@@ -33,7 +33,11 @@ from pyro_vae.parts.guides import (
 from pyro_vae.parts.likelihoods import (
     BernoulliLikelihood,
     ContinuousBernoulliLikelihood,
+    DiscretizedLogisticLikelihood,
     GaussianLikelihood,
+    NegativeBinomialLikelihood,
+    PoissonLikelihood,
+    StudentTLikelihood,
 )
 from pyro_vae.parts.networks import MLP, ConvDecoder, ConvEncoder
 from pyro_vae.parts.priors import (
@@ -67,6 +71,7 @@ __all__ = [
     "ConvDecoder",
     "ConvEncoder",
     "DataConfig",
+    "DiscretizedLogisticLikelihood",
     "EStep",
     "FitConfig",
     "FlowGuide",
@@ -80,11 +85,14 @@ __all__ = [
     "LogisticPrior",
     "MixtureGuide",
     "MixturePrior",
+    "NegativeBinomialLikelihood",
     "NormalGuide",
     "NormalPrior",
     "ObjectiveConfig",
+    "PoissonLikelihood",
     "Prior",
     "SemiAmortized",
+    "StudentTLikelihood",
     "StudentTPrior",
     "TrainingConfig",
     "VAEConfig",

@@ -10,7 +10,11 @@ from torch.distributions import Distribution
 from pyro_vae.inference import Amortized, Inference
 from pyro_vae.pair import Guide, Model, check_images, state_without_marks
 from pyro_vae.parts.checks import check_latents, check_part, check_sizes
-from pyro_vae.parts.contracts import AmortizedGuide, check_distribution
+from pyro_vae.parts.contracts import (
+    AmortizedGuide,
+    Likelihood,
+    check_distribution,
+)
 from pyro_vae.parts.distributions import (
     NormalMixture,
     center,
@@ -23,7 +27,7 @@ from pyro_vae.parts.gradient_estimators import (
     GradientEstimator,
     choose_gradient,
 )
-from pyro_vae.parts.labels import give_label
+from pyro_vae.parts.labels import give_label, join_labels
 
 Labels = Tensor | int | None  # `(B,)`, or one for all; None without labels
 
@@ -177,7 +181,11 @@ class VAE(nn.Module):
     @torch.no_grad()
     def reconstruct(self, x: Tensor, labels: Labels = None) -> Tensor:
         """Returns the mean images, `(B, D)`, at the centers of q(z | x)."""
-        return self.generate(center(self.infer(x, labels)), labels)
+        z = center(self.infer(x, labels))
+        if isinstance(self.likelihood, Likelihood):
+            inputs = join_labels(z, labels, self.num_labels)
+            return self.likelihood.mean_like(inputs, x)
+        return self.generate(z, labels)
 
     @torch.no_grad()
     def assign(self, x: Tensor, labels: Labels = None) -> Tensor:

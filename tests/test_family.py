@@ -18,6 +18,7 @@ from pyro_vae.parts.distributions import center
 from tests.models import PAIRS, bend
 from tests.statistics import z_limit
 
+COUNTS = ("poisson", "negative-binomial")
 FAMILIES = list(itertools.product(LIKELIHOODS, NETWORKS))
 
 
@@ -41,8 +42,11 @@ def make(prior="normal", guide="auto", hidden=(8,), **choices):
 
 
 def images(vae):
-    x = torch.rand(8, 64)
-    return x.round() if vae.recipe["config"]["likelihood"] == "bernoulli" else x
+    x, name = torch.rand(8, 64), vae.recipe["config"]["likelihood"]
+    scale = {"bernoulli": 1, "discretized-logistic": 255}
+    if name in COUNTS:
+        return (20 * x * x).floor()
+    return (x * scale[name]).round() / scale[name] if name in scale else x
 
 
 def steps(vae, engine, num_steps, x):

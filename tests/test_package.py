@@ -36,6 +36,7 @@ LIBRARY = {
         "data",
         "evaluation",
         "objectives",
+        "parts",
         "randomness",
         "runs",
         "svi",

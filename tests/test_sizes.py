@@ -134,6 +134,24 @@ def test_the_parameters_are_counted_and_nothing_is_drawn(prior, guide, network):
     assert estimate_memory(whole, 64)[0] == 4 * memory.parameters
 
 
+@pytest.mark.parametrize(
+    ("likelihood", "choices", "scalars"),
+    [
+        ("student-t", {"noise": "diagonal"}, 1),
+        ("discretized-logistic", {"noise": "fixed"}, 0),
+        ("poisson", {}, 0),
+        ("poisson", {"library": "learned"}, 1),
+        ("negative-binomial", {}, 0),
+        ("negative-binomial", {"library": "learned"}, 1),
+    ],
+)
+def test_a_likelihoods_parameters_are_counted(likelihood, choices, scalars):
+    config = VAEConfig(likelihood=likelihood, hidden=(9,), **choices)
+    learned = sum(p.numel() for p in build(config, 64).parameters())
+    size = torch.get_default_dtype().itemsize
+    assert estimate_memory(config, 64).parameters == size * (learned - scalars)
+
+
 def test_a_step_needs_what_its_draws_do():
     def step(**choices):
         return estimate_memory(Config(**choices)).step

@@ -16,8 +16,10 @@ from pyro_vae.config.sizes import (
     check_training_memory,
     estimate_memory,
 )
+from pyro_vae.config.tables import COUNTS
 
 __all__ = [
+    "COUNTS",
     "PRESETS",
     "Choices",
     "Config",

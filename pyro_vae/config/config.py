@@ -78,7 +78,12 @@ class VAEConfig(Choices):
             gradient alone.
         likelihood: p(x | z). gaussian and continuous-bernoulli are for gray
             pixels; bernoulli is for binary pixels (see binarize), and is no
-            likelihood of gray ones.
+            likelihood of gray ones; discretized-logistic: a probability of
+            8-bit pixels; student-t: for real data with outliers; poisson and
+            negative-binomial: for counts.
+        library: The library size of counts, the sum of a row. observed: the
+            row's own, and the decoder gives proportions; learned: the decoder
+            gives the library size, too.
         inference: Where q's parameters come from. amortized: the encoder;
             local: each image's own, improved by E-steps; semi-amortized:
             E-steps that start from the encoder's proposal.
@@ -86,12 +91,13 @@ class VAEConfig(Choices):
             they have converged.
         e_learning_rate: Step size of the E-steps' Adam, in units of q's
             unconstrained parameters.
-        noise: Sigma of the Gaussian likelihood: one learned scale, a scale
-            that is not learned, or a learned scale for each pixel.
-        noise_scale: (Initial) standard deviation of the noise, in units of x
-            (0 to 1). By default 0.5; with discrete latents a learned one
-            starts at 1 (categorical) or 2 (mixture), since with a narrow noise
-            the first states that fit anything take all images.
+        noise: The noise around the decoder's output (gaussian, student-t,
+            discretized-logistic): one learned scale, a scale that is not
+            learned, or a learned scale for each pixel.
+        noise_scale: (Initial) scale of the noise, in units of x; for gaussian
+            it is a standard deviation. By default 0.5; with discrete latents a
+            learned one starts at 1 (categorical) or 2 (mixture), since with a
+            narrow noise the first states that fit anything take all images.
         latent_dim: P, the number of latent dimensions.
         condition: What the VAE is conditional on. labels: encoder and decoder
             take each image's label as a one-hot vector, the bounds are of
@@ -122,6 +128,7 @@ class VAEConfig(Choices):
     temperature: Annotated[float, POSITIVE] = 0.5
     straight_through: bool = False
     likelihood: LikelihoodName = "gaussian"
+    library: Literal["observed", "learned"] = "observed"
     inference: InferenceName = "amortized"
     e_steps: Annotated[int | Literal["inf"], STEPS] = 1
     e_learning_rate: Annotated[float, POSITIVE] = 0.1

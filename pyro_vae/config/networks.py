@@ -1,4 +1,4 @@
-"""The kinds of encoder and decoder: a table like those of variants.py."""
+"""The rows of the networks: encoder and decoder of one kind."""
 
 import math
 from collections.abc import Callable
@@ -8,10 +8,11 @@ from typing import Any
 from torch import nn
 
 from pyro_vae.config.variant import Table, Variant
-from pyro_vae.config.variants import OUTPUT_ACTIVATIONS
 from pyro_vae.parts import networks
 
 ImageShape = tuple[int, ...]
+# The decoder's last activation; the other likelihoods take any number.
+OUTPUT_ACTIVATIONS = {"gaussian": "sigmoid"}
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,7 @@ def estimate_memory(
     decoder = count(latents, is_decoder=True)
     whole = encoder.plus(decoder).plus(flows)
     parameters = whole.parameters + _count_prior(config, data_dim)
+    parameters += _count_noise(config, data_dim)
     if gradient == "score-function-baseline" and config.baseline == "learned":
         parameters += count(1).parameters
     size = torch.get_default_dtype().itemsize
@@ -129,6 +130,13 @@ def _count_prior(config: VAEConfig, data_dim: int) -> int:
     each = {"vamp": data_dim, "mixture": 2 * config.latent_dim}
     each["summed-mixture"] = each["mixture"]
     return config.num_components * each.get(config.prior, 0)
+
+
+def _count_noise(config: VAEConfig, data_dim: int) -> int:
+    """Returns the likelihood's parameters of each dimension."""
+    is_diagonal = config.noise == "diagonal"
+    has_dispersion = config.likelihood == "negative-binomial"
+    return data_dim * (is_diagonal + has_dispersion)
 
 
 def _count_network(

@@ -27,6 +27,9 @@ TABLES: dict[str, Table] = {
     "objective": OBJECTIVES,
 }
 
+# The likelihoods of counts, which have a library size.
+COUNTS = tuple(n for n, row in LIKELIHOODS.items() if "library" in row.uses)
+
 # The types of the choices: their names are the tables' keys.
 if TYPE_CHECKING:
     PriorName: TypeAlias = str

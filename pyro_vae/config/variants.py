@@ -203,13 +203,20 @@ INFERENCES: Table = {
         bounds=ELBO_ALONE,
     ),
 }
+NOISE = ("noise", "noise_scale")
 # make(config, decoder)
 LIKELIHOODS: Table = {
     "gaussian": Variant(
         lambda c, decoder: likelihoods.GaussianLikelihood(
             decoder, c.noise, first_noise_scale(c)
         ),
-        uses=("noise", "noise_scale"),
+        uses=NOISE,
+    ),
+    "student-t": Variant(
+        lambda c, decoder: likelihoods.StudentTLikelihood(
+            decoder, c.noise, first_noise_scale(c)
+        ),
+        uses=NOISE,
     ),
     "bernoulli": Variant(
         lambda c, decoder: likelihoods.BernoulliLikelihood(decoder),
@@ -218,9 +225,23 @@ LIKELIHOODS: Table = {
     "continuous-bernoulli": Variant(
         lambda c, decoder: likelihoods.ContinuousBernoulliLikelihood(decoder)
     ),
+    "discretized-logistic": Variant(
+        lambda c, decoder: likelihoods.DiscretizedLogisticLikelihood(
+            decoder, c.noise, first_noise_scale(c)
+        ),
+        uses=NOISE,
+    ),
+    "poisson": Variant(
+        lambda c, decoder: likelihoods.PoissonLikelihood(decoder, c.library),
+        uses=("library",),
+    ),
+    "negative-binomial": Variant(
+        lambda c, decoder: likelihoods.NegativeBinomialLikelihood(
+            decoder, c.library
+        ),
+        uses=("library",),
+    ),
 }
-# The decoder's last activation; the other likelihoods take logits.
-OUTPUT_ACTIVATIONS = {"gaussian": "sigmoid"}
 # At 1 the Renyi bound is the ELBO; near it float32 has no digits left.
 NEAR_ONE = 1e-3
 NOT_ONE = {

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 
 PAIRS = 100_000_000  # numbers held at a time by the generic cross_log_prob
 
@@ -33,7 +33,14 @@ class Likelihood(nn.Module, ABC):
 
     Args:
         decoder: The network f(z, w), mapping `(..., P)` to `(..., D)`.
+
+    Attributes:
+        support: Where the data must lie, dimension by dimension.
+        takes_missing: Whether NaN in the data means that it was not observed.
     """
+
+    support: constraints.Constraint = constraints.real
+    takes_missing: bool = False
 
     def __init__(self, decoder: nn.Module):
         super().__init__()
@@ -42,6 +49,30 @@ class Likelihood(nn.Module, ABC):
     @abstractmethod
     def forward(self, z: Tensor) -> Distribution:
         """Returns p(x | z), batch shape `z.shape[:-1]`, event shape `(D,)`."""
+
+    def mean_like(self, z: Tensor, x: Tensor) -> Tensor:
+        """Returns the mean of x given z, for data as x are.
+
+        It differs from the mean of `forward(z)` where that depends on what is
+        given with x, such as the library size of counts.
+
+        Args:
+            z: Latents, `(..., B, P)`.
+            x: Data, `(B, D)`.
+
+        Returns:
+            `(..., B, D)`.
+        """
+        return self(z).mean
+
+    def start(self, x: Tensor) -> None:
+        """Takes from data what is to be known before the first fit.
+
+        Most likelihoods take nothing.
+
+        Args:
+            x: Training data, `(N, D)`.
+        """
 
     def cross_log_prob(self, z: Tensor, x: Tensor) -> Tensor:
         """Returns log p(x | z) for every pair of a latent and an image.

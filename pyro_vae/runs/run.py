@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pyro_vae.config import Config, DataConfig
+from pyro_vae.config import COUNTS, Config, DataConfig
 from pyro_vae.data import Dataset, Options, load, load_fixed_binary
 from pyro_vae.parts.likelihoods import BernoulliLikelihood
 from pyro_vae.runs.files import FileError, read_json
@@ -111,7 +111,9 @@ def load_data(config: DataConfig, data_dir: Path | None = None) -> Dataset:
     if config.static_binarization is not None:
         data = load_fixed_binary(Path(config.static_binarization))
         return data.first(config.limit)
+    likelihood = getattr(config, "likelihood", None)
     options = Options(
+        values="counts" if likelihood in COUNTS else "unit",
         scale=config.scale,
         layout=config.layout,
         image_size=config.image_size,

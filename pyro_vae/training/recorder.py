@@ -1,5 +1,6 @@
 """The record of an epoch: how good the model is on the test images."""
 
+import math
 import time
 from functools import partial
 from typing import Any
@@ -22,6 +23,7 @@ from pyro_vae.evaluation import (
     zip_batches,
 )
 from pyro_vae.evaluation.clustering import cluster_scores
+from pyro_vae.parts.likelihoods.supports import is_of_levels
 from pyro_vae.randomness import random_stream
 from pyro_vae.runs.history import Record
 from pyro_vae.training.objective import AnnealedObjective
@@ -30,6 +32,12 @@ from pyro_vae.training.state import Progress
 from pyro_vae.vae import VAE
 
 UNTRAINED = 10_000  # training images in the record before training
+# The columns of what a likelihood may have of noise.
+NOISE = {
+    "scale": "noise_scale",
+    "df": "degrees_of_freedom",
+    "inverse_dispersion": "inverse_dispersion",
+}
 
 
 class Recorder:
@@ -89,7 +97,8 @@ class Recorder:
             "test_elbo": expected_log_likelihood - kl,
             "test_expected_log_likelihood": expected_log_likelihood,
             "test_kl": kl,
-            **_noise_scale(self.vae),
+            **_bits(self.vae, kl - expected_log_likelihood, self.data),
+            **_noise(self.vae),
             "seconds": progress.seconds,
             "images_per_second": images_per_second,
             **others,
@@ -179,7 +188,21 @@ class Recorder:
         return {**scores, **cluster_scores(states, truth)}
 
 
-def _noise_scale(vae: VAE) -> Record:
-    """Returns the noise scale, if there is one; the mean over pixels."""
-    scale = getattr(vae.likelihood, "scale", None)
-    return {} if scale is None else {"noise_scale": scale.mean().item()}
+def _bits(vae: VAE, nats: float, data: Dataset) -> Record:
+    """Returns minus the test ELBO in bits per dimension, of 8-bit pixels."""
+    if not is_of_levels(vae.likelihood):
+        return {}
+    return {"test_bits_per_dimension": nats / data.data_dim / math.log(2)}
+
+
+def _noise(vae: VAE) -> Record:
+    """Returns what the likelihood has of noise; the means over dimensions."""
+    found = {
+        column: getattr(vae.likelihood, name, None)
+        for name, column in NOISE.items()
+    }
+    return {
+        column: value.mean().item()
+        for column, value in found.items()
+        if isinstance(value, Tensor)
+    }

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyro_vae.config import FitConfig
 from pyro_vae.data import (
@@ -17,6 +18,9 @@ from pyro_vae.data import (
     to_dataset,
 )
 from pyro_vae.data.reading import Values
+from pyro_vae.data.rows import count_few, spread
+from pyro_vae.parts.contracts import Likelihood
+from pyro_vae.parts.likelihoods import check_data
 from pyro_vae.svi import can_compile
 from pyro_vae.training.objective import AnnealedObjective
 from pyro_vae.vae import VAE
@@ -99,7 +103,10 @@ def read_data(vae: VAE, data: Any, config: FitConfig) -> Dataset:
 
 def find_values(vae: VAE) -> Values:
     """Returns what the values of x are to be for a VAE's likelihood."""
-    return getattr(vae.likelihood, "values", "real")
+    support = getattr(vae.likelihood, "support", constraints.real)
+    if support is constraints.nonnegative_integer:
+        return "counts"
+    return "real" if support is constraints.real else "unit"
 
 
 def hold_out(
@@ -155,6 +162,26 @@ def place_labels(vae: VAE, labels: Tensor | None) -> Tensor | None:
     if labels is None or not vae.num_labels:
         return None
     return labels.to(next(vae.parameters()).device, torch.long)
+
+
+def start_likelihood(
+    vae: VAE, data: Dataset, validation: Tensor | None
+) -> None:
+    """Refuses data that the likelihood does not take, and shows it the data.
+
+    Raises:
+        ValueError: If images are outside the support of the likelihood.
+    """
+    likelihood = vae.likelihood
+    for what, images in (
+        ("train", data.train),
+        ("test", data.test),
+        ("validation", validation),
+    ):
+        if images is not None:
+            check_data(likelihood, spread(images, count_few(images)), what)
+    if isinstance(likelihood, Likelihood):
+        likelihood.start(spread(data.train, count_few(data.train)))
 
 
 def training_images(data: Dataset, config: FitConfig) -> Tensor | Rows:

@@ -28,6 +28,7 @@ from pyro_vae.training.setup import (
     make_optimizer,
     resolve_device,
     resolve_engine,
+    start_likelihood,
 )
 from pyro_vae.training.state import (
     Progress,
@@ -71,6 +72,7 @@ class Trainer:
         self.known = KnownLabels(vae, self.data, config)
         self.num_data = len(self.data.train)
         self.num_batches = -(-self.num_data // config.batch_size)
+        start_likelihood(vae, self.data, validation and validation[0])
         vae.inference.start(vae, self.num_data)
         fixed = list_fixed_choices(vae, config, self.num_data)
         objective = AnnealedObjective(
