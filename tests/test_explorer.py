@@ -1,7 +1,7 @@
 """The page to explore a latent space: its numbers, and a visit to it."""
 
-import functools
 import re
+import warnings
 
 import pytest
 import torch
@@ -69,9 +69,15 @@ def visit(tmp_path_factory, vaes, data):
 
 
 def hasten(patch):
-    """Takes fewer steps to the best q; the page shows what there is."""
-    quick = functools.partial(split_gap, num_steps=6, num_samples=200)
-    patch.setattr(answers, "split_gap", quick)
+    """Takes fewer steps to the best q, and samples for log p(x)."""
+    patch.setattr(answers, "split_gap", split_quickly)
+    patch.setattr(answers, "default_method", lambda vae: "importance")
+
+
+def split_quickly(vae, x, method):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of too few samples
+        return split_gap(vae, x, method, num_steps=6, num_samples=200)
 
 
 NUMBERS = """async ({number, z, images}) => {
@@ -228,22 +234,18 @@ def test_moving_decodes_what_is_under_the_pointer(visit, vaes):
 def test_a_click_shows_the_image_and_its_answers(visit, vaes, data):
     switch_to(visit, "laplace")
     visit.page.click("#strip button >> nth=0")
+    prepared = visit.run("() => explorer.dataset.words.prepared")
     index = visit.run("() => explorer.choice.index")
-    gaps = split_gap(
-        vaes["laplace"],
-        data.test[index : index + 1],
-        num_steps=3,
-        num_samples=20,
-    )
+    assert index == prepared[0]
+    gaps = split_quickly(vaes["laplace"], data.test[prepared], "importance")
     text = visit.text("#chosen")
-    exact = f"{gaps.log_marginal_likelihood.item():.2f}".replace("-", MINUS)
-    assert "exact log p(x)" in text and exact in text
+    for value in (gaps.log_marginal_likelihood[0], gaps.elbo[0]):
+        assert f"{value.item():.2f}".replace("-", MINUS) in text
     assert "approximation" in text and "amortization" in text
     assert (
         visit.run("() => explorer.maps[0].chosen.posterior.lines[1].length") > 8
     )
     # And a point of the map, whose answers the page makes of its own.
-    prepared = visit.run("() => explorer.dataset.words.prepared")
     other = next(i for i in range(IMAGES) if i not in prepared)
     visit.page.mouse.click(*place_of(visit, other))
     chosen = visit.run("() => explorer.choice.index")
@@ -306,7 +308,7 @@ def test_the_legend_the_looks_and_the_keys(visit):
         visit.page.keyboard.press(key)
         assert visit.is_pressed(f"[data-look={look}]")
     wait(visit)
-    assert visit.run("() => explorer.maps[0].manifold.tiles.size") > 10
+    assert visit.run("() => explorer.maps[0].manifold.tiles.size") > 3
     for key in "pm":
         visit.page.keyboard.press(key)
     visit.page.focus(".map canvas")

@@ -40,7 +40,7 @@ def answer(vae: VAE, x: Tensor, blob: Blob) -> Iterator[dict[str, Any]]:
         x: Images, `(B, D)`.
         blob: Where the densities go.
     """
-    if not isinstance(vae.guide.distribution, AmortizedGuide):
+    if not (len(x) and isinstance(vae.guide.distribution, AmortizedGuide)):
         return
     method = default_method(vae)
     for part in x.split(AT_A_TIME):

@@ -34,14 +34,14 @@ FAMILIES = {
     torch.distributions.StudentT: "student-t",
     dist.Logistic: "logistic",
 }
-GUIDES = {
+GUIDES: dict[type, str] = {
     NormalGuide: "normal",
     LaplaceGuide: "laplace",
     FullNormalGuide: "full-normal",
     MixtureGuide: "mixture",
     FlowGuide: "flow",
 }
-LIKELIHOODS = {
+LIKELIHOODS: dict[type, str] = {
     GaussianLikelihood: "gaussian",
     BernoulliLikelihood: "bernoulli",
     ContinuousBernoulliLikelihood: "continuous-bernoulli",

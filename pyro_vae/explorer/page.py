@@ -89,12 +89,13 @@ class _Page:
     def render(self, exhibits: Sequence[Exhibit], megabytes: float) -> str:
         """Returns the page."""
         runs = [self.describe_run(one) for one in exhibits]
-        used = sum(len(blob.encode()) for blob in self.blobs)
-        room = megabytes * 1e6 - used - len(self.fill({}, []))
+        page = {"runs": runs, "datasets": self.words}
+        blobs = [blob.encode() for blob in self.blobs]
+        room = megabytes * 1e6 - len(self.fill(page, blobs).encode())
         for data, words in zip(self.sets, self.words, strict=True):
             words.update(self.describe_images(data, room / len(self.sets)))
-        page = {"runs": runs, "datasets": self.words}
-        return self.fill(page, [blob.encode() for blob in self.blobs])
+        added = [blob.encode() for blob in self.blobs[len(blobs) :]]
+        return self.fill(page, [*blobs, *added])
 
     def new_blob(self) -> Blob:
         """Returns a new blob of the page."""

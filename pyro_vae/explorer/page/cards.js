@@ -1,6 +1,10 @@
 /** The cards beside the map: an image, its numbers, and the ways to it. */
 import { labelColor, makeDot } from "./colors.js";
+import { drawChosen } from "./marks.js";
 import { makePicture } from "./pictures.js";
+import { View } from "./view.js";
+
+const CLOSE_UP = 260; // pixels of its canvas
 
 /** @returns {HTMLElement} An element with attributes and children. */
 export function element(name, attributes = {}, ...children) {
@@ -36,12 +40,31 @@ export function makeBlock(found, isNamed, widest) {
   if (isNamed) block.append(element("h3", {}, run.name));
   block.append(figure(image, shape, "image"));
   if (mean) block.append(figure(mean, shape, "reconstruction"));
+  if (found.chosen?.q && run.dim < 3) block.append(makeCloseUp(found));
   block.append(makeNumbers(found));
   if (found.answer) block.append(makeBar(found.answer, widest));
   for (const note of found.notes) {
     block.append(element("p", { className: "note quiet" }, note));
   }
   return block;
+}
+
+/** Returns a small map of nothing but q and the posterior. */
+function makeCloseUp({ run, chosen }) {
+  const canvas = element("canvas", { width: CLOSE_UP, height: CLOSE_UP, className: "close-up" });
+  const view = new View(run.isLine);
+  view.resize(CLOSE_UP, CLOSE_UP);
+  const ends = chosen.q.normals().flatMap(({ mean, covariance }) =>
+    [-2.2, 2.2].map((sign) => mean.map((m, i) => m + sign * Math.sqrt(covariance[i][i]))),
+  );
+  const corners = chosen.posterior ? [chosen.posterior.words.low, chosen.posterior.words.high] : [];
+  const along = (i) => [...ends, ...corners].map((place) => place[i] ?? 0);
+  const corner = (choose) => [choose(...along(0)), choose(...along(1))];
+  view.fit(corner(Math.min), corner(Math.max));
+  const context = canvas.getContext("2d");
+  if (run.isLine) view.y = -1;
+  drawChosen(context, view, run, chosen);
+  return element("figure", {}, canvas, element("small", {}, "close-up"));
 }
 
 function makeNumbers({ answer, elbo }) {

@@ -28,7 +28,7 @@ class Explorer {
     this.choice = null;
     this.sliders = new Sliders(find("sliders"), (z) => this.showLatent(z));
     this.walk = new Walk(find("film"), find("replay"), this);
-    this.pad = makePad(find("pad"), (strokes) => this.drawOwn(strokes));
+    this.pad = makePad(find("pad"), oncePerFrame((strokes) => this.drawOwn(strokes)));
     this.timings = {};
   }
 
@@ -40,7 +40,16 @@ class Explorer {
     requestAnimationFrame(() => (this.timings.firstPicture = performance.now()));
     await Promise.all(this.datasets.map((dataset) => dataset.loadImages()));
     this.fillStrip();
+    const [first] = this.dataset.words.prepared;
+    if (this.maps.length) this.begin(first);
     document.body.dataset.ready = "true";
+  }
+
+  /** Shows what the page can do, before anybody has touched it. */
+  begin(first) {
+    const [map] = this.maps;
+    this.pointAt(map, [map.view.width / 2, map.view.height / 2]);
+    if (first !== undefined) this.choose(first);
   }
 
   makeSwitch() {
@@ -278,7 +287,7 @@ class Explorer {
     const mean = run.model.decode(center);
     const elbo = answer ? null : run.model.elbo(image, q);
     const notes = answer || !isPlaced ? [] : ["The package's exact answers are on the images below the map."];
-    return { run, image, mean, answer, elbo, notes };
+    return { run, image, mean, answer, elbo, notes, chosen: map.chosen };
   }
 
   chooseState(run, place) {
@@ -307,6 +316,19 @@ class Explorer {
       this.maps.forEach((map) => map.draw());
     });
   }
+}
+
+/** Returns a function that is called at most once between two frames. */
+function oncePerFrame(f) {
+  let isAsked = false;
+  return (...values) => {
+    if (isAsked) return;
+    isAsked = true;
+    requestAnimationFrame(() => {
+      isAsked = false;
+      f(...values);
+    });
+  };
 }
 
 const explorer = new Explorer(JSON.parse(find("data").textContent));

@@ -1,7 +1,7 @@
 /** A map of a run's latent space: points, what is behind and over them. */
 import { Density, Manifold } from "./backdrop.js";
 import { labelColor, makeDot, pageColor } from "./colors.js";
-import { drawCursor, drawGuide, drawPath, drawText } from "./marks.js";
+import { drawChosen, drawCursor, drawGuide, drawPath, drawText } from "./marks.js";
 import { makePicture } from "./pictures.js";
 import { View } from "./view.js";
 
@@ -73,7 +73,7 @@ export class LatentMap {
     this.paintAxes();
     if (look.points) this.paintPoints();
     if (look.density) this.paintComponents();
-    if (this.chosen) this.paintChosen();
+    if (this.chosen) drawChosen(context, view, this.run, this.chosen);
     if (this.path) drawPath(context, view, this.path);
     if (this.cursor) drawCursor(context, this.cursorPixel());
     if (isWaiting) this.draw();
@@ -189,23 +189,6 @@ export class LatentMap {
     prior.parts.forEach((part) => {
       drawGuide(this.context, this.view, this.run, part, pageColor("prior"), [3, 4]);
     });
-  }
-
-  paintChosen() {
-    const { context, view, run } = this;
-    const { point, q, best, posterior } = this.chosen;
-    if (posterior) posterior.draw(context, view);
-    if (best) drawGuide(context, view, run, best, pageColor("guide"), [5, 5]);
-    if (q) drawGuide(context, view, run, q, pageColor("guide"));
-    const pixel = view.toPixel(point);
-    if (run.isLine && !this.chosen.hasRow) pixel[1] = view.height * 0.42;
-    context.fillStyle = pageColor("guide");
-    context.strokeStyle = pageColor("halo");
-    context.lineWidth = 2;
-    context.beginPath();
-    context.arc(...pixel, 5, 0, 7);
-    context.fill();
-    context.stroke();
   }
 
   /** @returns {number|null} The point at a pixel whose image the page has. */

@@ -7,16 +7,18 @@ const FAINT = 0.03; // the weight of a mixture's part, below which none is drawn
 
 /** Draws q's ellipse at two standard deviations; a bar on a line. */
 export function drawGuide(context, view, run, q, color, dash = []) {
-  context.strokeStyle = color;
-  context.lineWidth = 2.5;
-  context.setLineDash(dash);
   for (const normal of q.normals()) {
     if (normal.weight < FAINT) continue;
     context.globalAlpha = Math.min(1, 0.25 + normal.weight);
     const mean = run.project(normal.mean);
     const covariance = projectCovariance(run, normal.covariance);
-    if (run.isLine) drawBar(context, view, mean[0], Math.sqrt(covariance[0][0]), dash.length);
-    else strokeLine(context, view, ellipse(mean, covariance));
+    for (const [width, stroke] of [[5.5, pageColor("halo")], [2.5, color]]) {
+      context.lineWidth = width;
+      context.strokeStyle = stroke;
+      context.setLineDash(width < 3 ? dash : []);
+      if (run.isLine) drawBar(context, view, mean[0], Math.sqrt(covariance[0][0]), dash.length);
+      else strokeLine(context, view, ellipse(mean, covariance));
+    }
   }
   context.setLineDash([]);
   context.globalAlpha = 1;
@@ -78,17 +80,30 @@ export class Posterior {
       drawHill(context, view, Array.from(this.logs), pageColor("posterior"), left, right);
       return;
     }
-    context.strokeStyle = pageColor("posterior");
-    this.lines.forEach((lines, k) => {
-      context.lineWidth = 2.2 - 0.6 * k;
-      context.beginPath();
-      for (const [from, to] of lines) {
-        context.moveTo(...view.toPixel(from));
-        context.lineTo(...view.toPixel(to));
-      }
-      context.stroke();
-    });
+    for (const [wider, color] of [[3, "halo"], [0, "posterior"]]) {
+      context.strokeStyle = pageColor(color);
+      this.lines.forEach((lines, k) => {
+        context.lineWidth = 2.2 - 0.5 * k + wider;
+        strokePieces(context, view, lines);
+      });
+    }
   }
+}
+
+/** Draws an image's posterior, the best q, the guide's q and its center. */
+export function drawChosen(context, view, run, { point, q, best, posterior, hasRow }) {
+  if (posterior) posterior.draw(context, view);
+  if (best) drawGuide(context, view, run, best, pageColor("guide"), [5, 5]);
+  if (q) drawGuide(context, view, run, q, pageColor("guide"));
+  const pixel = view.toPixel(point);
+  if (run.isLine && !hasRow) pixel[1] = view.height * 0.42;
+  context.fillStyle = pageColor("guide");
+  context.strokeStyle = pageColor("halo");
+  context.lineWidth = 2;
+  context.beginPath();
+  context.arc(...pixel, 5, 0, 7);
+  context.fill();
+  context.stroke();
 }
 
 /** Draws the way from A to B, with a letter at each end. */
@@ -105,6 +120,15 @@ export function drawPath(context, view, { from, to }) {
   }
   drawLetter(context, a, "A");
   drawLetter(context, b, "B");
+}
+
+function strokePieces(context, view, pieces) {
+  context.beginPath();
+  for (const [from, to] of pieces) {
+    context.moveTo(...view.toPixel(from));
+    context.lineTo(...view.toPixel(to));
+  }
+  context.stroke();
 }
 
 function drawLetter(context, [x, y], letter) {
