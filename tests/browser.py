@@ -63,8 +63,8 @@ class Visit:
 
 
 @contextmanager
-def browse(width: int = 1200, height: int = 800) -> Iterator[Visit]:
-    """Opens a headless browser for a visit."""
+def open_browser() -> Iterator[Any]:
+    """Opens a headless browser, as playwright has it."""
     path = find_browser()
     from playwright.sync_api import sync_playwright
 
@@ -72,6 +72,5 @@ def browse(width: int = 1200, height: int = 800) -> Iterator[Visit]:
         browser = playwright.chromium.launch(
             executable_path=path, args=["--no-sandbox"]
         )
-        viewport = {"width": width, "height": height}
-        yield Visit(browser.new_page(viewport=viewport))
+        yield browser
         browser.close()

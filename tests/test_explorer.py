@@ -2,15 +2,25 @@
 
 import re
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 
-from pyro_vae import Config, build
+import pyro_vae.explorer
+from pyro_vae import (
+    VAE,
+    Config,
+    GaussianLikelihood,
+    NormalGuide,
+    NormalPrior,
+    build,
+)
 from pyro_vae.data import load
 from pyro_vae.evaluation import estimate_elbo, split_gap
 from pyro_vae.explorer import Exhibit, answers, render
-from tests.browser import browse
+from tests.browser import Visit, open_browser
+from tests.commands import error_of, run
 from tests.models import bend
 
 IMAGES = 100
@@ -55,17 +65,24 @@ def vaes():
 
 
 @pytest.fixture(scope="module")
-def visit(tmp_path_factory, vaes, data):
+def browser():
+    with open_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def visit(tmp_path_factory, browser, vaes, data):
     """A page of two runs, open in a browser."""
     torch.set_default_dtype(torch.float64)
     folder = tmp_path_factory.mktemp("page")
-    with browse() as visit, pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         hasten(patch)
         exhibits = [Exhibit(name, vae, data) for name, vae in vaes.items()]
         path = folder / "explorer.html"
         path.write_text(render(exhibits, num_prepared=3), encoding="utf-8")
-        visit.open(path)
-        yield visit
+    visit = Visit(browser.new_page(viewport={"width": 1200, "height": 800}))
+    visit.open(path)
+    return visit
 
 
 def hasten(patch):
@@ -137,42 +154,42 @@ FAMILYS_NUMBERS = """async ({number, z, indices}) => {
 
 
 @torch.no_grad()
-def test_every_part_that_the_page_runs_is_the_packages(tmp_path, data):
+def test_every_part_that_the_page_runs_is_the_packages(tmp_path, browser, data):
     vaes = {name: make_vae(**choices) for name, choices in FAMILY.items()}
     exhibits = [Exhibit(name, vae, data) for name, vae in vaes.items()]
     path = tmp_path / "explorer.html"
     path.write_text(render(exhibits, num_prepared=0), encoding="utf-8")
     x = data.test[:4]
-    with browse() as visit:
-        visit.open(path)
-        for number, (name, vae) in enumerate(vaes.items()):
-            if name == "states":
-                continue
-            q = vae.infer(x)
-            z = q.sample()
-            found = visit.run(
-                FAMILYS_NUMBERS,
-                {"number": number, "z": z.tolist(), "indices": [0, 1, 2, 3]},
+    visit = Visit(browser.new_page())
+    visit.open(path)
+    for number, (name, vae) in enumerate(vaes.items()):
+        if name == "states":
+            continue
+        q = vae.infer(x)
+        z = q.sample()
+        found = visit.run(
+            FAMILYS_NUMBERS,
+            {"number": number, "z": z.tolist(), "indices": [0, 1, 2, 3]},
+        )
+        expected = {
+            "mean": vae.generate(z),
+            "likelihood": vae.likelihood(z).log_prob(x),
+            "prior": vae.prior().log_prob(z),
+            "guide": q.log_prob(z),
+        }
+        for what, values in expected.items():
+            torch.testing.assert_close(
+                torch.tensor(found[what]), values, rtol=2e-4, atol=2e-4
             )
-            expected = {
-                "mean": vae.generate(z),
-                "likelihood": vae.likelihood(z).log_prob(x),
-                "prior": vae.prior().log_prob(z),
-                "guide": q.log_prob(z),
-            }
-            for what, values in expected.items():
-                torch.testing.assert_close(
-                    torch.tensor(found[what]), values, rtol=2e-4, atol=2e-4
-                )
-            exact = estimate_elbo(vae, x, 4000)
-            for one, value, error in zip(
-                found["elbo"], exact.value, exact.error, strict=True
-            ):
-                spread = (one["error"] ** 2 + error.item() ** 2) ** 0.5
-                # 64 samples: the error itself is known to a tenth.
-                assert abs(one["value"] - value.item()) < 6 * spread, name
-        assert not visit.complaints
-        assert not visit.requests
+        exact = estimate_elbo(vae, x, 4000)
+        for one, value, error in zip(
+            found["elbo"], exact.value, exact.error, strict=True
+        ):
+            spread = (one["error"] ** 2 + error.item() ** 2) ** 0.5
+            # 64 samples: the error itself is known to a tenth.
+            assert abs(one["value"] - value.item()) < 6 * spread, name
+    assert not visit.complaints
+    assert not visit.requests
 
 
 def wait(visit):
@@ -382,3 +399,71 @@ def test_the_visit_made_no_complaint_and_no_request(visit):
     print(f"the first picture stood after {first:.0f} ms")
     assert not visit.complaints
     assert not visit.requests
+
+
+def test_the_command_writes_a_page_beside_the_run(tmp_path, monkeypatch):
+    hasten(monkeypatch)
+    fit = ["--dataset", "digits", "--epochs", 1, "--hidden", 8, "--limit", 60]
+    run(tmp_path, "fit.py", *fit, "--no-figures", "--output", "one")
+    result = run(tmp_path, "explore.py", "one", "--prepared", 2)
+    assert result.returncode == 0, result.stderr
+    assert "wrote one/explorer.html" in result.stdout
+    page = (tmp_path / "one" / "explorer.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>")
+    assert "normal prior" in page
+    # A new run in the folder does not keep the old one's page.
+    run(
+        tmp_path,
+        "fit.py",
+        *fit,
+        "--no-figures",
+        "--output",
+        "one",
+        "--overwrite",
+    )
+    assert not (tmp_path / "one" / "explorer.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "no run was given"),
+        (["one", "--prepared", "0"], "--prepared is 0; expected at least 1"),
+        (["one", "--megabytes", "0"], "--megabytes is 0"),
+        (["one", "--output", "no/page.html"], "a folder that exists"),
+        (["one"], "one"),
+    ],
+)
+def test_what_makes_no_page_is_refused(tmp_path, words, said):
+    assert said in error_of(run(tmp_path, "explore.py", *words))
+
+
+def test_the_page_keeps_to_its_size(vaes, data):
+    with pytest.MonkeyPatch.context() as patch:
+        hasten(patch)
+        exhibit = Exhibit("laplace", vaes["laplace"], data)
+        whole = render([exhibit], num_prepared=1)
+        small = render(
+            [exhibit], num_prepared=1, megabytes=len(whole) / 1e6 - 0.001
+        )
+    assert len(small.encode()) < len(whole.encode()) - 500
+
+
+def test_what_the_page_cannot_run_is_refused_by_name(data):
+    decoder = torch.nn.Sequential(torch.nn.Linear(2, 64), torch.nn.Softsign())
+    encoder = torch.nn.Linear(64, 4)
+    vae = VAE(NormalPrior(2), GaussianLikelihood(decoder), NormalGuide(encoder))
+    with pytest.raises(ValueError, match="no code for the layer Softsign"):
+        render([Exhibit("own", vae, data)])
+
+
+def test_the_pages_files_are_small_and_readable():
+    folder = Path(pyro_vae.explorer.__file__).parent / "page"
+    files = sorted(folder.iterdir())
+    assert {path.suffix for path in files} == {".js", ".css", ".html"}
+    for path in files:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        assert len(lines) <= 320, path
+        assert max(map(len, lines)) <= 240, path
+        if path.suffix == ".js":
+            assert lines[0].startswith("/** "), path  # says what it is for

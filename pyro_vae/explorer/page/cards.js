@@ -73,10 +73,10 @@ function makeNumbers({ answer, elbo }) {
     list.append(element("dt", {}, ...[name].flat()), element("dd", { className: kind }, value));
   if (answer) {
     row(answer.method, show(answer.log_p), "main");
-    row("ELBO", show(answer.elbo), "main");
-    row("gap", show(answer.log_p - answer.elbo));
     row([swatch("approximation"), "approximation"], show(answer.approximation));
+    row("ELBO", show(answer.elbo), "main");
     row([swatch("amortization"), "amortization"], show(answer.amortization));
+    row("gap", show(answer.log_p - answer.elbo));
     row("nats; ELBO's error", `± ${show(answer.elbo_error)}`);
   } else if (elbo) {
     row("ELBO", show(elbo.value, 1), "main");

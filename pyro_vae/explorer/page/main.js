@@ -8,10 +8,13 @@ import { listen } from "./gestures.js";
 import { LatentMap } from "./map.js";
 import { Posterior } from "./marks.js";
 import { makePad } from "./pad.js";
-import { makePicture, paint, wipe } from "./pictures.js";
+import { makePicture, paint } from "./pictures.js";
 import { Dataset, Run } from "./run.js";
 import { Sliders } from "./sliders.js";
+import { steer } from "./steering.js";
 import { Walk } from "./walk.js";
+
+const PAD_NOTE = "With the mouse or a finger; the encoder answers as you draw.";
 
 const find = (id) => document.getElementById(id);
 
@@ -41,15 +44,8 @@ class Explorer {
     await Promise.all(this.datasets.map((dataset) => dataset.loadImages()));
     this.fillStrip();
     const [first] = this.dataset.words.prepared;
-    if (this.maps.length) this.begin(first);
+    if (this.maps.length && first !== undefined) this.choose(first);
     document.body.dataset.ready = "true";
-  }
-
-  /** Shows what the page can do, before anybody has touched it. */
-  begin(first) {
-    const [map] = this.maps;
-    this.pointAt(map, [map.view.width / 2, map.view.height / 2]);
-    if (first !== undefined) this.choose(first);
   }
 
   makeSwitch() {
@@ -91,7 +87,7 @@ class Explorer {
     }
     find("gallery").hidden = !isDiscrete;
     find("draw-card").hidden = isDiscrete || !this.dataset.words.frame;
-    find("pad-note").textContent = runs[0].words.notes?.join(" ") ?? "";
+    find("pad-note").textContent = runs[0].words.notes?.join(" ") || PAD_NOTE;
     this.maps = [];
     find("maps").replaceChildren();
     if (isDiscrete) {
@@ -99,7 +95,8 @@ class Explorer {
       return;
     }
     for (const run of runs) this.maps.push(this.makeMap(run, runs.length > 1));
-    this.focus(this.maps[0]);
+    const [{ view }] = this.maps;
+    this.pointAt(this.maps[0], [view.width / 2, view.height / 2]);
     const observer = new ResizeObserver(() => this.maps.forEach((map) => map.resize()));
     observer.observe(find("maps"));
     this.closeMaps = () => observer.disconnect();
@@ -115,59 +112,8 @@ class Explorer {
     if (isNamed) figure.prepend(element("figcaption", {}, run.name));
     find("maps").append(figure);
     const map = new LatentMap(canvas, run, this.look);
-    listen(canvas, this.gestures(map), () => this.look.pan);
+    listen(canvas, steer(this, map), () => this.look.pan);
     return map;
-  }
-
-  /** Returns what the gestures on a map do. */
-  gestures(map) {
-    const plane = (pixel) => map.view.toPlane(pixel);
-    return {
-      hover: (pixel) => this.pointAt(map, pixel),
-      leave: () => {},
-      tap: (pixel) => {
-        const index = map.nearest(pixel);
-        if (index !== null) this.choose(index);
-      },
-      drag: (from, to) => {
-        this.walk.stop();
-        map.path = { from: plane(from), to: plane(to) };
-        this.pointAt(map, to);
-      },
-      drop: (from, to) => this.walk.play(map, plane(from), plane(to)),
-      pan: (dx, dy) => {
-        map.view.pan(dx, dy);
-        map.draw();
-      },
-      zoom: (factor, pixel) => {
-        map.view.zoom(factor, pixel);
-        map.draw();
-      },
-      key: (key, step) => this.press(map, key, step),
-    };
-  }
-
-  /** Does what a key on a map means; returns whether it means anything. */
-  press(map, key, step) {
-    const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-    const middle = [map.view.width / 2, map.view.height / 2];
-    const pixel = map.cursor ? map.view.toPixel(map.cursor) : middle;
-    if (moves[key]) {
-      this.pointAt(map, pixel.map((v, i) => v + step * moves[key][i]));
-    } else if (key === "Enter" || key === " ") {
-      const index = map.nearest(pixel, Infinity);
-      if (index !== null) this.choose(index);
-    } else if (key.toLowerCase() === "a") {
-      this.walkFrom = map.view.toPlane(pixel);
-    } else if (key.toLowerCase() === "b" && this.walkFrom) {
-      this.walk.play(map, this.walkFrom, map.view.toPlane(pixel));
-    } else if (key === "+" || key === "=" || key === "-") {
-      map.view.zoom(key === "-" ? 1 / 1.25 : 1.25, pixel);
-      map.draw();
-    } else {
-      return false;
-    }
-    return true;
   }
 
   /** Makes a map the one that sliders and buttons are for. */
@@ -231,13 +177,14 @@ class Explorer {
     const { frame, image_shape: shape, is_binary: isBinary } = this.dataset.words;
     let image = drawFigure(strokes, shape, frame);
     if (!image) {
-      wipe(find("drawn"));
+      find("drawn").hidden = true;
       if (this.choice?.index === null) this.choice = null;
       this.showChoice();
       return;
     }
     if (isBinary) image = image.map((v) => (v > 0.5 ? 1 : 0));
     paint(find("drawn"), image, shape);
+    find("drawn").hidden = false;
     this.choice = { index: null, image };
     this.showChoice();
   }

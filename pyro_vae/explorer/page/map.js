@@ -126,7 +126,7 @@ export class LatentMap {
     const { dataset } = this.run;
     const found = this.inView();
     const hasPictures = found.length <= VERY_FEW && dataset.pixels;
-    context.globalAlpha = look.manifold ? 0.55 : 0.8;
+    context.globalAlpha = look.manifold ? 0.35 : 0.8;
     if (hasPictures) found.forEach((i) => this.paintPicture(i));
     else if (found.length <= FEW && dataset.words.has_labels) found.forEach((i) => this.paintLabel(i));
     else this.paintDots(found);

@@ -30,8 +30,3 @@ export function makePicture(image, shape) {
   paint(canvas, image, shape);
   return canvas;
 }
-
-/** Leaves a canvas empty. */
-export function wipe(canvas) {
-  canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
-}
