@@ -6,7 +6,7 @@ import { makePicture } from "./pictures.js";
 const GRID = 72; // points of the density along each axis
 const DROPS = [0.5, 2, 4.5]; // nats below the peak, as 1, 2 and 3 deviations
 const TILE = 34; // pixels on the screen
-const BUDGET = 9; // milliseconds of decoding between two frames
+const BUDGET = 20; // milliseconds of decoding between two frames
 const STALE = 1.4; // zoom, after which tiles are made anew
 
 /** The prior's density over what a map shows. */
@@ -90,6 +90,7 @@ export function drawHill(context, view, logs, color, left = 0, right = view.widt
   context.globalAlpha = 0.18;
   context.fill();
   context.globalAlpha = 0.8;
+  context.lineWidth = 1.5;
   context.stroke();
   context.globalAlpha = 1;
 }

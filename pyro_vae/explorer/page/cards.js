@@ -154,9 +154,13 @@ export function fillGallery(gallery, run, onChoose) {
       const image = values.slice(place * size, (place + 1) * size).map((v) => v / 255);
       return element(
         "button",
-        { "aria-pressed": "false", onclick: () => onChoose(place) },
+        {
+          "aria-pressed": "false",
+          title: `state ${states.numbers[place]}, ${count} test images`,
+          onclick: () => onChoose(place),
+        },
         makePicture(image, run.dataset.shape),
-        `state ${states.numbers[place]} · ${count}`,
+        `#${states.numbers[place]} · ${count}`,
         makeShares(states.labels[place], count),
       );
     }),

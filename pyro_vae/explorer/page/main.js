@@ -203,6 +203,7 @@ class Explorer {
         ...found.map((one) => makeBlock(one, this.maps.length > 1, Math.max(...gaps))),
       );
       find("key").hidden = false;
+      find("key").lastElementChild.hidden = !this.maps.some((map) => map.chosen?.posterior);
       find("chosen-title").textContent = this.titleOf(this.choice);
     }
     this.maps.forEach((map) => map.draw());
