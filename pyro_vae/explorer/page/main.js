@@ -14,6 +14,7 @@ import { Sliders } from "./sliders.js";
 import { steer } from "./steering.js";
 import { Walk } from "./walk.js";
 
+const SIDE_BY_SIDE = 3; // runs at most, for there is no room for more
 const PAD_NOTE = "With the mouse or a finger; the encoder answers as you draw.";
 
 const find = (id) => document.getElementById(id);
@@ -52,7 +53,8 @@ class Explorer {
     const button = (words, runs) =>
       element("button", { onclick: () => this.showRuns(runs), "data-runs": runs.join() }, words);
     const buttons = this.runs.map((run, i) => button(run.name, [i]));
-    const isPair = this.runs.length > 1 && this.runs.every((run) => !run.words.states);
+    const isFew = this.runs.length > 1 && this.runs.length <= SIDE_BY_SIDE;
+    const isPair = isFew && this.runs.every((run) => !run.words.states);
     if (isPair) buttons.push(button("side by side", this.runs.map((_, i) => i)));
     find("runs").replaceChildren(...buttons);
     find("runs").hidden = this.runs.length < 2;
