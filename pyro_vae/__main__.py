@@ -5,13 +5,18 @@ import sys
 
 import pyro_vae.cli.start as start  # first
 from pyro_vae import __version__
-from pyro_vae.cli import compare, evaluate, fit
+from pyro_vae.cli import compare, evaluate, explore, fit
 from pyro_vae.cli.command import run
 from pyro_vae.cli.streams import tolerate_closed_streams
 
 start.give_back()
 
-COMMANDS = {"fit": fit, "evaluate": evaluate, "compare": compare}
+COMMANDS = {
+    "fit": fit,
+    "evaluate": evaluate,
+    "compare": compare,
+    "explore": explore,
+}
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import torch
 from combinations import write_page
 
 from pyro_vae import data, load_vae
-from pyro_vae.cli import compare, evaluate, fit
+from pyro_vae.cli import compare, evaluate, explore, fit
 from pyro_vae.cli.flags import CommandLine
 from tests.models import keep_the_record, list_analytic_pairs
 
@@ -23,7 +23,12 @@ PAGES = [
     *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-COMMANDS = {"fit": fit, "evaluate": evaluate, "compare": compare}
+COMMANDS = {
+    "fit": fit,
+    "evaluate": evaluate,
+    "compare": compare,
+    "explore": explore,
+}
 RUNS = ("mnist-normal", "mnist-laplace", "mnist-mixture", "mnist-categorical")
 NUMBER = r"(-?\d[\d,]*(?:\.\d+)?)"
 

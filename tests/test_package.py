@@ -31,6 +31,7 @@ LIBRARY = {
     "evaluation": {"inference", "parts", "randomness", "svi", "vae"},
     "config": {"inference", "machine", "objectives", "parts", "vae"},
     "runs": {"config", "data", "files", "parts", "vae"},
+    "explorer": {"data", "evaluation", "parts", "randomness", "vae"},
     "training": {
         "config",
         "data",

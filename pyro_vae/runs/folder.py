@@ -36,11 +36,21 @@ from pyro_vae.vae import VAE
 
 FIGURES = "figures"
 EVALUATION = "evaluation.csv"
+EXPLORER = "explorer.html"
 OF_BEST = "best"  # the folder of the best weights' evaluation
 # What an old run leaves, in the order in which it is removed: whenever that is
 # cut short, what remains is a run, and nothing that can be mistaken for a whole
 # one. Its configuration is replaced by the new one's.
-FILES = (WEIGHTS, BEST, HISTORY, EVALUATION, MANIFEST, PREVIOUS, CHECKPOINT)
+FILES = (
+    WEIGHTS,
+    BEST,
+    HISTORY,
+    EVALUATION,
+    EXPLORER,
+    MANIFEST,
+    PREVIOUS,
+    CHECKPOINT,
+)
 
 
 @dataclass
