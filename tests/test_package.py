@@ -108,7 +108,7 @@ def test_the_house_is_small():
         for entry in PACKAGE.iterdir()
         if not entry.name.startswith("__") and entry.name != "py.typed"
     ]
-    assert len(rooms) <= 17
+    assert len(rooms) <= 18
     for path in CODE:
         text = path.read_text()
         assert len(text.splitlines()) <= 320, path
