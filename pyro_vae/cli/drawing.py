@@ -51,8 +51,10 @@ def draw_images(vae: VAE, data: Dataset) -> dict[str, Figure]:
     if vae.num_labels:
         title = "Mean images of samples, a class a row, a z a column"
 
+    white = max(1.0, float(data.test.max())) if len(data.test) else 1.0
+
     def grid(images: Tensor, columns: int, title: str) -> Figure:
-        arrays = images.cpu().numpy()
+        arrays = images.cpu().numpy() / white  # counts go beyond 1
         return figures.image_grid(arrays, data.image_shape, columns, title)
 
     return {

@@ -261,7 +261,8 @@ def find_scale(
         raise DataError(
             f"{range_of}; expected floats in [0, 1], uint8 or booleans, or the "
             f"option scale: with {usual:g}, x ranges from {low / usual:g} to "
-            f"{high / usual:g}"
+            f"{high / usual:g}; counts go with likelihood=poisson or "
+            "likelihood=negative-binomial"
         )
     return divisor, said + _check_range(range_of, found, divisor, options)
 
