@@ -10,11 +10,7 @@ from torch.distributions import Distribution
 from pyro_vae.inference import Amortized, Inference
 from pyro_vae.pair import Guide, Model, check_images, state_without_marks
 from pyro_vae.parts.checks import check_latents, check_part, check_sizes
-from pyro_vae.parts.contracts import (
-    AmortizedGuide,
-    Likelihood,
-    check_distribution,
-)
+from pyro_vae.parts.contracts import AmortizedGuide, check_distribution
 from pyro_vae.parts.distributions import (
     NormalMixture,
     center,
@@ -28,6 +24,7 @@ from pyro_vae.parts.gradient_estimators import (
     choose_gradient,
 )
 from pyro_vae.parts.labels import give_label, join_labels
+from pyro_vae.parts.likelihoods import CountLikelihood
 
 Labels = Tensor | int | None  # `(B,)`, or one for all; None without labels
 
@@ -182,7 +179,7 @@ class VAE(nn.Module):
     def reconstruct(self, x: Tensor, labels: Labels = None) -> Tensor:
         """Returns the mean images, `(B, D)`, at the centers of q(z | x)."""
         z = center(self.infer(x, labels))
-        if isinstance(self.likelihood, Likelihood):
+        if isinstance(self.likelihood, CountLikelihood):
             inputs = join_labels(z, labels, self.num_labels)
             return self.likelihood.mean_like(inputs, x)
         return self.generate(z, labels)

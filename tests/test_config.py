@@ -264,7 +264,7 @@ def test_the_shape_of_an_image_reaches_the_convolutions():
     assert sizes == [4, 6]
     for data_dim, shape, message in (
         (100, None, r"images are of 10 x 10 pixels"),
-        (192, (8, 8, 3), r"shape \(8, 8, 3\); expected gray ones"),
+        (192, (8, 8, 3), r"images are of 8 x 3 pixels"),
         (90, None, "has 90 pixels and the shape None; expected a shape of as"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""A sample of what tests/fuzz.py tries, for each run of the suite."""
+"""A sample of what tests/fuzz.py tries."""
 
 import os
 
@@ -8,6 +8,7 @@ import torch
 from tests.fuzz import fuzz
 
 
+@pytest.mark.slow  # a minute
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="it forks")
 def test_a_sample_of_extreme_command_lines_and_broken_files(capfd):
     torch.set_default_dtype(torch.float32)  # conftest.py sets it back

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from pyro_vae import Config, build, load_vae
 from pyro_vae import fit as library_fit
@@ -130,6 +131,32 @@ def test_an_existing_folder_is_refused_and_overwritten_on_request(tmp_path):
 
 
 EVERY_FLAG = {  # in runs whose choices go together
+    "counts": {
+        "dataset": "counts.csv",
+        "likelihood": "poisson",
+        "library": "learned",
+        "label-column": "kind",
+        "test-fraction": 0.3,
+    },
+    "conditional": {
+        "dataset": "labeled.npz",
+        "condition": "labels",
+        "scale": 2.0,
+        "layout": "channels-last",
+    },
+    "a few labels": {
+        "dataset": "labeled.npz",
+        "scale": 4.0,
+        "prior": "mixture",
+        "num-components": 3,
+        "labeled": 6,
+        "label-weight": 2.0,
+    },
+    "pictures": {"dataset": "pictures", "grey": True, "image-size": [4, 4]},
+    "drawn by another": {
+        "static-binarization": "binarized_mnist_train.npy",
+        "likelihood": "bernoulli",
+    },
     "continuous": {
         "prior": "student-t",
         "prior-scale": 0.8,
@@ -195,12 +222,29 @@ def test_every_flag_is_in_a_run():
     assert flags == set().union(*EVERY_FLAG.values())
 
 
+def write_own_data(folder):
+    rng = np.random.default_rng(0)
+    images, labels = rng.random((60, 4, 6)), np.arange(60) % 3
+    np.save(folder / "own.npy", images)
+    np.savez(folder / "labeled.npz", images=images * 2, labels=labels)
+    table = pd.DataFrame(rng.poisson(3.0, (60, 4)))
+    table.assign(kind=labels).to_csv(folder / "counts.csv", index=False)
+    (folder / "pictures").mkdir()
+    for number in range(10):
+        color = rng.integers(0, 256, (5, 7, 3), np.uint8)
+        Image.fromarray(color).save(folder / "pictures" / f"{number}.png")
+    for part in ("train", "valid", "test"):
+        binary = rng.integers(0, 2, (8, 784))
+        np.save(folder / f"binarized_mnist_{part}.npy", binary)
+
+
 @pytest.mark.parametrize("name", EVERY_FLAG)
 def test_every_flag_is_reached_and_kept(tmp_path, name):
     own = {"dataset": "own.npy", "epochs": 1, "hidden": [5]}
     flags = {**own, **EVERY_FLAG[name]}
-    images = np.random.default_rng(0).random((60, 4, 6))
-    np.save(tmp_path / "own.npy", images)
+    write_own_data(tmp_path)
+    if "static-binarization" in flags:
+        del flags["dataset"]
     arguments = []
     for flag, value in flags.items():
         values = value if isinstance(value, list) else [value]
@@ -291,7 +335,7 @@ def test_early_stopping_says_which_epoch_was_the_best(tmp_path):
         ),
         (
             ["--network", "conv", "--channels", "4", "4", "4", "4"],
-            "images are of shape (8, 8); expected gray ones whose sides are",
+            "images are of 8 x 8 pixels; expected sides that are",
         ),
         (
             ["--prior", "categorical", "--objective", "iwae"],

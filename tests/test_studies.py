@@ -135,6 +135,7 @@ def test_amortization_refuses(tmp_path, arguments, message):
 
 def test_combinations(tmp_path):
     few = ("--priors", "categorical", "--limit", 100, "--epochs", 2)
+    few += ("--likelihoods", "gaussian", "poisson", "discretized-logistic")
     page = ("--page", "page.md", "--output", "out", "--processes", 1)
     result = run(tmp_path, "combinations.py", *few, *page)
     assert "18 combinations: 15 refused, " in result.stdout, result.stderr
@@ -154,6 +155,7 @@ def test_combinations(tmp_path):
 @pytest.mark.slow  # 72 fits
 def test_combinations_in_several_processes(tmp_path):
     few = ("--priors", "student-t", "--limit", 80, "--epochs", 3)
+    few += ("--likelihoods", "gaussian", "bernoulli", "continuous-bernoulli")
     result = run(tmp_path, "combinations.py", *few)
     assert "72 combinations: 12 refused, " in result.stdout, result.stderr
     folder = tmp_path / "results" / "combinations"

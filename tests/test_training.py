@@ -714,7 +714,7 @@ def test_a_record_that_is_not_finite_is_not_written(
     before = (tmp_path / HISTORY).read_bytes()
     if diverges == "record":
         monkeypatch.setattr(
-            Recorder, "_terms", lambda self, images: (math.nan, 0.0)
+            Recorder, "_terms", lambda self, *images: (math.nan, 0.0)
         )
     else:
         with torch.no_grad():

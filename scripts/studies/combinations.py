@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,10 @@ from pyro_vae.cli.flags import (
     check_at_least_1,
     list_flags,
 )
+from pyro_vae.config import COUNTS
+from pyro_vae.config.variant import Table
 from pyro_vae.config.variants import LIKELIHOODS, OBJECTIVES, PRIORS
-from pyro_vae.data import load
+from pyro_vae.data import Dataset, load
 from pyro_vae.svi import NonFiniteLossError
 
 MARGIN = 1.0  # nats that a fit must gain on its untrained ELBO
@@ -58,6 +60,7 @@ class Flags:
         epochs: Passes over the digits in each fit.
         limit: Use the first LIMIT digits only.
         priors: The priors to combine.
+        likelihoods: The likelihoods to combine them with.
         processes: Fits at a time.
         output: Folder for combinations.csv.
         page: The table as a page; docs/combinations.md is the project's.
@@ -66,6 +69,7 @@ class Flags:
     epochs: int = 4
     limit: int | None = None
     priors: tuple[str, ...] = tuple(PRIORS)
+    likelihoods: tuple[str, ...] = tuple(LIKELIHOODS)
     processes: int = 2
     output: Path = Path("results/combinations")
     page: Path = Path("results/combinations/combinations.md")
@@ -75,16 +79,9 @@ def main(command: CommandLine[Flags]) -> int:
     """Fits all; returns 1 if a fit gained less than the margin, else 0."""
     flags = command.parse()
     check_at_least_1(flags, "epochs", "limit", "processes")
-    if not flags.priors:
-        raise ValueError(
-            f"--priors names none; expected some of {', '.join(PRIORS)}"
-        )
-    if unknown := set(flags.priors) - set(PRIORS):
-        raise ValueError(
-            f"--priors has {', '.join(sorted(unknown))}; expected some of "
-            f"{', '.join(PRIORS)}"
-        )
-    choices = list_choices(flags.priors)
+    check_names("priors", flags.priors, PRIORS)
+    check_names("likelihoods", flags.likelihoods, LIKELIHOODS)
+    choices = list_choices(flags.priors, flags.likelihoods)
     work = [(choice, flags.epochs, flags.limit) for choice in choices]
     with get_context("spawn").Pool(flags.processes, one_thread) as pool:
         rows = list(tqdm(pool.imap(gain, work), total=len(work), disable=None))
@@ -96,8 +93,23 @@ def main(command: CommandLine[Flags]) -> int:
     return sum_up(table)
 
 
-def list_choices(priors: tuple[str, ...]) -> list[Choice]:
-    """Returns every combination with some priors and the guides they take."""
+def check_names(flag: str, names: tuple[str, ...], table: Table) -> None:
+    """Refuses a flag that names none, or what is not in a table."""
+    if not names:
+        raise ValueError(
+            f"--{flag} names none; expected some of {', '.join(table)}"
+        )
+    if unknown := set(names) - set(table):
+        raise ValueError(
+            f"--{flag} has {', '.join(sorted(unknown))}; expected some of "
+            f"{', '.join(table)}"
+        )
+
+
+def list_choices(
+    priors: tuple[str, ...], likelihoods: tuple[str, ...]
+) -> list[Choice]:
+    """Returns every combination of some priors with the guides they take."""
     return [
         {
             "prior": prior,
@@ -107,7 +119,7 @@ def list_choices(priors: tuple[str, ...]) -> list[Choice]:
         }
         for prior in priors
         for guide in PRIORS[prior].goes_with["guide"]
-        for likelihood, objective in itertools.product(LIKELIHOODS, OBJECTIVES)
+        for likelihood, objective in itertools.product(likelihoods, OBJECTIVES)
     ]
 
 
@@ -134,7 +146,7 @@ def gain(work: tuple[Choice, int, int | None]) -> dict[str, Any]:
     choice, epochs, limit = work
     row = {**choice, "untrained": math.nan, "test_elbo": math.nan}
     row |= {"gain": math.nan, "refusal": None}
-    data = load("digits").first(limit)
+    data = load_digits(choice["likelihood"], limit)
     try:
         config = make_config(choice, epochs)
         torch.manual_seed(config.seed)
@@ -148,6 +160,21 @@ def gain(work: tuple[Choice, int, int | None]) -> dict[str, Any]:
     except NonFiniteLossError:
         return row
     return {**row, "untrained": first, "test_elbo": last, "gain": last - first}
+
+
+def load_digits(likelihood: str, limit: int | None) -> Dataset:
+    """Returns the digits as a likelihood takes them.
+
+    They are stored as 0 to 16: counts are these numbers, 8-bit pixels the
+    nearest of 256 levels.
+    """
+    data = load("digits").first(limit)
+    if likelihood in COUNTS:
+        return replace(data, train=data.train * 16, test=data.test * 16)
+    if likelihood == "discretized-logistic":
+        train, test = ((x * 255).round() / 255 for x in (data.train, data.test))
+        return replace(data, train=train, test=test)
+    return data
 
 
 def make_config(choice: Choice, epochs: int) -> Config:
