@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from combinations import write_page
+from pyro_programs import write_lines
 
 from pyro_vae import data, load_vae
 from pyro_vae.cli import compare, evaluate, explore, fit
@@ -597,3 +598,25 @@ def test_the_page_of_combinations_is_its_table():
     table = pd.read_csv(REFERENCE / "combinations.csv")
     text = (ROOT / "docs" / "combinations.md").read_text()
     assert text == write_page(table, epochs=4)
+
+
+def test_the_table_of_pyros_programs():
+    table = pd.read_csv(REFERENCE / "pyro_programs.csv")
+    table["remarks"] = table["remarks"].fillna("")
+    text = (ROOT / "docs" / "programs.md").read_text()
+    assert text.endswith("\n".join(write_lines(table)) + "\n")
+    ran = table[~table["verdict"].str.startswith("not run")]
+    kinds = ran["verdict"].str.partition(":")[0].value_counts()
+    files = ran["program"].str.split().str[0]
+    is_same = ran["verdict"] == "same"
+    words = text.replace("\n", " ")
+    assert (
+        f"Of the {files.nunique()} files that take a step, "
+        f"{files[is_same].nunique()} have a variant that is the same; of "
+        f"{len(ran)} variants, {kinds['same']} are the same, "
+        f"{kinds['refused']} are refused"
+    ) in words
+    assert f"{kinds['not finished']} did not compile" in words
+    ratio, seconds = ran[is_same][["ratio", "compile_s"]].median()
+    assert f"a compiled one's is {ratio:.1f}, and" in words
+    assert f"to compile is {seconds:.0f} seconds" in words
