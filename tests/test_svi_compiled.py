@@ -692,3 +692,22 @@ def test_what_it_cannot_take_is_named(options, message):
     options = {"optim": Adam({"lr": 0.1}), **options}
     with pytest.raises(ValueError, match=message):
         CompiledSVI(*line(), **options)
+
+
+def test_the_estimators_functions_are_there_as_svi_has_them():
+    def model(x):
+        loc = pyro.param("loc", torch.tensor(0.5))
+        x_dist = dist.Normal(loc.expand(3), 1).to_event(1)
+        pyro.sample("x", x_dist, obs=x)
+
+    def guide(x):
+        pass
+
+    x, optim = torch.ones(3), Adam({"lr": 0.1})
+    svi = CompiledSVI(model, guide, optim, Trace_ELBO())
+    assert svi.loss_and_grads(model, guide, x) == svi.loss(model, guide, x)
+    assert pyro.param("loc").grad == -1.5
+    pyro.param("loc").grad = None
+    given = CompiledSVI(model, guide, optim, svi.loss, lambda *_: 1.0)
+    assert given.loss_and_grads(model, guide, x) == 1.0
+    assert CompiledSVI(model, guide, optim, lambda *_: 1).loss_and_grads is None

@@ -109,7 +109,7 @@ class CompiledSVI:
             )
         self.model, self.guide, self.optim = model, guide, optim
         self.estimator = Trace_ELBO() if loss is None else loss
-        self.loss_and_grads, self.clip_norm = loss_and_grads, clip_norm
+        self._loss_and_grads, self.clip_norm = loss_and_grads, clip_norm
         self._gradients = CompiledGradients(
             self._pair(), precision, compare, engine
         )
@@ -128,6 +128,20 @@ class CompiledSVI:
     @loss.setter
     def loss(self, estimator: Any) -> None:
         self.estimator = estimator
+
+    @property
+    def loss_and_grads(self) -> Callable | None:
+        """The function like `loss` that also computes gradients, as SVI has it.
+
+        It is what was given, or the estimator's own, which runs eagerly; None
+        of a plain function.
+        """
+        own = getattr(self.estimator, "loss_and_grads", None)
+        return own if self._loss_and_grads is None else self._loss_and_grads
+
+    @loss_and_grads.setter
+    def loss_and_grads(self, function: Callable | None) -> None:
+        self._loss_and_grads = function
 
     @property
     def precision(self) -> str:
@@ -187,7 +201,7 @@ class CompiledSVI:
             self.model,
             self.guide,
             self.estimator,
-            self.loss_and_grads,
+            self._loss_and_grads,
             self.clip_norm,
         )
 
