@@ -25,7 +25,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+import h5py
 import numpy as np
+import pandas as pd
 
 from pyro_vae.cli import compare, evaluate, fit
 from pyro_vae.cli.command import run
@@ -190,7 +192,7 @@ def draw_files(source: random.Random, count: int, folder: Path) -> Iterator:
     """Yields fits to data files that are odd or broken."""
     for index in range(count):
         name = source.choice(("data", "a$b^$", "\udcff", "ü", "a b"))
-        suffix = source.choice((".npy", ".npz"))
+        suffix = source.choice((".npy", ".npz", ".csv", ".h5", ".png"))
         path = folder / f"{name}{index}{suffix}"
         write_file(source, path)
         output = folder / f"file{index}"
@@ -202,24 +204,29 @@ def draw_files(source: random.Random, count: int, folder: Path) -> Iterator:
 
 
 def write_file(source: random.Random, path: Path) -> None:
-    """Writes a NumPy file, and damages every other one."""
+    """Writes a file of data, and damages every other one."""
     noise = np.random.default_rng(source.randrange(1 << 30))
     shape = source.choice(
         ((20, 4, 4), (20, 16), (6, 3, 5, 3), (20, 0), (3, 4), (20,), (), (0, 4))
     )
-    values = noise.random(shape)
+    values = np.asarray(noise.random(shape))
     kind = source.choice(KINDS)
     with contextlib.suppress(TypeError, ValueError):
         values = (values * source.choice((1, 1, 1, 255, -1))).astype(kind)
     if values.size and values.dtype.kind == "f" and source.random() < 0.2:
         values.flat[0] = source.choice((np.nan, np.inf, -np.inf))
     labels = noise.integers(0, 3, source.choice((20, 6, 3)))
-    with open(path, "wb") as file:
-        if path.suffix == ".npy":
-            np.save(file, values)
-        else:
-            names = source.choice(("images", "images", "x"))
-            np.savez(file, **{names: values, "labels": labels})
+    name = source.choice(("images", "images", "x"))
+    if path.suffix == ".npy":
+        np.save(path, values)
+    elif path.suffix == ".npz":
+        np.savez(path, **{name: values, "labels": labels})
+    elif path.suffix == ".csv":
+        lines = values.reshape(len(values) if values.ndim else 1, -1)
+        pd.DataFrame(lines).to_csv(path, index=False)
+    else:
+        with contextlib.suppress(TypeError), h5py.File(path, "w") as file:
+            file[name], file["labels"] = values, labels
     if source.random() < 0.5:
         damage(source, path)
 
