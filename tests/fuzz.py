@@ -222,7 +222,8 @@ def write_file(source: random.Random, path: Path) -> None:
     elif path.suffix == ".npz":
         np.savez(path, **{name: values, "labels": labels})
     elif path.suffix == ".csv":
-        lines = values.reshape(len(values) if values.ndim else 1, -1)
+        rows = np.atleast_2d(values)
+        lines = rows.reshape(len(rows), math.prod(rows.shape[1:]))
         pd.DataFrame(lines).to_csv(path, index=False)
     else:
         with contextlib.suppress(TypeError), h5py.File(path, "w") as file:
