@@ -85,7 +85,7 @@ class Model(nn.Module):
     def forward(
         self,
         x: Tensor,
-        num_data: int | None = None,
+        num_data: float | None = None,
         parameters: Tensor | None = None,
         encoder_gradient: Tensor | None = None,
     ) -> Tensor:
@@ -95,7 +95,8 @@ class Model(nn.Module):
             x: Images, `(B, D)`.
             num_data: The size N of the data set, if the log-density is to be
                 that of the whole data set, estimated from the minibatch:
-                scaled by N / B.
+                scaled by N / B. For b of the B images, it is their share of
+                the data set, N b / B.
             parameters: For the guide; the model does not use it.
             encoder_gradient: For the guide; the model does not use it.
 
@@ -207,7 +208,7 @@ class Guide(nn.Module):
     def forward(
         self,
         x: Tensor,
-        num_data: int | None = None,
+        num_data: float | None = None,
         parameters: Tensor | None = None,
         encoder_gradient: Tensor | None = None,
     ) -> Tensor:
@@ -247,7 +248,7 @@ class Guide(nn.Module):
         )
 
 
-def _data_plate(x: Tensor, num_data: int | None) -> pyro.plate:
+def _data_plate(x: Tensor, num_data: float | None) -> pyro.plate:
     """Returns the plate of the images, the rightmost dimension of all sites."""
     size = len(check_images(x))
     if num_data is not None and num_data < size:
@@ -256,7 +257,8 @@ def _data_plate(x: Tensor, num_data: int | None) -> pyro.plate:
             f"least that of the minibatch, {size}"
         )
     indices = torch.arange(size, device=x.device)
-    return pyro.plate("data", num_data or size, subsample=indices)
+    full_size: Any = num_data or size  # a share of N may be a fraction
+    return pyro.plate("data", full_size, subsample=indices)
 
 
 def check_images(x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Ways to find q's parameters: amortized, semi-amortized, local."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pyro_vae.inference.e_step import EStep, ImageParameters, InferredModel
 
 HELD_OUT_STEPS = 100  # for an image without a lambda of its own yet
+Gather = Callable[[Sequence[Tensor]], list[Tensor]]
 # ImageParameters' fields by their names in the checkpoints of all versions.
 _NAMES_IN_FILES = ("features", "mean", "square", "count")
 
@@ -18,9 +19,11 @@ class Inference(ABC):
 
     Attributes:
         is_amortized: Whether the encoder alone finds them.
+        num_steps: The number of E-steps on a minibatch, or `inf`.
     """
 
     is_amortized = False
+    num_steps: float = 0
 
     def start(self, vae: InferredModel, num_data: int) -> None:  # noqa: B027
         """Prepares for a fit to `num_data` training images."""
@@ -42,6 +45,15 @@ class Inference(ABC):
         """Returns lambda of images that were not trained on, `(B, F)`.
 
         It is None where the encoder answers.
+        """
+
+    def exchange(self, index: Tensor, gather: Gather) -> None:  # noqa: B027
+        """Gives each process what the others have inferred of a minibatch.
+
+        Args:
+            index: The places of all of its images, `(B,)`.
+            gather: Returns tensors `(B, ...)`, each of whose rows is that of
+                the process that has prepared the image.
         """
 
     def compile_for(self, sizes: Sequence[int]) -> None:  # noqa: B027
@@ -139,6 +151,12 @@ class LocalInference(Inference):
         rows, _ = self.step.run(vae, x, images.rows(index), self.num_steps)
         images.put(index, rows)
         return (rows.parameters,)
+
+    def exchange(self, index: Tensor, gather: Gather) -> None:
+        """Takes the lambda that the others have improved, with its Adam."""
+        images = self._started()
+        rows = gather(images.rows(index).tensors())
+        images.put(index, ImageParameters(*rows))
 
     def infer(self, vae: InferredModel, x: Tensor) -> Tensor:
         """Returns lambda of images that were not trained on, `(B, F)`.

@@ -97,7 +97,11 @@ def dreg(terms: Terms, beta: Tensor | float) -> Tensor:
 
 
 def free_bits(
-    terms: Terms, beta: Tensor | float, nats: float, kl: DimensionKL
+    terms: Terms,
+    beta: Tensor | float,
+    nats: float,
+    kl: DimensionKL,
+    pool: Callable[[Tensor], Tensor] = lambda mean: mean,
 ) -> Tensor:
     r"""Returns the ELBO with a floor under the KL of each latent dimension.
 
@@ -110,6 +114,8 @@ def free_bits(
         nats: lambda, the floor for each latent dimension, in nats.
         kl: `kl(latent)` is the KL of each dimension of a latent site,
             `(..., B, P)`, in nats.
+        pool: Returns the mean over the whole minibatch of a mean over a
+            process's part of it; here it has all.
 
     Raises:
         ValueError: If the dimensions of a latent site are not independent.
@@ -119,7 +125,7 @@ def free_bits(
         D. P. Kingma et al., 2016.
     """
     floored = sum(
-        kl(latent).flatten(0, -2).mean(0).clamp(min=nats).sum()
+        pool(kl(latent).flatten(0, -2).mean(0)).clamp(min=nats).sum()
         for latent in terms.latents
     )
     return terms.log_likelihood.mean(0) - beta * floored

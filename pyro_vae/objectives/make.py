@@ -14,6 +14,7 @@ from pyro_vae.objectives.elbos import PathwiseELBO, WeightedELBO
 from pyro_vae.objectives.terms import Latent
 from pyro_vae.parts.distributions import center
 from pyro_vae.parts.gradient_estimators import BaselineELBO, Pathwise
+from pyro_vae.svi import Shards
 from pyro_vae.vae import VAE
 
 LARGEST = 1e18  # whose products with log-weights float32 still holds
@@ -62,6 +63,7 @@ def make_objective(
     alpha: float = 0.5,
     beta: Tensor | float = 1.0,
     free_bits: float = 0.0,
+    shards: Shards | None = None,
 ) -> ELBO:
     """Makes the Pyro estimator whose loss is minus the objective of a VAE.
 
@@ -78,36 +80,48 @@ def make_objective(
         beta: The weight of the KL, positive; a tensor may be changed between
             steps.
         free_bits: The nats of KL that each latent dimension has for free.
+        shards: The processes that share each minibatch; by default this one
+            has all of it.
 
     Raises:
         ValueError: If the objective cannot take the VAE or the options.
     """
+    shards = shards or Shards()
     objective = _check(vae, name, alpha, free_bits)
     _check_numbers(num_particles, alpha, beta, free_bits)
     is_whole = not torch.is_tensor(beta) and beta == 1 and not free_bits
     if name == "elbo" and is_whole:
-        return _make_plain(vae, num_particles)
+        return _make_plain(vae, num_particles, shards)
     if not isinstance(vae.guide.gradient, Pathwise):
-        return WeightedELBO(_make_plain(vae, num_particles), vae, beta)
+        plain = _make_plain(vae, num_particles, shards)
+        return WeightedELBO(plain, vae, beta)
     elbo, bound = bounds.elbo, objective.bound(alpha)
     if objective.is_closed_form:
         elbo = bounds.analytic_elbo
         _try(vae, lambda latent: compute_kl(latent.q, latent.p))
     if free_bits and objective.dimension_kl is not None:
         kl = objective.dimension_kl
-        bound = partial(bounds.free_bits, nats=free_bits, kl=kl)
+        bound = partial(
+            bounds.free_bits, nats=free_bits, kl=kl, pool=shards.pool
+        )
         _try(vae, kl)
-    return PathwiseELBO(bound, num_particles, beta, elbo)
+    estimator = PathwiseELBO(bound, num_particles, beta, elbo)
+    # A graph has no place for a mean over the processes.
+    estimator.can_be_compiled = not free_bits or shards.is_alone
+    return estimator
 
 
-def _make_plain(vae: VAE, num_particles: int) -> ELBO:
+def _make_plain(vae: VAE, num_particles: int, shards: Shards) -> ELBO:
     """Makes the estimator of Pyro's that belongs to the VAE's gradient."""
     loss = vae.guide.gradient.loss
-    return loss(
+    estimator = loss(
         num_particles=num_particles,
         vectorize_particles=num_particles > 1 and loss is not BaselineELBO,
         max_plate_nesting=1,  # the plate of the images
     )
+    if isinstance(estimator, BaselineELBO):
+        estimator.total = shards.total
+    return estimator
 
 
 def _check(vae: VAE, name: str, alpha: float, free_bits: float) -> Objective:

@@ -233,21 +233,28 @@ class BaselineELBO(TraceGraph_ELBO):
     """`TraceGraph_ELBO`, which also tells the baseline each ELBO.
 
     That is a Python number, for which a compiled graph has no place.
+
+    Attributes:
+        total: Returns the sum of a number over the processes that share a
+            minibatch; here there is one.
     """
 
     can_be_compiled = False
+    total: Callable[[float], float] = staticmethod(lambda value: value)
 
     def loss_and_grads(
         self,
         model: Callable,
         guide: Any,
         x: Tensor,
-        num_data: int | None = None,
+        num_data: float | None = None,
     ) -> float:
         """Returns the loss and leaves gradients, also the baseline's."""
         loss = super().loss_and_grads(model, guide, x, num_data)
-        if math.isfinite(loss):
-            guide.gradient.baseline.update(-loss / (num_data or len(x)))
+        total = self.total(loss)
+        if math.isfinite(total):
+            size = self.total(float(num_data or len(x)))
+            guide.gradient.baseline.update(-total / size)
         return loss
 
 

@@ -22,6 +22,8 @@ from pyro_vae.svi.optimizers import (
     set_learning_rate,
 )
 from pyro_vae.svi.refusals import CompilationError, DynamicPairError
+from pyro_vae.svi.shards import LostProcessError, Shards, resize_rows
+from pyro_vae.svi.undo import Undo
 
 __all__ = [
     "CompilationError",
@@ -32,8 +34,11 @@ __all__ = [
     "CompiledTraceMeanField_ELBO",
     "CompiledTrace_ELBO",
     "DynamicPairError",
+    "LostProcessError",
     "NonFiniteLossError",
     "ReportingELBO",
+    "Shards",
+    "Undo",
     "can_compile",
     "clip_gradients",
     "compile_graph",
@@ -41,5 +46,6 @@ __all__ = [
     "load_optimizer_state",
     "make_svi",
     "optimizer_state",
+    "resize_rows",
     "set_learning_rate",
 ]

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from pyro_vae.svi.compat import am_i_wrapped
 from pyro_vae.svi.eager import check_finite
+from pyro_vae.svi.estimator import ReportingELBO
 from pyro_vae.svi.gradients import CompiledGradients
-from pyro_vae.svi.optimizers import check_optimizer, make_updates
+from pyro_vae.svi.optimizers import check_optimizer, make_updates, shorten
 from pyro_vae.svi.pairs import Pair, Run
+from pyro_vae.svi.shards import Shards
 from pyro_vae.svi.updates import Updates, has_stepped, mark_stepped
 
 
@@ -74,6 +76,9 @@ class CompiledSVI:
             for the first 1,000 steps of each graph, and compiles then: at a
             fixed step, so that a seed has one trace. Without a C++ compiler
             it goes on so.
+        shards: The processes that share each minibatch. Each calls `step`
+            with its own rows; losses and gradients are summed over all of
+            them before the update.
 
     Attributes:
         estimator: The estimator or function that was given as `loss`.
@@ -97,6 +102,7 @@ class CompiledSVI:
         clip_norm: float | None = None,
         compare: bool = True,
         engine: str = "compiled",
+        shards: Shards | None = None,
     ):
         check_optimizer(optim)
         if num_samples or num_steps:
@@ -110,6 +116,7 @@ class CompiledSVI:
         self.model, self.guide, self.optim = model, guide, optim
         self.estimator = Trace_ELBO() if loss is None else loss
         self.loss_and_grads, self.clip_norm = loss_and_grads, clip_norm
+        self.shards = shards or Shards()
         self._gradients = CompiledGradients(
             self._pair(), precision, compare, engine
         )
@@ -160,7 +167,9 @@ class CompiledSVI:
         parts = losses if isinstance(losses, tuple) else (losses,)
         values = [loss.item() for loss in parts]
         for value in values:
-            check_finite(value, self.model, self.guide, *args, **kwargs)
+            check_finite(
+                value, self.shards, self.model, self.guide, *args, **kwargs
+            )
         return tuple(values) if isinstance(losses, tuple) else values[0]
 
     def step_tensor(self, *args: Any, **kwargs: Any) -> Any:
@@ -172,7 +181,7 @@ class CompiledSVI:
         """
         with torch.no_grad():
             self._look()
-            run = self._gradients.compute(args, kwargs)
+            run = self._sum(self._gradients.compute(args, kwargs))
             self._update(run)
         return run.losses[0] if len(run.losses) == 1 else tuple(run.losses)
 
@@ -188,8 +197,21 @@ class CompiledSVI:
             self.guide,
             self.estimator,
             self.loss_and_grads,
-            self.clip_norm,
+            # The norm is that of the sum over the processes.
+            self.clip_norm if self.shards.is_alone else None,
+            self.shards,
         )
+
+    def _sum(self, run: Run) -> Run:
+        """Returns the sum of the processes' runs, with gradients clipped."""
+        if self.shards.is_alone:
+            return run
+        run = run.summed(self.shards, is_compiled=True)
+        if self.clip_norm is not None:
+            run.gradients = shorten(run.gradients, self.clip_norm)
+        if isinstance(self.estimator, ReportingELBO) and run.report is not None:
+            self.estimator.take_report(run.report)
+        return run
 
     def _look(self) -> None:
         """Sees to it that the graphs are those of the pair as it is now."""

@@ -9,10 +9,16 @@ import torch
 from pyro import poutine
 from pyro.infer import ELBO, SVI
 from pyro.optim import PyroOptim
+from torch import Tensor
 
 from pyro_vae.svi.compat import get_unconstrained
+from pyro_vae.svi.estimator import ReportingELBO
 from pyro_vae.svi.optimizers import clip_gradients
+from pyro_vae.svi.pairs import Pair, Run
+from pyro_vae.svi.shards import Shards
 from pyro_vae.svi.watch import ModuleCalls
+
+FINITE_AGAIN = "(a second run with other noise was finite)"
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -25,6 +31,7 @@ def make_svi(
     optim: PyroOptim,
     loss: ELBO,
     clip_norm: float | None = None,
+    shards: Shards | None = None,
 ) -> SVI:
     """Makes a `pyro.infer.SVI` that refuses to step on a non-finite loss.
 
@@ -35,6 +42,8 @@ def make_svi(
         loss: A Pyro ELBO estimator.
         clip_norm: The largest norm of all gradients together; by default they
             are left as they are.
+        shards: The processes that share each minibatch; by default this one
+            has all of it.
 
     Returns:
         An SVI. Its `step` raises `NonFiniteLossError`, which names the site,
@@ -42,15 +51,22 @@ def make_svi(
     """
 
     estimator: Any = loss  # ELBO does not declare what its subclasses have
+    shards = shards or Shards()
+    pair = Pair(model, guide, loss, None, None, shards)
 
     def loss_and_grads(
         model: Callable, guide: Callable, *args: Any, **kwargs: Any
     ) -> float:
-        with poutine.trace(param_only=True) as capture:
+        with (
+            poutine.trace(param_only=True) as capture,
+            pair.sharing(args, kwargs),
+        ):
             value = estimator.loss_and_grads(model, guide, *args, **kwargs)
         params = get_unconstrained(capture.trace)
+        if not shards.is_alone:
+            value = _sum(shards, value, params, loss)
         try:
-            check_finite(value, model, guide, *args, **kwargs)
+            check_finite(value, shards, model, guide, *args, **kwargs)
         except NonFiniteLossError:
             for param in params:
                 param.grad = None
@@ -61,13 +77,43 @@ def make_svi(
     return SVI(model, guide, optim, estimator.loss, loss_and_grads)
 
 
+def _sum(
+    shards: Shards, value: float, announced: list[Tensor], loss: ELBO
+) -> float:
+    """Sums the loss, its gradients and its report over the processes."""
+    params = list(dict.fromkeys(announced))
+    grads = {p: p.grad for p in params if p.grad is not None}
+    like = next(iter(params)).detach()
+    reporting = loss if isinstance(loss, ReportingELBO) else None
+    report = reporting.report() if reporting else None
+    run = Run(
+        [like.new_tensor(value)],
+        [*grads],
+        [*grads.values()],
+        params,
+        [],
+        report,
+    ).summed(shards, is_compiled=False)
+    for param, grad in run.by_parameter().items():
+        param.grad = grad
+    if reporting and run.report is not None:
+        reporting.take_report(run.report)
+    return run.losses[0].item()
+
+
 def check_finite(
-    value: float, model: Callable, guide: Callable, *args: Any, **kwargs: Any
+    value: float,
+    shards: Shards,
+    model: Callable,
+    guide: Callable,
+    *args: Any,
+    **kwargs: Any,
 ) -> None:
     """Raises NonFiniteLossError, with the site, for a loss that is not finite.
 
     Args:
         value: The loss.
+        shards: The processes that it is the sum of, which all say the same.
         model: A Pyro model.
         guide: Its guide.
         args: Their arguments.
@@ -75,6 +121,9 @@ def check_finite(
     """
     if not math.isfinite(value):
         site = find_nonfinite_site(model, guide, *args, **kwargs)
+        if not shards.is_alone:
+            known = None if site == FINITE_AGAIN else site
+            site = shards.first_of(known) or FINITE_AGAIN
         raise NonFiniteLossError(f"the loss is {value} {site}")
 
 
@@ -118,7 +167,7 @@ def _find_nonfinite_site(
                 _is_finite(site["value"]) and _is_finite(site["log_prob"])
             ):
                 return f"at site {name!r} of the {place}"
-    return "(a second run with other noise was finite)"
+    return FINITE_AGAIN
 
 
 def _is_finite(value: object) -> bool:

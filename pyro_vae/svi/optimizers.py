@@ -79,6 +79,13 @@ def clip_gradients(params: Iterable[Tensor], max_norm: float | None) -> None:
         nn.utils.clip_grad_norm_(list(unique), max_norm)
 
 
+def shorten(gradients: list[Tensor], max_norm: float) -> list[Tensor]:
+    """Returns gradients as `clip_gradients` leaves those of parameters."""
+    norm = nn.utils.get_total_norm(gradients)
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    return [gradient * factor for gradient in gradients]
+
+
 def set_learning_rate(
     optim: PyroOptim, parameters: Iterable[nn.Parameter], rate: float
 ) -> None:

@@ -3,20 +3,24 @@
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_vae.svi.arguments import list_tensors
 from pyro_vae.svi.compat import get_unconstrained, list_baselines
 from pyro_vae.svi.estimator import ReportingELBO
 from pyro_vae.svi.numbers import Numbers
 from pyro_vae.svi.optimizers import clip_gradients
 from pyro_vae.svi.places import is_foreign
 from pyro_vae.svi.reads import Reads
+from pyro_vae.svi.shards import Shards, resize_rows
+from pyro_vae.svi.undo import Undo
 from pyro_vae.svi.updates import has_stepped
+from pyro_vae.svi.watch import ModuleCalls
 
 
 @dataclass
@@ -43,6 +47,45 @@ class Run:
         """Returns whether all losses are finite, as a tensor, `()`."""
         return torch.stack([loss.isfinite() for loss in self.losses]).all()
 
+    def summed(self, shards: Shards, is_compiled: bool) -> "Run":
+        """Returns the sum of the processes' runs, the same in each of them.
+
+        Args:
+            shards: The processes.
+            is_compiled: Whether a graph has computed this one.
+
+        Raises:
+            LostProcessError: If another process has ended.
+        """
+        if shards.is_alone:
+            return self
+        known, announced = self.by_parameter(), self.announced
+        counts = self.losses[0].new_tensor([p in known for p in announced])
+        reports = [] if self.report is None else [self.report]
+        grads = [known.get(p, torch.zeros_like(p)) for p in announced]
+        parts = [*self.losses, *reports, counts, *grads]
+        flags = [float(is_compiled), float(shards.wants_stop)]
+        sums, sum_of_flags = shards.sum(parts, flags)
+        shards.keep_flags(sum_of_flags)
+        losses = [sums.pop(0) for _ in self.losses]
+        report = sums.pop(0) if reports else None
+        counts, *grads = sums
+        found = dict(zip(announced, grads, strict=True))
+        stepped = self.stepped  # on CUDA not to be waited for
+        if not counts.is_cuda:
+            pairs = zip(announced, counts.tolist(), strict=True)
+            stepped = [param for param, count in pairs if count]
+            if set(stepped) == set(self.stepped):
+                stepped = self.stepped
+        return Run(
+            losses,
+            stepped,
+            [found[param] for param in stepped],
+            announced,
+            self.names,
+            report,
+        )
+
     def by_parameter(self) -> dict[Tensor, Tensor]:
         """Returns the gradient of each parameter that has one."""
         return dict(zip(self.stepped, self.gradients, strict=True))
@@ -58,6 +101,7 @@ class Pair:
         loss: An estimator, or a function.
         loss_and_grads: A function that also computes gradients, or None.
         clip_norm: The largest norm of all gradients together, or None.
+        shards: The processes that share a minibatch.
     """
 
     model: Callable
@@ -65,6 +109,7 @@ class Pair:
     loss: Any
     loss_and_grads: Callable | None
     clip_norm: float | None
+    shards: Shards = field(default_factory=Shards)
 
     def is_same(self, other: "Pair") -> bool:
         """Returns whether another pair has the same parts."""
@@ -74,6 +119,7 @@ class Pair:
             and self.loss is other.loss
             and self.loss_and_grads is other.loss_and_grads
             and self.clip_norm == other.clip_norm
+            and self.shards is other.shards
         )
 
     def with_loss(self, loss: Any) -> "Pair":
@@ -86,7 +132,11 @@ class Pair:
         Raises:
             ValueError: If no parameter has a gradient.
         """
-        with torch.enable_grad(), poutine.trace(param_only=True) as capture:
+        with (
+            torch.enable_grad(),
+            poutine.trace(param_only=True) as capture,
+            self.sharing(args, kwargs),
+        ):
             value = self._compute(args, kwargs)
             # By identity: one parameter may have several names.
             for name in list_baselines():  # which are no parameters
@@ -114,6 +164,43 @@ class Pair:
         return Run(
             losses, [*grads], [*grads.values()], announced, names, report
         )
+
+    @contextmanager
+    def sharing(self, args: tuple, kwargs: dict) -> Iterator[None]:
+        """Makes a run on a process's rows a part of that on the minibatch."""
+        if self.shards.is_alone:
+            yield
+            return
+        calls = ModuleCalls(self.model, self.guide)
+        modes = tuple(module.training for module in calls.modules())
+        count = self.shards.rows.count
+
+        def run(number: int) -> None:
+            with torch.enable_grad():
+                self._run_aside(*resize_rows((args, kwargs), count, number))
+
+        with self.shards.sharing((*self._parts(), modes), run):
+            yield
+
+    def _parts(self) -> tuple[Any, ...]:
+        return self.model, self.guide, self.loss, self.loss_and_grads
+
+    def _run_aside(self, args: tuple, kwargs: dict) -> None:
+        """Runs the pair, and puts everything back."""
+        reads = self.read([])
+        given = [*list_tensors((args, kwargs)), *reads.tensors]
+        undo = Undo(given, reads.places.values())
+        with (
+            quietly(),
+            poutine.trace(param_only=True) as capture,
+            ModuleCalls(self.model, self.guide) as calls,
+        ):
+            self._compute(args, kwargs)
+        undo.restore()
+        for buffer, value in calls.buffers:
+            buffer.copy_(value)
+        for param in get_unconstrained(capture.trace):
+            param.grad = None
 
     def read(
         self, called: Iterable[Callable], numbers: Numbers | None = None

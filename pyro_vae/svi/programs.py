@@ -286,6 +286,7 @@ class Programs:
             self._watch.modes(),
             self._reads.token,
             list_settings(self.pair.loss),
+            self.pair.shards.rows,
             torch.get_default_dtype(),
             *map(autocast_dtype, ("cpu", "cuda")),
         )

@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pyro_vae.randomness import (
 )
 from pyro_vae.runs.folder import RunFolder
 from pyro_vae.runs.history import Record
-from pyro_vae.svi import NonFiniteLossError, set_learning_rate
+from pyro_vae.svi import NonFiniteLossError, Shards, set_learning_rate
 from pyro_vae.training.objective import Number
 from pyro_vae.training.schedules import SCHEDULES
 from pyro_vae.training.setup import training_images
@@ -41,6 +42,7 @@ def fit(
     on_step: OnStep = lambda step, elbo: None,
     stop: Stop = lambda: False,
     notes: Mapping[str, Any] | None = None,
+    shards: Shards | None = None,
 ) -> "Fit":
     """Fits a VAE by stochastic gradient ascent, while its result is iterated.
 
@@ -56,6 +58,9 @@ def fit(
             ELBO. It must draw no random numbers.
         stop: Asked after each step; if true, the fit saves, and ends.
         notes: Further JSON-able entries for the run's `config.json`.
+        shards: The processes that share each minibatch, all of which call
+            this with the same arguments. They take the steps of one process,
+            up to the order of summation. The first one keeps the folder.
 
     Raises:
         ValueError: If the configuration describes another VAE or does not go
@@ -71,7 +76,7 @@ def fit(
     check_describes(config, vae)
     if sentence := find_short_warmup(config):
         warnings.warn(sentence, stacklevel=2)
-    trainer = Trainer(vae, data, config)
+    trainer = Trainer(vae, data, config, shards or Shards())
     if folder is not None:
         trainer.keep_in(RunFolder(Path(folder)), resume, overwrite, notes or {})
     return Fit(trainer, on_step, stop)
@@ -136,9 +141,10 @@ def train(trainer: Trainer, on_step: OnStep, stop: Stop) -> Iterator[Record]:
     """Trains epoch by epoch, and yields the record of each."""
     try:
         trainer.compile()
-        if trainer.progress.is_untrained and not stop():
+        asks = partial(ask_all, trainer.shards, stop)
+        if trainer.progress.is_untrained and not asks():
             yield trainer.finish_epoch()  # epoch 0 is the model before training
-        while not trainer.is_done() and not stop():
+        while not trainer.is_done() and not asks():
             if train_epoch(trainer, on_step, stop):
                 yield trainer.finish_epoch()
             else:
@@ -170,9 +176,12 @@ def train_epoch(trainer: Trainer, on_step: OnStep, stop: Stop) -> bool:
             state.random_state = None
         for index in batches[progress.batch :]:
             index = index.to(trainer.device)
-            elbo = take_step(trainer, images[index], index)
+            elbo = take_step(trainer, images, index)
             tell(progress.step, elbo, on_step)
-            if stop() and progress.batch < trainer.num_batches:
+            if (
+                is_stopped(trainer, stop)
+                and progress.batch < trainer.num_batches
+            ):
                 state.random_state = get_random_state(trainer.device)
                 break
     trainer.settle_sums()
@@ -182,10 +191,38 @@ def train_epoch(trainer: Trainer, on_step: OnStep, stop: Stop) -> bool:
     return progress.batch == trainer.num_batches
 
 
-def take_step(trainer: Trainer, x: Tensor, index: Tensor) -> Number:
-    """Takes one step on a minibatch, and returns its mean ELBO."""
+def ask_all(shards: Shards, stop: Stop) -> bool:
+    """Returns whether some process is to stop."""
+    return shards.any(stop())
+
+
+def is_stopped(trainer: Trainer, stop: Stop) -> bool:
+    """Returns whether the fit is to stop after the step just taken.
+
+    Several processes stop together, one step later: a step tells all of them
+    that one was asked to before it.
+    """
+    shards = trainer.shards
+    if shards.is_alone:
+        return stop()
+    shards.wants_stop = stop()
+    is_cuda = trainer.device.type == "cuda"
+    is_due = not is_cuda or trainer.progress.step % CUDA_INTERVAL == 0
+    return is_due and shards.is_stop_wanted()
+
+
+def take_step(trainer: Trainer, images: Tensor, index: Tensor) -> Number:
+    """Takes one step on a minibatch, and returns its mean ELBO.
+
+    Args:
+        trainer: The fit.
+        images: The training images, `(N, D)`.
+        index: The minibatch, `(B,)`.
+    """
     progress = trainer.progress
-    inferred = trainer.vae.inference.prepare(trainer.vae, x, index)
+    rows = trainer.shards.begin(len(index))
+    x = images[index[rows]]
+    inferred = trainer.infer(x, index)
     try:
         value, elbo = trainer.stepper.step(progress.step + 1, x, *inferred)
     except NonFiniteLossError as error:
@@ -196,8 +233,8 @@ def take_step(trainer: Trainer, x: Tensor, index: Tensor) -> Number:
         ) from None
     progress.step += 1
     progress.batch += 1
-    progress.objective_sum += value * len(x)
-    progress.elbo_sum += elbo * len(x)
+    progress.objective_sum += value * len(index)
+    progress.elbo_sum += elbo * len(index)
     return elbo
 
 

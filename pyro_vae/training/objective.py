@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pyro_vae.config import ObjectiveConfig, part_of
 from pyro_vae.objectives import make_objective
-from pyro_vae.svi import ReportingELBO
+from pyro_vae.svi import ReportingELBO, Shards
 from pyro_vae.training.schedules import kl_weight
 from pyro_vae.vae import VAE
 
@@ -21,6 +21,7 @@ class AnnealedObjective:
         vae: The VAE, on its device.
         num_data: N, the number of images that the loss is scaled to.
         epoch_steps: The number of steps in an epoch.
+        shards: The processes that share each minibatch.
 
     Attributes:
         estimator: The Pyro estimator.
@@ -37,6 +38,7 @@ class AnnealedObjective:
         vae: VAE,
         num_data: int,
         epoch_steps: int,
+        shards: Shards,
     ):
         _check_inference(config, vae)
         beta: Number = config.beta
@@ -51,6 +53,7 @@ class AnnealedObjective:
             config.alpha,
             beta,
             config.free_bits,
+            shards,
         )
         self.is_elbo = not isinstance(self.estimator, ReportingELBO)
         self._beta, self._num_data = config.beta, num_data

@@ -1,16 +1,24 @@
 """What a configuration's choices come to here: device, engine, optimizer."""
 
+import math
+
 import torch
 from pyro.optim import PyroOptim
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vae.config import FitConfig
 from pyro_vae.data import VALIDATION_SEED, Dataset, draw_binary, draw_once
-from pyro_vae.svi import can_compile
+from pyro_vae.svi import Shards, can_compile
 from pyro_vae.training.objective import AnnealedObjective
 from pyro_vae.vae import VAE
 
 COMPILE_FROM = 3000  # steps
+_BATCH_NORMS = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -46,6 +54,12 @@ def resolve_engine(
     """
     is_possible = can_compile(objective.estimator)
     if config.engine == "compiled" and not is_possible:
+        if config.free_bits:
+            raise ValueError(
+                "engine is 'compiled'; expected auto or eager with free_bits "
+                "in several processes, whose floor is under a mean over all "
+                "of them"
+            )
         raise ValueError(
             f"engine is 'compiled'; expected auto or eager with the gradient "
             f"{type(vae.guide.gradient).__name__} and its baseline, whose loss "
@@ -59,6 +73,31 @@ def resolve_engine(
 def is_long(num_steps: int) -> bool:
     """Returns whether a run has enough steps to pay for a compilation."""
     return num_steps >= COMPILE_FROM
+
+
+def check_split(vae: VAE, shards: Shards) -> None:
+    """Refuses what several processes cannot share, and starts them alike.
+
+    Raises:
+        ValueError: If a minibatch of this VAE cannot be split.
+    """
+    if shards.is_alone:
+        return
+    for name, module in vae.named_modules():
+        if isinstance(module, _BATCH_NORMS):
+            raise ValueError(
+                f"{name} is {type(module).__name__}, whose statistics are of "
+                f"a whole minibatch, and {shards.world_size} processes have a "
+                "part of it each; expected none: use LayerNorm, or fit in one "
+                "process"
+            )
+    if math.isinf(vae.inference.num_steps):
+        raise ValueError(
+            "e_steps is inf, which ends where a minibatch's mean ELBO has "
+            f"converged, and {shards.world_size} processes have a part of it "
+            "each; expected a number of steps, or one process"
+        )
+    vae.load_state_dict(shards.agree(vae.state_dict()))
 
 
 def make_optimizer(config: FitConfig, num_data: int) -> PyroOptim:

@@ -14,6 +14,7 @@ from pyro_vae.svi import (
     CompilationError,
     CompiledSVI,
     DynamicPairError,
+    Shards,
     make_svi,
 )
 from pyro_vae.training.objective import AnnealedObjective, Number
@@ -32,6 +33,7 @@ class Stepper:
         objective: What is maximized.
         optim: The optimizer.
         num_data: N, the number of training images.
+        shards: The processes that share each minibatch.
 
     Attributes:
         compiled: The compiled steps; None where steps are eager.
@@ -44,15 +46,17 @@ class Stepper:
         objective: AnnealedObjective,
         optim: pyro.optim.PyroOptim,
         num_data: int,
+        shards: Shards,
     ):
         self.config, self.num_data = config, num_data
+        self.shards = shards
         self.objective = objective
         self._is_cuda = next(vae.parameters()).is_cuda
         self._clip_norm = None
         if config.gradient_clip is not None:  # the loss is the data set's
             self._clip_norm = config.gradient_clip * num_data
         self._pair = (vae.model, vae.guide, optim, objective.estimator)
-        self._eager = make_svi(*self._pair, self._clip_norm)
+        self._eager = make_svi(*self._pair, self._clip_norm, shards)
         self.compiled: CompiledSVI | None = None
 
     @property
@@ -66,6 +70,7 @@ class Stepper:
             *self._pair,
             precision=self.config.matmul_precision,
             clip_norm=self._clip_norm,
+            shards=self.shards,
         )
 
     def fall_back(self, error: Exception) -> None:
@@ -86,7 +91,7 @@ class Stepper:
 
         Args:
             number: The number of the step, counted from 1.
-            x: A minibatch, `(B, D)`.
+            x: This process's rows of a minibatch, `(b, D)`.
             inferred: What model and guide take after the images and N.
 
         Returns:
@@ -97,7 +102,7 @@ class Stepper:
             NonFiniteLossError: If the loss is NaN or infinite.
         """
         self.objective.set_weight(number)
-        is_whole = len(x) == self.config.batch_size
+        is_whole = self.shards.rows.size == self.config.batch_size
         svi = (self.compiled if is_whole else None) or self._eager
         try:
             loss = self._take_step(svi, x, *inferred)
@@ -124,6 +129,7 @@ class Stepper:
     def _take_step(
         self, svi: SVI | CompiledSVI, x: Tensor, *inferred: Tensor
     ) -> Number:
+        share = self.shards.share(self.num_data)
         if x.is_cuda and isinstance(svi, CompiledSVI):
-            return svi.step_tensor(x, self.num_data, *inferred)
-        return svi.step(x, self.num_data, *inferred)
+            return svi.step_tensor(x, share, *inferred)
+        return svi.step(x, share, *inferred)

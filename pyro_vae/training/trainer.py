@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from pyro_vae.config import FitConfig, check_training_memory
 from pyro_vae.data import Dataset
 from pyro_vae.evaluation import evaluation_batch
-from pyro_vae.runs.files import Checkpoint
+from pyro_vae.runs.files import Checkpoint, load_checkpoint
 from pyro_vae.runs.folder import RunFolder
 from pyro_vae.runs.history import Record
 from pyro_vae.runs.models import load_vae
@@ -17,10 +19,14 @@ from pyro_vae.svi import (
     CompilationError,
     DynamicPairError,
     NonFiniteLossError,
+    Shards,
+    Undo,
+    resize_rows,
 )
 from pyro_vae.training.objective import AnnealedObjective
 from pyro_vae.training.recorder import Recorder
 from pyro_vae.training.setup import (
+    check_split,
     hold_out,
     is_long,
     make_optimizer,
@@ -45,6 +51,7 @@ class Trainer:
         vae: The VAE; it is moved to the configured device.
         data: Training and test images.
         config: The data, objective and training.
+        shards: The processes that share each minibatch.
 
     Attributes:
         data: The data on the device, binarized, without validation images.
@@ -54,11 +61,14 @@ class Trainer:
         folder: Where the run is kept, if it is.
     """
 
-    def __init__(self, vae: VAE, data: Dataset, config: FitConfig):
-        self.config = config
+    def __init__(
+        self, vae: VAE, data: Dataset, config: FitConfig, shards: Shards
+    ):
+        self.config, self.shards = config, shards
         check_training_memory(vae, config, len(data.train))
         self.device = resolve_device(config.device)
         self.vae = vae.to(self.device)
+        check_split(vae, shards)
         self.vae.zero_grad(set_to_none=True)
         self._given_data = data
         data = data.to(self.device).binarize(config.binarize)
@@ -68,11 +78,13 @@ class Trainer:
         vae.inference.start(vae, self.num_data)
         fixed = list_fixed_choices(vae, config, self.num_data)
         objective = AnnealedObjective(
-            config, vae, self.num_data, self.num_batches
+            config, vae, self.num_data, self.num_batches, shards
         )
         optim = make_optimizer(config, self.num_data)
         self.state = State(vae, optim, self.device, fixed)
-        self.stepper = Stepper(vae, config, objective, optim, self.num_data)
+        self.stepper = Stepper(
+            vae, config, objective, optim, self.num_data, shards
+        )
         self.recorder = Recorder(vae, self.data, validation, config, objective)
         num_steps = config.epochs * self.num_batches
         self.engine = resolve_engine(config, vae, objective, num_steps)
@@ -91,6 +103,9 @@ class Trainer:
         notes: Mapping[str, Any],
     ) -> None:
         """Keeps the run in a folder, after going back to its checkpoint."""
+        if self.shards.rank > 0:  # the first process keeps the run
+            self._go_back(folder.path) if resume else None
+            return
         data = self._given_data.binarize(self.config.binarize)
         self.folder = folder
         try:
@@ -110,7 +125,12 @@ class Trainer:
 
     def _go_back(self, folder: Path) -> None:
         """Goes back to a folder's checkpoint, and to the engine of its run."""
-        self.state.restore(folder, self.config.epochs)
+        is_first = self.shards.rank == 0
+        checkpoint = self.shards.agree(
+            load_checkpoint(folder) if is_first else None
+        )
+        if checkpoint is not None:
+            self.state.restore(checkpoint, folder, self.config.epochs)
         if self.config.engine == "auto" and self.progress.engine:
             self.engine = self.progress.engine
 
@@ -162,8 +182,34 @@ class Trainer:
         if self.vae.inference.is_amortized:
             self.recorder.compile()
             return
+        if not self.shards.is_alone:
+            return  # a compiled E-step would draw for its own rows alone
         sizes = (self.config.batch_size, evaluation_batch(self.vae))
         self.vae.inference.compile_for(sizes)
+
+    def infer(self, x: Tensor, index: Tensor) -> tuple[Tensor, ...]:
+        """Returns what model and guide take after the images and N.
+
+        Args:
+            x: This process's rows of a minibatch, `(b, D)`.
+            index: The places of the minibatch's images in the training set,
+                `(B,)`.
+        """
+        inference, rows = self.vae.inference, self.shards.rows
+        if inference.is_amortized or self.shards.is_alone:
+            return inference.prepare(self.vae, x, index)
+        mine = index[rows.start : rows.stop]
+
+        def run(number: int) -> None:
+            undo = Undo(inference.tensors().values(), ())
+            more = resize_rows((x, mine), rows.count, number)
+            inference.prepare(self.vae, *more)
+            undo.restore()
+
+        with self.shards.sharing((inference,), run):
+            inferred = inference.prepare(self.vae, x, mine)
+        inference.exchange(index, self.shards.gather)
+        return inferred
 
     def settle_sums(self) -> None:
         """Turns the sums into numbers, for which CUDA must be waited for."""
@@ -183,7 +229,7 @@ class Trainer:
             NonFiniteLossError: If a number in it is NaN or infinite; nothing
                 is written then.
         """
-        record = self.recorder.record(self.progress)
+        record = self.shards.agree(self.recorder.record(self.progress))
         for name, value in record.items():
             if not math.isfinite(value):
                 raise NonFiniteLossError(
