@@ -76,7 +76,7 @@ def fit(
     check_describes(config, vae)
     if sentence := find_short_warmup(config):
         warnings.warn(sentence, stacklevel=2)
-    trainer = Trainer(vae, data, config, shards or Shards())
+    trainer = Trainer(vae, data, config, shards)
     if folder is not None:
         trainer.keep_in(RunFolder(Path(folder)), resume, overwrite, notes or {})
     return Fit(trainer, on_step, stop)

@@ -38,7 +38,7 @@ class AnnealedObjective:
         vae: VAE,
         num_data: int,
         epoch_steps: int,
-        shards: Shards,
+        shards: Shards | None = None,
     ):
         _check_inference(config, vae)
         beta: Number = config.beta

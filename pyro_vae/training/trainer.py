@@ -62,13 +62,17 @@ class Trainer:
     """
 
     def __init__(
-        self, vae: VAE, data: Dataset, config: FitConfig, shards: Shards
+        self,
+        vae: VAE,
+        data: Dataset,
+        config: FitConfig,
+        shards: Shards | None = None,
     ):
-        self.config, self.shards = config, shards
+        self.config, self.shards = config, shards or Shards()
         check_training_memory(vae, config, len(data.train))
         self.device = resolve_device(config.device)
         self.vae = vae.to(self.device)
-        check_split(vae, shards)
+        check_split(vae, self.shards)
         self.vae.zero_grad(set_to_none=True)
         self._given_data = data
         data = data.to(self.device).binarize(config.binarize)
@@ -78,12 +82,12 @@ class Trainer:
         vae.inference.start(vae, self.num_data)
         fixed = list_fixed_choices(vae, config, self.num_data)
         objective = AnnealedObjective(
-            config, vae, self.num_data, self.num_batches, shards
+            config, vae, self.num_data, self.num_batches, self.shards
         )
         optim = make_optimizer(config, self.num_data)
         self.state = State(vae, optim, self.device, fixed)
         self.stepper = Stepper(
-            vae, config, objective, optim, self.num_data, shards
+            vae, config, objective, optim, self.num_data, self.shards
         )
         self.recorder = Recorder(vae, self.data, validation, config, objective)
         num_steps = config.epochs * self.num_batches
