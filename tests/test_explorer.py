@@ -453,6 +453,12 @@ def test_what_the_page_cannot_run_is_refused_by_name(data):
         render([Exhibit("own", vae, data)])
 
 
+def test_a_conditional_vae_is_refused_by_name(data):
+    vae = build(Config(condition="labels"), 64, (8, 8), num_labels=10)
+    with pytest.raises(ValueError, match="own is conditional on labels"):
+        render([Exhibit("own", vae, data)])
+
+
 def test_the_pages_files_are_small_and_readable():
     folder = Path(pyro_vae.explorer.__file__).parent / "page"
     files = sorted(folder.iterdir())

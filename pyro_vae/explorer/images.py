@@ -67,8 +67,8 @@ def measure_frame(data: Dataset) -> dict[str, Any] | None:
     the center of 28 x 28. Other data were prepared otherwise: the typical size
     and center are those of the test images.
     """
-    height, width, *channels = data.image_shape
-    if channels not in ([], [1]):
+    *channels, height, width = data.image_shape
+    if channels:
         return None
     x = data.test[:SOME].view(-1, height, width).clamp(min=0)
     has_ink = x > INK * x.max()

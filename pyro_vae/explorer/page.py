@@ -104,6 +104,11 @@ class _Page:
 
     def describe_run(self, one: Exhibit) -> Words:
         """Returns what the page shows of a VAE, JSON-able."""
+        if one.vae.num_labels:
+            raise UnknownPartError(
+                f"{one.name} is conditional on labels, for which the page has "
+                "no code; expected a run without condition=labels"
+            )
         number = self.find_dataset(one.data)
         labels = number_labels(one.data)[1]
         blob, vae = self.new_blob(), one.vae

@@ -4,10 +4,11 @@
  * Paints an image, one pixel of the canvas for each of its own.
  * @param {HTMLCanvasElement} canvas
  * @param {ArrayLike<number>} image Values in [0, 1].
- * @param {number[]} shape Height, width, and channels if there are any.
+ * @param {number[]} shape Channels, if there are any, height and width.
  */
 export function paint(canvas, image, shape) {
-  const [height, width, channels = 1] = shape;
+  const [height, width] = shape.slice(-2);
+  const channels = shape.length > 2 ? shape[0] : 1;
   if (canvas.width !== width || canvas.height !== height) {
     Object.assign(canvas, { width, height });
   }
@@ -15,7 +16,7 @@ export function paint(canvas, image, shape) {
   const data = context.createImageData(width, height);
   for (let place = 0; place < height * width; place++) {
     for (let c = 0; c < 3; c++) {
-      const value = image[place * channels + Math.min(c, channels - 1)];
+      const value = image[Math.min(c, channels - 1) * height * width + place];
       data.data[4 * place + c] = 255 * value;
     }
     data.data[4 * place + 3] = 255;
