@@ -4,33 +4,30 @@ A file's header says how large its array is. It is held against what the file
 holds, and against the machine's memory, before anything is allocated.
 """
 
-import contextlib
 import io
 import math
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Literal
 
 import numpy as np
 from numpy.lib import format as npy
 
-from pyro_vae.data.errors import DataError
 from pyro_vae.data.parts import find_parts
 from pyro_vae.machine import find_memory
 
 MAX_HEADER = 10_000  # bytes; NumPy reads no longer ones
 CHUNK = 1 << 20  # bytes
-MAX_REASON = 200  # characters of a reader's own words
 
 
 def read_npy(path: Path) -> np.memmap:
     """Returns the array of an `.npy` file, which stays on the disk.
 
     Raises:
-        DataError: If it is unreadable, or claims more than the file holds.
+        ValueError: If its header is none, or claims more than the file holds.
     """
-    with _as_data_errors(path), open(path, "rb") as file:
+    with open(path, "rb") as file:
         shape, is_fortran, dtype, start = _read_header(
             file, path.stat().st_size
         )
@@ -47,10 +44,10 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         Arrays by their part, as `find_parts` names them.
 
     Raises:
-        DataError: If it is unreadable, an array claims more than its file or
-            the machine holds, or there are no images.
+        DataError: If there are no images.
+        ValueError: If an array claims more than its file or the machine holds.
     """
-    with _as_data_errors(path), zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(path) as archive:
         names = [
             name.removesuffix(".npy")
             for name in archive.namelist()
@@ -68,20 +65,6 @@ def is_npy(path: Path) -> bool:
     """Returns whether a file begins as an `.npy` file does."""
     with open(path, "rb") as file:
         return file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX
-
-
-@contextlib.contextmanager
-def _as_data_errors(path: Path) -> Iterator[None]:
-    """Turns whatever a reader raises into a DataError that names the file."""
-    try:
-        yield
-    except DataError:
-        raise
-    except Exception as error:  # they raise a dozen kinds for bad files
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(
-            f"{path} cannot be read as a NumPy file: {reason[:MAX_REASON]}"
-        ) from None
 
 
 def _read_array(file: IO[bytes], size: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from pyro_vae.data.rows import (
     Rows,
     check_in_memory,
     count_few,
+    leave_out,
     settle,
     spread,
 )
@@ -138,8 +139,10 @@ class Dataset:
             DataError: If there are fewer than two training images.
         """
         if isinstance(self.train, Rows):
-            others, apart, known, _ = self._set_apart(self.train, fraction)
-            return self._with(train=others, train_labels=known), apart
+            others, places = self._set_apart(self.train, fraction)
+            known = leave_out(self.train_labels, places)
+            rest = self._with(train=others, train_labels=known)
+            return rest, self.train[places]
         held, kept = self._held_and_kept(fraction)
         labels = self.train_labels
         rest = self._with(
@@ -151,17 +154,16 @@ class Dataset:
     def held_out_labels(self, fraction: float) -> Tensor | None:
         """Returns the labels of the images that `hold_out` holds out."""
         if isinstance(self.train, Rows):
-            return self._set_apart(self.train, fraction)[3]
-        held, _ = self._held_and_kept(fraction)
+            _, held = self._set_apart(self.train, fraction)
+        else:
+            held, _ = self._held_and_kept(fraction)
         return None if self.train_labels is None else self.train_labels[held]
 
-    def _set_apart(
-        self, images: Rows, fraction: float
-    ) -> tuple[Rows, Tensor, Tensor | None, Tensor | None]:
+    def _set_apart(self, images: Rows, fraction: float) -> tuple[Rows, Tensor]:
         """Splits images off that are read as they are asked for."""
         count = count_apart(images, fraction)
         # Another seed than that of the test set.
-        return images.set_apart(count, SPLIT_SEED + 1, self.train_labels)
+        return images.set_apart(count, SPLIT_SEED + 1)
 
     def _held_and_kept(self, fraction: float) -> tuple[Tensor, Tensor]:
         """Returns the places of the images held out, and of those kept."""

@@ -86,19 +86,16 @@ class Rows:
             self.device,
         )
 
-    def set_apart(
-        self, count: int, seed: int, labels: Tensor | None = None
-    ) -> tuple["Rows", Tensor, Tensor | None, Tensor | None]:
-        """Splits some rows off, chosen by a seed.
+    def set_apart(self, count: int, seed: int) -> tuple["Rows", Tensor]:
+        """Splits some rows off, chosen by a seed; nothing is read.
 
         Args:
             count: The number of rows that are chosen.
             seed: The seed of the choice.
-            labels: Labels of all rows, `(N,)`, or None.
 
         Returns:
-            The other rows and the chosen ones, which are read, both in their
-            order, and the labels of either.
+            The other rows, in their order, and the places of the chosen ones,
+            `(count,)`, which rise.
         """
         chosen = np.array(
             sorted(random.Random(seed).sample(range(len(self)), count)),
@@ -111,18 +108,8 @@ class Rows:
         def find_other(rows: np.ndarray) -> np.ndarray:
             return rows + np.searchsorted(others_before, rows, side="right")
 
-        index = torch.from_numpy(chosen)
-        others = None
-        if labels is not None:
-            is_other = torch.ones(len(self), dtype=torch.bool)
-            is_other[index] = False
-            others = labels[is_other]
-        return (
-            self._found(find_other, len(self) - count),
-            self.gather(index),
-            others,
-            None if labels is None else labels[index],
-        )
+        others = self._found(find_other, len(self) - count)
+        return others, torch.from_numpy(chosen)
 
     def _found(
         self, find: Callable[[np.ndarray], np.ndarray], length: int
@@ -141,6 +128,15 @@ def spread(images: Tensor | Rows, count: int) -> Tensor:
         return images.to_tensor() if isinstance(images, Rows) else images
     index = torch.linspace(0, length - 1, count, dtype=torch.float64).long()
     return images[index.to(images.device)]
+
+
+def leave_out(labels: Tensor | None, places: Tensor) -> Tensor | None:
+    """Returns labels without those at some places, if there are labels."""
+    if labels is None:
+        return None
+    is_kept = torch.ones(len(labels), dtype=torch.bool)
+    is_kept[places] = False
+    return labels[is_kept]
 
 
 def settle(images: Tensor | Rows) -> Tensor | Rows:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.dataset import SPLIT_SEED, Dataset, count_apart
-from pyro_vae.data.rows import Rows
+from pyro_vae.data.rows import Rows, leave_out
 
 TEST_FRACTION = 0.2
 
@@ -32,8 +32,17 @@ def split(
     """
     if isinstance(images, Rows):
         count = count_apart(images, test_fraction or TEST_FRACTION)
-        rows = images.set_apart(count, SPLIT_SEED, labels)
-        return Dataset(name, *rows, image_shape, reading, classes)
+        others, places = images.set_apart(count, SPLIT_SEED)
+        return Dataset(
+            name,
+            others,
+            images[places],
+            leave_out(labels, places),
+            None if labels is None else labels[places],
+            image_shape,
+            reading,
+            classes,
+        )
     parts = _split_tensor(images, labels, test_fraction)
     return Dataset(name, *parts, image_shape, reading, classes)
 
