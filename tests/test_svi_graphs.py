@@ -224,3 +224,29 @@ def test_recording_puts_random_states_back():
     assert random.getstate() == states[0]
     assert np.array_equal(np.random.get_state()[1], states[1])
     assert torch.equal(torch.get_rng_state(), states[2])
+
+
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_a_matrix_that_cannot_be_factorized_is_an_error(
+    is_compiled, monkeypatch
+):
+    """As in torch, but not in the graph: Inductor cannot compile some."""
+    if not is_compiled:
+
+        def keep(graph, inputs):
+            assert "check_errors" not in graph.code
+            return graph
+
+        monkeypatch.setattr("pyro_vae.svi.graphs.compile_by_inductor", keep)
+
+    def factorize(x, y):
+        return [torch.linalg.solve(y, x), torch.linalg.cholesky(x)]
+
+    x, y, zeros = 2 * torch.eye(2), torch.eye(2), torch.zeros(2, 2)
+    program = compile_graph(factorize, [x, y])
+    for bad, name in (((-x, x), "cholesky"), ((x, zeros), "solve")):
+        for function in (factorize, program):
+            with pytest.raises(torch.linalg.LinAlgError, match=name):
+                function(*bad)
+    for got, want in zip(program(x, y), factorize(x, y), strict=True):
+        assert torch.equal(got, want)

@@ -20,6 +20,7 @@ from pyro_vae.svi.compat import (
     within_expectations,
     without_checkpoints,
 )
+from pyro_vae.svi.factorizations import Factorizations, split_factorizations
 from pyro_vae.svi.inductor import (
     compile_by_inductor,
     faking,
@@ -45,6 +46,7 @@ class Program:
         record: The graph; it takes the constants after the inputs.
         constants: Tensors that the function has found elsewhere.
         checks: Compares what Python has read, before the graph runs.
+        factorizations: Looks at the factorizations, after it has.
         patience: The number of calls that Python runs it for, operation by
             operation, before it is compiled.
     """
@@ -54,10 +56,12 @@ class Program:
         record: fx.GraphModule,
         constants: Sequence[Tensor],
         checks: Checks,
+        factorizations: Factorizations,
         patience: int,
     ):
         self._record, self._constants = record, constants
-        self._checks, self._patience = checks, patience
+        self._checks, self._factorizations = checks, factorizations
+        self._patience = patience
         self._run: Callable[..., Sequence[Tensor]] = record
 
     def __call__(self, *tensors: Tensor) -> list[Tensor]:
@@ -67,7 +71,7 @@ class Program:
             self._patience -= 1
             if self._patience == 0:
                 self._compile_late(tensors)
-        return list(self._run(*inputs))
+        return self._factorizations.look(self._run(*inputs))
 
     def fits(self, tensors: Sequence[Tensor]) -> bool:
         """Returns whether Python would read the same values as before."""
@@ -96,7 +100,8 @@ class Program:
         except Exception as error:  # Inductor raises many kinds
             raise CompilationError(
                 f"the step could not be compiled here ({first_line(error)}); "
-                "expected a C++ compiler: use pyro.infer.SVI"
+                "expected a C++ compiler, and a program that Inductor takes: "
+                "use pyro.infer.SVI"
             ) from error
 
     def _compile_late(self, tensors: Sequence[Tensor]) -> None:
@@ -138,16 +143,16 @@ def compile_graph(
 
     Raises:
         DynamicPairError: If Python reads a value that depends on a parameter
-            or on chance (to branch on it, say); and by the program, where a
-            value that Python has read is another one.
+            or on chance; by the program, if a value that it has read changed.
         CompilationError: If Inductor or its C++ compiler fails.
     """
     graph, constants, reads = _record(function, inputs, modules)
     refuse_dynamic(graph)
     checks = split_checks(graph, reads, [*inputs, *constants])
+    factorizations = split_factorizations(graph)
     keep_draws(graph)
     choose_matmuls(graph, precision)
-    program = Program(graph, constants, checks, patience)
+    program = Program(graph, constants, checks, factorizations, patience)
     if patience == 0:
         program.compile(inputs)
     return program
