@@ -710,4 +710,6 @@ def test_the_estimators_functions_are_there_as_svi_has_them():
     pyro.param("loc").grad = None
     given = CompiledSVI(model, guide, optim, svi.loss, lambda *_: 1.0)
     assert given.loss_and_grads(model, guide, x) == 1.0
-    assert CompiledSVI(model, guide, optim, lambda *_: 1).loss_and_grads is None
+    own = CompiledSVI(model, guide, optim, Trace_ELBO().differentiable_loss)
+    assert own.loss_and_grads(model, guide, x) == svi.loss(model, guide, x)
+    assert pyro.param("loc").grad == -1.5

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from pyro.infer import ELBO, Trace_ELBO
-from pyro.optim import PyroOptim
+from pyro.infer import ELBO, SVI, Trace_ELBO
+from pyro.optim import Adam, PyroOptim
 from torch import Tensor
 
 from pyro_vae.svi.compat import am_i_wrapped
@@ -130,14 +130,13 @@ class CompiledSVI:
         self.estimator = estimator
 
     @property
-    def loss_and_grads(self) -> Callable | None:
-        """The function like `loss` that also computes gradients, as SVI has it.
+    def loss_and_grads(self) -> Callable:
+        """The function like `loss` that also computes gradients.
 
-        It is what was given, or the estimator's own, which runs eagerly; None
-        of a plain function.
+        It is the one that `pyro.infer.SVI` has, and runs eagerly.
         """
-        own = getattr(self.estimator, "loss_and_grads", None)
-        return own if self._loss_and_grads is None else self._loss_and_grads
+        given = self.model, self.guide, Adam({}), self.estimator
+        return SVI(*given, self._loss_and_grads).loss_and_grads
 
     @loss_and_grads.setter
     def loss_and_grads(self, function: Callable | None) -> None:
