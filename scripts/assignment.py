@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -164,8 +165,10 @@ def execute(notebook: Any) -> None:
             extra_arguments=["--log-level=40"],  # errors
             on_cell_executed=lambda **_: bar.update(),
         )
+        # In another thread, where it takes no signals: they end this command.
+        pool = ThreadPoolExecutor(1)
         try:
-            client.execute()
+            pool.submit(client.execute).result()
         except CellExecutionError as error:
             raise ValueError(
                 f"a cell failed with {error.ename}: {error.evalue}"

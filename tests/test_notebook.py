@@ -4,8 +4,10 @@ import json
 import os
 import re
 import runpy
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -168,3 +170,26 @@ def test_without_mnist_and_network_the_digits_stand_in(tmp_path):
     assert done.returncode == 0, done.stderr
     printed = outputs_of(read_notebook(tmp_path / "assignment.ipynb"))
     assert "digits of scikit-learn stand in" in printed
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_cells_run_ends_it_with_a_sentence(tmp_path):
+    pytest.importorskip("jupytext")
+    log = tmp_path / "log"
+    words = ("--dataset", "digits", "--to", "none", "--output", tmp_path / "o")
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            [sys.executable, SCRIPT, *words], cwd=ROOT, stderr=stream
+        )
+    try:
+        while re.search(r" [1-9]\d*/\d+ ", log.read_text()) is None:
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    finally:
+        process.kill()
+    said = log.read_text().splitlines()
+    assert said[-1] == "stopped at once; give the same command to start again"
+    assert not any("Traceback" in line for line in said)
+    assert not any((tmp_path / "o").iterdir())

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from pyro.infer import ELBO, SVI, Trace_ELBO
-from pyro.optim import Adam, PyroOptim
+from pyro.optim import PyroOptim
 from torch import Tensor
 
 from pyro_vae.svi.compat import am_i_wrapped
@@ -135,7 +135,8 @@ class CompiledSVI:
 
         It is the one that `pyro.infer.SVI` has, and runs eagerly.
         """
-        given = self.model, self.guide, Adam({}), self.estimator
+        unused = PyroOptim(torch.optim.SGD, {})
+        given = self.model, self.guide, unused, self.estimator
         return SVI(*given, self._loss_and_grads).loss_and_grads
 
     @loss_and_grads.setter
