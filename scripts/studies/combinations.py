@@ -20,6 +20,7 @@ from pyro_vae.cli.flags import (
     check_at_least_1,
     list_flags,
 )
+from pyro_vae.cli.output import write_table
 from pyro_vae.config import COUNTS
 from pyro_vae.config.variant import Table
 from pyro_vae.config.variants import LIKELIHOODS, OBJECTIVES, PRIORS
@@ -87,7 +88,7 @@ def main(command: CommandLine[Flags]) -> int:
         rows = list(tqdm(pool.imap(gain, work), total=len(work), disable=None))
     table = pd.DataFrame(rows)
     flags.output.mkdir(parents=True, exist_ok=True)
-    table.to_csv(flags.output / CSV, index=False)
+    write_table(table, flags.output / CSV)
     flags.page.parent.mkdir(parents=True, exist_ok=True)
     flags.page.write_text(write_page(table, flags.epochs))
     return sum_up(table)

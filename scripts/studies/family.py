@@ -15,10 +15,10 @@ from tqdm import tqdm
 from pyro_vae import Config, build, fit
 from pyro_vae.cli.command import run
 from pyro_vae.cli.flags import CommandLine, check_at_least_1
+from pyro_vae.cli.output import write_table
 from pyro_vae.config.variants import PRIORS
 from pyro_vae.data import Dataset, load
 from pyro_vae.evaluation import integrate
-from pyro_vae.files import write_atomically
 
 TOLERANCE = 1e-2  # of log p(x), in nats: far below what seeds differ by
 CHOICES = ("dataset", "prior", "guide", "seed", "epochs")
@@ -89,7 +89,7 @@ def main(command: CommandLine[Flags]) -> None:
         write(done.values(), path)
     table = write([done[key] for key in wanted], path)
     summary = summarize(table)
-    summary.to_csv(flags.output / "summary.csv", index=False)
+    write_table(summary, flags.output / "summary.csv")
     print(summary.round(2).to_string(index=False))
 
 
@@ -194,7 +194,7 @@ def read_done(path: Path) -> dict[tuple[Any, ...], Row]:
 def write(rows: Iterable[Row], path: Path) -> pd.DataFrame:
     """Writes rows as CSV, atomically, and returns their table."""
     table = pd.DataFrame(list(rows))
-    write_atomically(path, table.to_csv(index=False).encode())
+    write_table(table, path)
     return table
 
 

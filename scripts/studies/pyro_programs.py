@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from pyro_vae.cli.command import run
 from pyro_vae.cli.flags import CommandLine, check_at_least_1
+from pyro_vae.cli.output import write_table
 
 CSV = "programs.csv"
 LOGS = "logs"
@@ -67,7 +68,7 @@ def main(command: CommandLine[Flags]) -> int:
         rows.append(judge(program, flags))
         print(f"{program.name}: {rows[-1]['verdict']}", flush=True)
         table = pd.DataFrame(rows)
-        table.to_csv(flags.output / CSV, index=False)
+        write_table(table, flags.output / CSV)
     print("\n".join(write_lines(table)))
     bad = table["verdict"].str.startswith(("error", "differs"))
     return int(bad.any())

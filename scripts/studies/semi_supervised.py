@@ -26,6 +26,7 @@ from pyro_vae import (
 )
 from pyro_vae.cli.command import run
 from pyro_vae.cli.flags import CommandLine, check_at_least_1
+from pyro_vae.cli.output import write_table
 from pyro_vae.data import Dataset, load
 from pyro_vae.training.labeled import choose_labels
 
@@ -89,7 +90,7 @@ def main(command: CommandLine[Flags]) -> None:
                 f"{row['test_accuracy']:.4f}, {row['seconds']:.0f} s"
             )
             table = pd.DataFrame(rows)
-            table.to_csv(flags.output / "semi_supervised.csv", index=False)
+            write_table(table, flags.output / "semi_supervised.csv")
     last = table.groupby("seed").last()["test_accuracy"]
     print(
         f"test accuracy with {flags.labeled} labels: {last.mean():.4f}, "
