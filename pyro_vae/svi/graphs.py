@@ -223,12 +223,14 @@ def _lift_constants(graph: fx.GraphModule) -> list[Tensor]:
     """Turns the tensors that a graph holds into inputs after the others."""
     constants: dict[str, tuple[fx.Node, Tensor]] = {}
     nodes = list(graph.graph.nodes)
-    last = [node for node in nodes if node.op == "placeholder"][-1]
+    inputs = [node for node in nodes if node.op == "placeholder"]
+    last = inputs[-1] if inputs else None
     for node in nodes:
         if node.op != "get_attr":
             continue
         if node.target not in constants:
-            with graph.graph.inserting_after(last):
+            place = graph.graph.inserting_before()  # at the beginning
+            with graph.graph.inserting_after(last) if last else place:
                 last = graph.graph.placeholder(node.target)
             constants[node.target] = (last, getattr(graph, node.target))
         node.replace_all_uses_with(constants[node.target][0])

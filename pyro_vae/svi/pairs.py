@@ -83,8 +83,8 @@ class Pair:
     def run(self, args: tuple, kwargs: dict) -> Run:
         """Computes losses and gradients, and leaves no gradient behind.
 
-        Raises:
-            ValueError: If no parameter has a gradient.
+        Warns:
+            UserWarning: If no parameter has a gradient.
         """
         with torch.enable_grad(), poutine.trace(param_only=True) as capture:
             value = self._compute(args, kwargs)
@@ -97,11 +97,12 @@ class Pair:
         for param in announced:
             param.grad = None
         if not grads and not any(map(has_stepped, announced)):
-            raise ValueError(
-                "no parameter has a gradient; expected pyro.param or "
-                "pyro.module statements in the model or the guide, and no "
-                "other pair's parameters under their names in Pyro's store: "
-                "pyro.clear_param_store() empties it"
+            warnings.warn(
+                "no parameter has a gradient, so that steps train nothing; "
+                "expected pyro.param or pyro.module statements in the model "
+                "or the guide, and no other pair's parameters under their "
+                "names in Pyro's store: pyro.clear_param_store() empties it",
+                stacklevel=1,  # one place, so that it is said once
             )
         losses = [torch.as_tensor(v).detach() for v in listed(value)]
         if grads:  # a loss that is a number has their device and dtype
