@@ -104,7 +104,7 @@ def test_a_bad_choice_is_named(choice, value):
     [
         ({"objective": "renyi", "alpha": 1}, "alpha is 1; expected another"),
         (
-            {"early_stopping": 3, "warmup": 30},
+            {"early_stopping": 3, "warmup": 30, "epochs": 20},
             "warmup is 30; expected at most epochs, 20, with early_stopping",
         ),
         (

@@ -512,7 +512,7 @@ def test_links_in_a_runs_folder_are_not_followed(few, tmp_path):
         ("config", [], "no object 'config'"),
         ("config", {"epochs": "many"}, "entry 'config' of .*config.json"),
         ("config", {"hidden": {"a": 1}}, "entry 'config' of .*config.json"),
-        ("config", {"epochs": None}, "entry 'config' of .*config.json"),
+        ("config", {"batch_size": None}, "entry 'config' of .*config.json"),
         ("config", {"prior": ["normal"]}, "entry 'config' of .*config.json"),
         ("config", {"what": 1}, "entry 'config' of .*config.json"),
         ("data", 3, "no object 'data'"),

@@ -11,6 +11,7 @@ import torch
 
 from pyro_vae.cli.drawing import draw_run
 from pyro_vae.cli.flags import CommandLine, to_flag
+from pyro_vae.cli.outcome import sum_up
 from pyro_vae.cli.output import check_inner_folder, write_figures
 from pyro_vae.cli.progress import Progress
 from pyro_vae.config import (
@@ -27,15 +28,18 @@ from pyro_vae.config import (
 from pyro_vae.data import Dataset, DataUnavailableError
 from pyro_vae.runs.files import load_checkpoint
 from pyro_vae.runs.folder import FIGURES
-from pyro_vae.runs.history import HISTORY, Record, read_history
-from pyro_vae.runs.models import BEST
+from pyro_vae.runs.history import HISTORY, read_history
 from pyro_vae.runs.run import (
     find_caveats,
     load_data,
     read_about,
     read_config,
 )
-from pyro_vae.training import RESUMABLE, best_epoch, fit
+from pyro_vae.training import (
+    RESUMABLE,
+    find_faults,
+    fit,
+)
 
 
 @dataclass(frozen=True)
@@ -107,9 +111,9 @@ def main(command: CommandLine[Flags]) -> int:
     folder = flags.output or Path("results", f"{data.name}-{config.prior}")
     go_on = f"{command.program} --resume --output {shlex.quote(str(folder))}"
     interrupt = command.interrupt
-    progress = Progress(config.epochs, config.batch_size, interrupt)
+    progress = Progress(config.batch_size, interrupt)
     try:
-        train(command, flags, config, data, folder, progress)
+        train(command, flags, config, data, folder, go_on, progress)
     except KeyboardInterrupt:
         is_ours = flags.resume or progress.has_saved
         epoch = epoch_saved(folder) if is_ours else None
@@ -131,6 +135,7 @@ def train(
     config: Config,
     data: Dataset,
     folder: Path,
+    go_on: str,
     progress: Progress,
 ) -> None:
     """Fits, draws and prints what has become of the run, unless it stops."""
@@ -154,7 +159,7 @@ def train(
         stop=command.interrupt.is_requested,
         notes={"preset": flags.preset},
     )
-    progress.start(records.num_batches, records.engine)
+    progress.start(records.epochs, records.num_batches, records.engine)
     for record in records:
         progress.on_record(record)
     progress.close()
@@ -162,9 +167,12 @@ def train(
         return
     if not flags.no_figures:
         write_figures(draw_run(vae, data, folder), folder / FIGURES)
+    history = read_history(folder / HISTORY)
+    for fault in find_faults(history):
+        warnings.warn(fault, stacklevel=2)
     notes = "".join(f" ({command.in_flags(caveat)})" for caveat in caveats)
     prior = f"{config.prior} prior on {data.name}"
-    print(f"{folder}: {prior}, {sum_up(folder, config)}{notes}")
+    print(f"{folder}: {prior}, {sum_up(history, config, go_on)}{notes}")
 
 
 def epoch_saved(folder: Path) -> int | None:
@@ -175,27 +183,6 @@ def epoch_saved(folder: Path) -> int | None:
         if checkpoint is not None:
             return max(0, int(checkpoint[1]["position"]["epoch"]))
     return None
-
-
-def sum_up(folder: Path, config: Config) -> str:
-    """Returns how good the run has become, in words."""
-    records = read_history(folder / HISTORY)
-
-    def describe_epoch(record: Record) -> str:
-        return (
-            f"test ELBO {record['test_elbo']:.2f} nats per image after epoch "
-            f"{record['epoch']:.0f}"
-        )
-
-    best = None
-    if config.early_stopping is not None:
-        best = best_epoch(records, config.warmup)
-    if best is None:
-        return describe_epoch(records[-1])
-    return (
-        f"{describe_epoch(records[-1])}; by the validation set the best, kept "
-        f"in {BEST}: {describe_epoch(records[best])}"
-    )
 
 
 def read_flags(command: CommandLine[Flags]) -> tuple[Flags, Config]:

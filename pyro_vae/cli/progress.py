@@ -12,7 +12,6 @@ class Progress:
     """A live bar on a terminal, and a line for each epoch everywhere.
 
     Args:
-        epochs: The number of epochs of the run.
         batch_size: The number of images in a step.
         interrupt: Made patient by the first step, which may have to be
             compiled.
@@ -21,27 +20,28 @@ class Progress:
         has_saved: Whether there was a record, which the fit saves first.
     """
 
-    def __init__(self, epochs: int, batch_size: int, interrupt: Interrupt):
-        self._epochs, self._batch_size = epochs, batch_size
-        self._interrupt = interrupt
+    def __init__(self, batch_size: int, interrupt: Interrupt):
+        self._batch_size, self._interrupt = batch_size, interrupt
         self.has_saved = False
-        self._num_batches = 1
+        self._epochs = self._num_batches = 1
         self._last: Record = {}
         self._bar = tqdm(disable=True)
 
-    def start(self, num_batches: int, engine: str) -> None:
-        """Shows the bar, and says so if there is a compilation to wait for.
+    def start(self, epochs: int, num_batches: int, engine: str) -> None:
+        """Says what there is to wait for, and shows the bar.
 
         Args:
+            epochs: The number of epochs of the run.
             num_batches: The number of steps in an epoch.
             engine: What steps are taken with: `eager` or `compiled`.
         """
+        print(f"{epochs} epochs of {num_batches} steps")
         if engine == "compiled":
             print(
                 "compiling the step: some seconds, fewer the next time; "
                 "--engine eager does without"
             )
-        self._num_batches = num_batches
+        self._epochs, self._num_batches = epochs, num_batches
         self._bar = tqdm(
             total=self._epochs * num_batches,
             unit=" images",

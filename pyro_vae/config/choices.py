@@ -123,7 +123,9 @@ def find_short_warmup(config: Any) -> str | None:
 
 # Rules that a table cannot say; each stands at the choice that it concerns.
 def _check_warmup(config: Any) -> None:
-    if config.early_stopping is not None and hasattr(config, "warmup"):
+    if None in (config.early_stopping, config.epochs):
+        return  # the number of epochs may come with the data
+    if hasattr(config, "warmup"):
         expected = f"at most epochs, {config.epochs}, with early_stopping"
         bound = Bound(expected, lambda warmup: warmup <= config.epochs)
         config._check("warmup", bound)

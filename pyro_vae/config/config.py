@@ -229,7 +229,8 @@ class TrainingConfig(Choices):
     """The choices of how the training goes.
 
     Attributes:
-        epochs: Passes over the training images.
+        epochs: Passes over the training images. By default 20, and more where
+            they are few: as many as make 2,500 steps, at most 1,000.
         batch_size: Images in a minibatch.
         learning_rate: Step size of Adam.
         schedule: The step size from epoch to epoch. cosine: half a wave down
@@ -256,7 +257,7 @@ class TrainingConfig(Choices):
         device: Torch device: cpu, cuda, ... auto: cuda where there is one.
     """
 
-    epochs: Annotated[int, COUNT] = 20
+    epochs: Annotated[int | None, or_none(COUNT)] = None
     batch_size: Annotated[int, between(1, 1_000_000)] = 128
     learning_rate: Annotated[float, POSITIVE] = 1e-3
     schedule: Literal["constant", "cosine", "exponential", "iwae-2015"] = (

@@ -1,5 +1,6 @@
 """fit(): the training loop. It yields records; it prints and plots nothing."""
 
+from pyro_vae.training.ending import find_faults, find_rise
 from pyro_vae.training.loop import Fit, fit
 from pyro_vae.training.setup import (
     make_optimizer,
@@ -13,6 +14,8 @@ __all__ = [
     "RESUMABLE",
     "Fit",
     "best_epoch",
+    "find_faults",
+    "find_rise",
     "fit",
     "make_optimizer",
     "place_labels",

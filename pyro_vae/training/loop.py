@@ -70,9 +70,9 @@ def fit(
         raise ValueError("resume and overwrite were given; expected one")
     check_describes(config, vae)
     data = read_data(vae, data, config)
-    if sentence := find_short_warmup(config):
-        warnings.warn(sentence, stacklevel=2)
     trainer = Trainer(vae, data, config)
+    if sentence := find_short_warmup(trainer.config):
+        warnings.warn(sentence, stacklevel=2)
     if folder is not None:
         trainer.keep_in(RunFolder(Path(folder)), resume, overwrite, notes or {})
     return Fit(trainer, on_step, stop)
@@ -103,6 +103,7 @@ class Fit(Iterator[Record]):
 
     Attributes:
         vae: The VAE.
+        epochs: The number of epochs.
         num_batches: The number of steps in an epoch.
         engine: What steps are to be taken with: `eager` or `compiled`.
 
@@ -113,7 +114,7 @@ class Fit(Iterator[Record]):
 
     def __init__(self, trainer: Trainer, on_step: OnStep, stop: Stop):
         self.vae, self.engine = trainer.vae, trainer.engine
-        self.num_batches = trainer.num_batches
+        self.epochs, self.num_batches = trainer.epochs, trainer.num_batches
         self._close = trainer.close
         self._records = train(trainer, on_step, stop)
         self._is_started = False
@@ -156,7 +157,7 @@ def train_epoch(trainer: Trainer, on_step: OnStep, stop: Stop) -> bool:
     epoch = progress.epoch + 1
     started = time.perf_counter()
     trainer.vae.train()
-    factor = SCHEDULES[config.schedule](epoch, config.epochs)
+    factor = SCHEDULES[config.schedule](epoch, trainer.epochs)
     rate = config.learning_rate * factor
     set_learning_rate(state.optim, trainer.vae.parameters(), rate)
     with (

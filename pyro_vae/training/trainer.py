@@ -18,6 +18,7 @@ from pyro_vae.svi import (
     DynamicPairError,
     NonFiniteLossError,
 )
+from pyro_vae.training.ending import with_epochs
 from pyro_vae.training.labeled import KnownLabels, check_labeled
 from pyro_vae.training.objective import AnnealedObjective
 from pyro_vae.training.recorder import Recorder
@@ -59,7 +60,6 @@ class Trainer:
     """
 
     def __init__(self, vae: VAE, data: Dataset, config: FitConfig):
-        self.config = config
         check_training_memory(vae, config, len(data.train))
         check_labels(vae, data)
         check_labeled(vae, data, config)
@@ -72,6 +72,8 @@ class Trainer:
         self.known = KnownLabels(vae, self.data, config)
         self.num_data = len(self.data.train)
         self.num_batches = -(-self.num_data // config.batch_size)
+        self.config = config = with_epochs(config, self.num_batches)
+        self.epochs = int(config.epochs or 0)
         start_likelihood(vae, self.data, validation and validation[0])
         vae.inference.start(vae, self.num_data)
         fixed = list_fixed_choices(vae, config, self.num_data)
@@ -82,7 +84,7 @@ class Trainer:
         self.state = State(vae, optim, self.device, fixed)
         self.stepper = Stepper(vae, config, objective, optim, self.num_data)
         self.recorder = Recorder(vae, self.data, validation, config, objective)
-        num_steps = config.epochs * self.num_batches
+        num_steps = self.epochs * self.num_batches
         self.engine = resolve_engine(config, vae, objective, num_steps)
         self.folder: RunFolder | None = None
 
@@ -118,7 +120,7 @@ class Trainer:
 
     def _go_back(self, folder: Path) -> None:
         """Goes back to a folder's checkpoint, and to the engine of its run."""
-        self.state.restore(folder, self.config.epochs)
+        self.state.restore(folder, self.epochs)
         if self.config.engine == "auto" and self.progress.engine:
             self.engine = self.progress.engine
 
@@ -144,7 +146,7 @@ class Trainer:
         """Returns whether there is no epoch left to do."""
         config, progress = self.config, self.progress
         patience = config.early_stopping
-        return progress.epoch >= config.epochs or (
+        return progress.epoch >= self.epochs or (
             patience is not None
             and has_stalled(progress.records, patience, config.warmup)
         )
@@ -154,7 +156,7 @@ class Trainer:
         started = time.perf_counter()
         config = self.config
         is_compiled = self.engine == "compiled"
-        num_steps = config.epochs * self.num_batches
+        num_steps = self.epochs * self.num_batches
         try:
             # Where a long run's step cannot be compiled, its evaluations can.
             if is_compiled or (config.engine == "auto" and is_long(num_steps)):
