@@ -4,21 +4,33 @@ import argparse
 import datetime
 import functools
 import logging
+import math
 import types
 import warnings
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import SVI, EnergyDistance, Trace_ELBO, TraceGraph_ELBO
+from pyro.infer import (
+    SVI,
+    EnergyDistance,
+    JitTrace_ELBO,
+    ReweightedWakeSleep,
+    Trace_ELBO,
+    TraceGraph_ELBO,
+    TraceTailAdaptive_ELBO,
+    TraceTMC_ELBO,
+    config_enumerate,
+)
 from pyro.infer.autoguide import AutoNormal
 from pyro.infer.reparam import StableReparam
 from pyro.optim import Adam
 from torch import nn
 
-from pyro_vae.svi import CompiledSVI, DynamicPairError
+from pyro_vae.svi import CompiledSVI, DynamicPairError, NonFiniteLossError
 from tests.models import keep_the_record
 
 log = logging.getLogger(__name__)  # a name that the model's code has, too
@@ -210,6 +222,58 @@ def test_stable_distributions():
         return [svi.step(X) for _ in range(4)]
 
     compare(drive)
+
+
+LOSSES = {
+    "tail-adaptive": lambda: TraceTailAdaptive_ELBO(
+        num_particles=5, vectorize_particles=True
+    ),
+    "wake-sleep": lambda: ReweightedWakeSleep(
+        num_particles=3, vectorize_particles=False
+    ),
+    "tensor Monte Carlo": lambda: TraceTMC_ELBO(max_plate_nesting=1),
+    "Jit": JitTrace_ELBO,
+    "a method": lambda: Trace_ELBO(num_particles=2).differentiable_loss,
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.filterwarnings("ignore:Trace:UserWarning", "ignore::FutureWarning")
+def test_losses_of_pyro(name):
+    def told(x):
+        center = pyro.param("center", lambda: torch.tensor(0.5))
+        return pyro.sample("z", dist.Normal(center, 0.7))
+
+    if name == "tensor Monte Carlo":
+        told = config_enumerate(told, "parallel", num_samples=4, expand=False)
+
+    def drive(engine):
+        loss = LOSSES[name]()
+        if name == "Jit" and engine is SVI:
+            loss = Trace_ELBO()
+        svi = engine(scaled, told, Adam({"lr": 0.01}), loss)
+        values = [svi.step(X) for _ in range(4)]
+        finite = [v for v in np.ravel(values) if v != math.inf]
+        return [*finite, pyro.param("center").item()]
+
+    compare(drive)
+
+
+def test_a_gradient_that_is_not_finite_is_named_where_there_is_no_loss():
+    def model(x):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    loss = LOSSES["tail-adaptive"]()
+    svi = CompiledSVI(model, guide, Adam({"lr": 0.01}), loss)
+    assert svi.step(X[0]) == math.inf
+    before = pyro.param("center").item()
+    with (
+        pyro.validation_enabled(False),
+        pytest.raises(NonFiniteLossError, match="at site 'x' of the model"),
+    ):
+        svi.step(torch.nan * X[0])
+    assert pyro.param("center").item() == before
 
 
 def test_the_interface_is_that_of_svi():

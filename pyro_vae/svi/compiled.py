@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_vae.svi.compat import am_i_wrapped
 from pyro_vae.svi.eager import check_finite
+from pyro_vae.svi.estimator import computes_loss
 from pyro_vae.svi.gradients import CompiledGradients
 from pyro_vae.svi.optimizers import check_optimizer, make_updates
 from pyro_vae.svi.pairs import Pair, Run
@@ -170,12 +171,12 @@ class CompiledSVI:
             DynamicPairError: If the pair is found not to be static.
             CompilationError: If the machine cannot compile.
         """
-        losses = self.step_tensor(*args, **kwargs)
-        parts = losses if isinstance(losses, tuple) else (losses,)
-        values = [loss.item() for loss in parts]
+        values = [loss.item() for loss in self._step(args, kwargs)]
         for value in values:
             check_finite(value, self.model, self.guide, *args, **kwargs)
-        return tuple(values) if isinstance(losses, tuple) else values[0]
+        if not computes_loss(self.estimator):
+            return math.inf
+        return values[0] if len(values) == 1 else tuple(values)
 
     def step_tensor(self, *args: Any, **kwargs: Any) -> Any:
         """Takes a step and returns the loss as a tensor, `()`, or several.
@@ -184,11 +185,17 @@ class CompiledSVI:
         than those that are the fastest. A loss that is not finite updates
         nothing and is returned.
         """
-        with torch.no_grad():
-            self._look()
-            run = self._gradients.compute(args, kwargs)
-            self._update(run)
-        return run.losses[0] if len(run.losses) == 1 else tuple(run.losses)
+        losses = self._step(args, kwargs)
+        if not computes_loss(self.estimator):
+            losses = [torch.full_like(loss, torch.inf) for loss in losses]
+        return losses[0] if len(losses) == 1 else tuple(losses)
+
+    @torch.no_grad()
+    def _step(self, args: tuple, kwargs: dict) -> list[Tensor]:
+        self._look()
+        run = self._gradients.compute(args, kwargs)
+        self._update(run)
+        return run.losses
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> Any:
         """Returns an estimate of the loss; arguments as in `step`."""

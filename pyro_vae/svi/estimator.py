@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pyro.infer import ELBO
+from pyro.infer import ELBO, TraceTailAdaptive_ELBO
 from torch import Tensor
 
 
@@ -48,6 +48,14 @@ def can_compile(loss: object) -> bool:
     It may, unless the estimator has a false attribute `can_be_compiled`.
     """
     return getattr(loss, "can_be_compiled", True)
+
+
+def computes_loss(loss: object) -> bool:
+    """Returns whether an estimator computes its loss, and not gradients alone.
+
+    Pyro's tail-adaptive one does not: it says that its loss is infinite.
+    """
+    return not isinstance(loss, TraceTailAdaptive_ELBO)
 
 
 def make_recordable(loss: Any) -> Any:

@@ -11,7 +11,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.svi.compat import get_unconstrained, list_baselines
-from pyro_vae.svi.estimator import ReportingELBO
+from pyro_vae.svi.estimator import ReportingELBO, computes_loss
 from pyro_vae.svi.numbers import Numbers
 from pyro_vae.svi.optimizers import clip_gradients
 from pyro_vae.svi.places import is_foreign
@@ -24,7 +24,8 @@ class Run:
     """The results of one run of a pair.
 
     Attributes:
-        losses: The loss, `()`, or several.
+        losses: The loss, `()`, or several. Of an estimator that computes none
+            it is 0, or NaN if a gradient is not finite.
         stepped: The parameters that have a gradient.
         gradients: The gradient of each of these.
         announced: All parameters that the pair announced.
@@ -104,6 +105,8 @@ class Pair:
                 "names in Pyro's store: pyro.clear_param_store() empties it",
                 stacklevel=1,  # one place, so that it is said once
             )
+        if not computes_loss(self.loss):
+            value = sum((0 * grad).sum() for grad in grads.values())
         losses = [torch.as_tensor(v).detach() for v in listed(value)]
         if grads:  # a loss that is a number has their device and dtype
             like = next(iter(grads.values()))
