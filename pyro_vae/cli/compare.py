@@ -12,6 +12,7 @@ import pandas as pd
 import tyro
 
 from pyro_vae import figures
+from pyro_vae.cli.evaluation_file import warn_of_older
 from pyro_vae.cli.flags import CommandLine
 from pyro_vae.cli.output import write_figure, write_table
 from pyro_vae.runs.history import HISTORY, read_history
@@ -81,6 +82,7 @@ def read_run(folder: Path) -> Compared:
     choices = asdict(read_config(folder))
     del choices["seed"]
     records = read_history(folder / HISTORY)
+    warn_of_older(folder, int(records[-1]["epoch"]))
     history = {key: np.array([r[key] for r in records]) for key in records[0]}
     return Compared(folder, choices, about["data"], history)
 

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from pyro_vae.cli.drawing import draw_run
+from pyro_vae.cli.evaluation_file import warn_of_older
 from pyro_vae.cli.flags import CommandLine, to_flag
 from pyro_vae.cli.output import check_inner_folder, write_figures
 from pyro_vae.cli.progress import Progress
@@ -180,6 +181,7 @@ def epoch_saved(folder: Path) -> int | None:
 def sum_up(folder: Path, config: Config) -> str:
     """Returns how good the run has become, in words."""
     records = read_history(folder / HISTORY)
+    warn_of_older(folder, int(records[-1]["epoch"]))
 
     def describe_epoch(record: Record) -> str:
         return (
