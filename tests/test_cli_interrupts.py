@@ -329,7 +329,7 @@ def test_an_evaluation_that_is_stopped_says_what_is_written(tmp_path):
     process = begin(tmp_path, script("evaluate.py", "run", *words))
     wait_for(process, "elbo")
     process.send_signal(signal.SIGINT)
-    out, err = end(process)
+    _, err = end(process)
     assert process.returncode == STATUS[signal.SIGINT]
     said = "stopped at once; run/evaluation.csv has what was done: elbo\n"
     assert err.endswith(said)

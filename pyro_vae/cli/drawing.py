@@ -12,6 +12,7 @@ from torch.distributions import Distribution
 
 from pyro_vae import figures
 from pyro_vae.data import Dataset
+from pyro_vae.data.draws import draw_once
 from pyro_vae.evaluation import assign, zip_batches
 from pyro_vae.parts.distributions import NormalMixture, center
 from pyro_vae.runs.history import HISTORY, read_history
@@ -39,6 +40,9 @@ def draw_images(vae: VAE, data: Dataset) -> dict[str, Figure]:
     """Draws real images, samples and reconstructions; by the figure's name."""
     generator = torch.Generator().manual_seed(0)
     chosen = torch.randperm(len(data.train), generator=generator)[:100]
+    shown = data.train[chosen]
+    if data.is_binary:  # as training draws them anew in each epoch
+        shown = draw_once(shown, seed=0)
     columns = min(10, len(data.test))
     x = data.test[: 5 * columns].to(next(vae.parameters()).device)
     x = x[: len(x) // columns * columns].unflatten(0, (-1, columns))
@@ -58,7 +62,7 @@ def draw_images(vae: VAE, data: Dataset) -> dict[str, Figure]:
         return figures.image_grid(arrays, data.image_shape, columns, title)
 
     return {
-        "data": grid(data.train[chosen], 10, f"Images of {data.name}"),
+        "data": grid(shown, 10, f"Images of {data.name}"),
         "samples": grid(draw_samples(vae), ROW, title),
         "reconstructions": grid(
             pairs, columns, "Test images, each above its reconstruction"
@@ -119,6 +123,7 @@ def draw_latents(vae: VAE, data: Dataset) -> dict[str, Figure]:
             data.image_shape,
             ROW,
             "Samples, a component a row",
+            rows=[f"c{k}" for k in range(vae.num_states)],
         ),
     }
 
@@ -159,7 +164,12 @@ def draw_states(vae: VAE, data: Dataset) -> Figure:
     if num_variables == 1:
         columns = math.ceil(math.sqrt(num_components))
         title = f"The mean images of the {num_components} states"
+        rows: list[str] = []
     else:
         columns = num_components
         title = "Each row changes one variable, the others as usual"
-    return figures.image_grid(images, data.image_shape, columns, title)
+        rows = [f"$z_{{{i + 1}}}$" for i in range(num_variables)]
+    names = [str(i % num_components) for i in range(len(images))]
+    return figures.image_grid(
+        images, data.image_shape, columns, title, names, rows
+    )

@@ -12,6 +12,7 @@ import tyro
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyro_vae.cli.drawing import draw_run
 from pyro_vae.cli.drawing_evaluation import (
     draw_bounds,
     draw_gaps,
@@ -52,7 +53,7 @@ from pyro_vae.training import best_epoch, place_labels, resolve_device
 from pyro_vae.vae import VAE
 
 CHUNK = 2500  # images between two looks at the bar
-GRID_CHUNK = 10_000  # the same for quadrature, whose images share a grid
+GRID_CHUNK = 5000  # the same for quadrature, whose images share a grid
 ELBO_SAMPLES = 20  # of z for each image
 ELBO_CHUNK = 1000  # images
 GAP_CHUNK = 50  # images, for a look at the bar and for the cache
@@ -79,6 +80,7 @@ class Flags:
         ais_images: Test images that are annealed, if ais is among the methods.
         per_image: Write a row for each image, too.
         no_figures: Write no figures.
+        redraw: Draw the figures that fit draws again, and evaluate nothing.
         seed: Seed of all samples.
         device: Torch device: cpu, cuda, ... auto: cuda where there is one.
         data_dir: Folder of the data sets; by default $PYRO_VAE_DATA, else a
@@ -96,6 +98,7 @@ class Flags:
     ais_images: int = 50
     per_image: bool = False
     no_figures: bool = False
+    redraw: bool = False
     seed: int = 0
     device: str = "auto"
     data_dir: Path | None = None
@@ -115,6 +118,12 @@ def main(command: CommandLine[Flags]) -> int:
     check_at_least_1(flags, "num_samples", most=MOST_SAMPLES)
     check_weights(flags.folder, flags.best)
     run = load_run(flags.folder, flags.data_dir, flags.best)
+    if flags.redraw:
+        drawn = draw_run(run.vae, run.data, flags.folder)
+        folder = make_folder(flags)
+        write_figures(drawn, folder / FIGURES)
+        print(f"wrote {folder / FIGURES}: {', '.join(drawn)}")
+        return 0
     device = resolve_device(flags.device)
     vae, test = run.vae.to(device), run.data.test[: flags.limit].to(device)
     labels = place_labels(vae, run.data.test_labels)

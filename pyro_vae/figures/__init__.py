@@ -9,7 +9,6 @@ from pyro_vae.figures.latents import (
     Plane,
     latent_plane,
     latent_scatter,
-    state_usage,
 )
 from pyro_vae.figures.posteriors import (
     Panel,
@@ -17,6 +16,7 @@ from pyro_vae.figures.posteriors import (
     gap_histogram,
     posterior_panels,
 )
+from pyro_vae.figures.usage import state_usage
 
 __all__ = [
     "Panel",

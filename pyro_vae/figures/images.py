@@ -8,14 +8,31 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pyro_vae.figures.latents import latent_plane
-from pyro_vae.figures.style import DPI, Array, write_plainly
+from pyro_vae.figures.style import (
+    DPI,
+    TICK_SIZE,
+    Array,
+    make_figure,
+    on_slides,
+    write_plainly,
+)
 
 GAP = 0.1  # around each image, as a part of its shorter side
 TICKS = 5
+WIDTH = 1000  # pixels of a sheet, about
+MARGIN = 0.15  # inches around a sheet
+ROOM = 0.75  # inches for an axis with a name
+TOP = 0.5  # inches for the title
 
 
+@on_slides
 def image_grid(
-    images: Array, image_shape: Sequence[int], columns: int, title: str
+    images: Array,
+    image_shape: Sequence[int],
+    columns: int,
+    title: str,
+    names: Sequence[str] = (),
+    rows: Sequence[str] = (),
 ) -> Figure:
     """Draws images in rows.
 
@@ -24,12 +41,41 @@ def image_grid(
         image_shape: `(height, width)` or `(3, height, width)`.
         columns: The number of images in a row.
         title: The figure's title, drawn letter by letter.
+        names: A name for each image, for its upper left corner, or none.
+        rows: A name for each row, or none.
+
+    Examples:
+        >>> import numpy as np
+        >>> from pyro_vae.figures import image_grid
+        >>> images = np.random.default_rng(0).random((20, 64))
+        >>> figure = image_grid(images, (8, 8), columns=10, title="Noise")
+        >>> figure.savefig("noise.png")
     """
-    figure, axes = _draw_sheet(_tile(images, image_shape, columns), title)
-    axes.set_axis_off()
+    sheet = _tile(images, image_shape, columns)
+    left = ROOM if rows else MARGIN
+    figure, axes = _draw_sheet(sheet, title, left, MARGIN)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    height, width = image_shape[-2:]
+    gap = _gap(image_shape)
+    if rows:
+        places = gap + (height + gap) * np.arange(len(rows)) + (height - 1) / 2
+        axes.set_yticks(places, rows)
+    for index, name in enumerate(names):
+        row, column = divmod(index, columns)
+        axes.annotate(
+            name,
+            (gap + column * (width + gap), gap + row * (height + gap)),
+            (2, -2),
+            textcoords="offset points",
+            va="top",
+            color="white",
+            fontsize=9,
+        )
     return figure
 
 
+@on_slides
 def manifold(
     generate: Callable[[Array], Array],
     z: Array,
@@ -48,6 +94,13 @@ def manifold(
             `(M, P)`.
         image_shape: `(height, width)` or `(3, height, width)`.
         size: The number of images along each axis.
+
+    Examples:
+        >>> import numpy as np
+        >>> from pyro_vae.figures import manifold
+        >>> z = np.random.default_rng(0).normal(size=(100, 2))
+        >>> decode = lambda z: np.abs(np.sin(z @ np.ones((2, 64))))
+        >>> figure = manifold(decode, z, (8, 8), size=10)
     """
     plane = latent_plane(z)
     coordinates = plane.project(z)
@@ -60,7 +113,8 @@ def manifold(
         grid = np.stack([first.ravel(), second.ravel()], axis=1)
     sheet = _tile(generate(plane.lift(grid)), image_shape, size)
     title = f"Mean images over the test set's range{plane.note}"
-    figure, axes = _draw_sheet(sheet, title)
+    left = ROOM if len(plane.labels) == 2 else MARGIN
+    figure, axes = _draw_sheet(sheet, title, left, ROOM)
     values = np.linspace(low, high, TICKS)
     places = _tick_places(sheet.shape[1], image_shape[-1], image_shape)
     axes.set_xticks(places, _format(values[:, 0]))
@@ -114,16 +168,38 @@ def _tick_places(
     return np.linspace(first, length - 1 - first, TICKS).tolist()
 
 
-def _draw_sheet(sheet: Array, title: str) -> tuple[Figure, Axes]:
-    height, width = sheet.shape[:2]
-    figure = Figure(
-        figsize=(7, max(1.5, 7 * height / width + 0.6)),
-        dpi=DPI,
-        layout="constrained",
+def _draw_sheet(
+    sheet: Array, title: str, left: float, bottom: float
+) -> tuple[Figure, Axes]:
+    """Draws a sheet, each of whose pixels has a whole number of the figure's.
+
+    So no gap is wider than another.
+
+    Args:
+        sheet: The sheet, `(height, width)` or `(height, width, 3)`.
+        title: The title.
+        left: The room at the left, in inches.
+        bottom: The room below, in inches.
+    """
+    scale = max(1, round(WIDTH / sheet.shape[1]))
+    height, width = (scale * side for side in sheet.shape[:2])
+    left, bottom, right, top = (
+        round(room * DPI) for room in (left, bottom, MARGIN, TOP)
     )
-    axes = figure.subplots()
-    write_plainly(axes.set_title(title))
-    axes.imshow(sheet, cmap="gray", vmin=0, vmax=1)
+    total_width, total_height = left + width + right, bottom + height + top
+    figure = make_figure(total_width / DPI, total_height / DPI, None)
+    axes = figure.add_axes(
+        (
+            left / total_width,
+            bottom / total_height,
+            width / total_width,
+            height / total_height,
+        )
+    )
+    write_plainly(axes.set_title(title, pad=10))
+    axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(labelsize=TICK_SIZE, length=3)
     return figure, axes
 
 
