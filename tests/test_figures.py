@@ -202,7 +202,7 @@ def test_thirty_labels_are_told_apart_by_color_and_shape(rng):
 
 def test_a_label_is_written_where_its_own_points_are_densest(rng):
     close = 0.1 * rng.normal(size=(300, 2))
-    z = np.concatenate([close, close + 5, close[:100] + (5, 0)])
+    z = np.concatenate([close, close + 5, np.array([5, 0]) + close[:100]])
     labels = np.repeat([0, 1, 0], [300, 300, 100])
     axes = figures.latent_scatter(z, labels).axes[0]
     places = {text.get_text(): text.get_position() for text in axes.texts}

@@ -15,6 +15,7 @@ from pyro_vae import figures
 from pyro_vae.cli.evaluation_file import warn_of_older
 from pyro_vae.cli.flags import CommandLine
 from pyro_vae.cli.output import write_figure, write_table
+from pyro_vae.config.tables import resolve
 from pyro_vae.runs.history import HISTORY, read_history
 from pyro_vae.runs.run import read_about, read_config, warn_of_caveats
 
@@ -99,16 +100,27 @@ def group(runs: list[Compared]) -> dict[str, list[Compared]]:
         for choice in heads[0].choices
         if len({json.dumps(head.choices.get(choice)) for head in heads}) > 1
     ]
-    labels = [
-        ", ".join(
-            f"{choice} {head.choices.get(choice)}" for choice in differing
-        )
-        or head.folder.name
-        for head in heads
-    ]
-    if len(set(labels)) < len(labels):
+    # How long they were fitted tells little where something else differs.
+    others = [name for name in differing if name != "epochs"]
+    for names in (others or differing, differing):
+        labels = [describe(head, names) for head in heads]
+        if len(set(labels)) == len(labels):
+            break
+    else:
         labels = [str(head.folder) for head in heads]
     return dict(zip(labels, groups.values(), strict=True))
+
+
+def describe(one: Compared, names: list[str]) -> str:
+    """Returns some of a run's choices in words, or its name if there is none.
+
+    What `auto` means is written in its place.
+    """
+    values = {name: one.choices.get(name) for name in names}
+    for name in {"guide", "gradient"} & values.keys():
+        values[name] = resolve(one.choices["prior"], name, values[name])
+    words = ", ".join(f"{name} {value}" for name, value in values.items())
+    return words or one.folder.name
 
 
 def incomparable(groups: dict[str, list[Compared]]) -> list[str]:

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from cycler import cycler
@@ -108,39 +108,37 @@ def shapes_of(count: int, shapes: Sequence[Any] = SHAPES) -> list[Any]:
     return [shapes[i // len(PALETTE)] for i in range(count)]
 
 
-def name_lines(axes: Axes, endings: Sequence[Ending], lines: int = 1) -> None:
-    """Writes the names of lines beside their ends, at the right of the axes.
+def name_lines(
+    axes: Axes,
+    endings: Sequence[Ending],
+    lines: int = 1,
+    side: Literal["left", "right"] = "right",
+) -> None:
+    """Writes the names of lines beside their ends, outside of the axes.
 
     Names that would overlap are moved apart, and each is led to its line.
 
     Args:
-        axes: The axes, with their final limits in y.
-        endings: The lines' ends.
+        axes: The axes, with their final limits in y, as they were laid out.
+        endings: The lines' ends on that side.
         lines: The lines of text in each name.
+        side: The side.
     """
-    height = axes.bbox.height / DPI * 72  # points
-    apart = 16 * lines / height
-    low, high = axes.transData.transform([(1, y) for y in axes.get_ylim()])[
-        :, 1
-    ]
-    ends = axes.transData.transform([(one.x, one.y) for one in endings])[:, 1]
-    heights = np.clip((ends - low) / (high - low), 0, 1)
-    order = np.argsort(heights)
-    placed = heights[order]
-    for index in range(1, len(placed)):
-        placed[index] = max(placed[index], placed[index - 1] + apart)
-    placed -= max(0.0, placed[-1] - 1)
-    for index in range(len(placed) - 2, -1, -1):
-        placed[index] = min(placed[index], placed[index + 1] - apart)
-    for index, place in zip(order, placed, strict=True):
+    apart = 16 * lines / (axes.bbox.height / DPI * 72)
+    limits = axes.transData.transform([(1, y) for y in axes.get_ylim()])
+    ends = axes.transData.transform([(one.x, one.y) for one in endings])
+    low, high = limits[:, 1]
+    heights = np.clip((ends[:, 1] - low) / (high - low), 0, 1)
+    order = np.argsort(heights, kind="stable")
+    for index, place in zip(order, _spread(heights[order], apart), strict=True):
         one = endings[index]
-        end = np.clip(one.y, *sorted(axes.get_ylim()))
         text = axes.annotate(
             one.name,
-            xy=(one.x, float(end)),
-            xytext=(1.04, place),
+            xy=(one.x, float(np.clip(one.y, *axes.get_ylim()))),
+            xytext=(1.04 if side == "right" else -0.04, place),
             textcoords="axes fraction",
             va="center",
+            ha="left" if side == "right" else "right",
             annotation_clip=False,
             arrowprops={
                 "arrowstyle": "-",
@@ -150,6 +148,17 @@ def name_lines(axes: Axes, endings: Sequence[Ending], lines: int = 1) -> None:
             },
         )
         write_plainly(text)
+
+
+def _spread(heights: Array, apart: float) -> Array:
+    """Returns rising heights from 0 to 1, moved until they are apart."""
+    placed = heights.copy()
+    for index in range(1, len(placed)):
+        placed[index] = max(placed[index], placed[index - 1] + apart)
+    placed[-1:] = np.minimum(placed[-1:], 1)
+    for index in reversed(range(len(placed) - 1)):
+        placed[index] = min(placed[index], placed[index + 1] - apart)
+    return placed
 
 
 def outline(text: Text, width: float = 3) -> None:
