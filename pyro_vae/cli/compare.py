@@ -118,7 +118,8 @@ def describe(one: Compared, names: list[str]) -> str:
     """
     values = {name: one.choices.get(name) for name in names}
     for name in {"guide", "gradient"} & values.keys():
-        values[name] = resolve(one.choices["prior"], name, values[name])
+        chosen = str(values[name])
+        values[name] = resolve(one.choices["prior"], name, chosen)
     words = ", ".join(f"{name} {value}" for name, value in values.items())
     return words or one.folder.name
 

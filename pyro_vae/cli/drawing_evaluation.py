@@ -24,6 +24,7 @@ from pyro_vae.vae import VAE
 CURVE = (1, 10, 100, 1000, 5000)  # samples of each bound
 WEIGHTS_AT_A_TIME = 250  # samples of z for each image
 IMAGES_AT_A_TIME = 8
+POINTS = 120  # along each axis of a posterior's picture
 GROUP = 4  # images with good, with usual and with bad gaps
 
 
@@ -93,8 +94,10 @@ def _make_panel(
     }
     both = torch.cat(list(draws.values()))
     low, high = both.amin(0), both.amax(0)
-    middle, side = (low + high) / 2, (high - low).max()  # a square
-    z, density = posterior_density(vae, image, middle - side, middle + side)
+    middle = (low + high) / 2
+    side = 0.8 * (high - low).max()  # half of a square's
+    corners = (middle - side, middle + side)
+    z, density = posterior_density(vae, image, *corners, size=POINTS)
     picture = image.view(image_shape)
     if picture.dim() == 3:  # imshow wants the channels last
         picture = picture.movedim(0, -1)

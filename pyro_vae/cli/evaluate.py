@@ -56,8 +56,8 @@ CHUNK = 2500  # images between two looks at the bar
 GRID_CHUNK = 5000  # the same for quadrature, whose images share a grid
 ELBO_SAMPLES = 20  # of z for each image
 ELBO_CHUNK = 1000  # images
-GAP_CHUNK = 50  # images, for a look at the bar and for the cache
-CURVE_IMAGES = 200
+GAP_CHUNK = 25  # images, for a look at the bar and for the cache
+CURVE_IMAGES = 100
 MOST_SAMPLES = 1_000_000
 MethodName = Literal[("elbo", *METHODS)]  # type: ignore[valid-type]
 
@@ -94,7 +94,7 @@ class Flags:
     methods: tuple[MethodName, ...] = ()
     num_samples: int = 5000
     limit: int | None = None
-    gap_images: int = 100
+    gap_images: int = 50
     ais_images: int = 50
     per_image: bool = False
     no_figures: bool = False

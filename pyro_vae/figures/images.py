@@ -56,22 +56,7 @@ def image_grid(
     figure, axes = _draw_sheet(sheet, title, left, MARGIN)
     axes.set_xticks([])
     axes.set_yticks([])
-    height, width = image_shape[-2:]
-    gap = _gap(image_shape)
-    if rows:
-        places = gap + (height + gap) * np.arange(len(rows)) + (height - 1) / 2
-        axes.set_yticks(places, rows)
-    for index, name in enumerate(names):
-        row, column = divmod(index, columns)
-        axes.annotate(
-            name,
-            (gap + column * (width + gap), gap + row * (height + gap)),
-            (2, -2),
-            textcoords="offset points",
-            va="top",
-            color="white",
-            fontsize=9,
-        )
+    _write_names(axes, image_shape, columns, names, rows)
     return figure
 
 
@@ -105,12 +90,7 @@ def manifold(
     plane = latent_plane(z)
     coordinates = plane.project(z)
     low, high = coordinates.min(0), coordinates.max(0)
-    steps = np.linspace(low, high, size)
-    if len(plane.labels) == 1:
-        grid = steps
-    else:  # rows from the top: the second coordinate falls, the first grows
-        second, first = np.meshgrid(steps[::-1, 1], steps[:, 0], indexing="ij")
-        grid = np.stack([first.ravel(), second.ravel()], axis=1)
+    grid = _make_grid(low, high, size)
     sheet = _tile(generate(plane.lift(grid)), image_shape, size)
     title = f"Mean images over the test set's range{plane.note}"
     left = ROOM if len(plane.labels) == 2 else MARGIN
@@ -125,6 +105,36 @@ def manifold(
         axes.set_yticks(places, _format(values[::-1, 1]))
         axes.set_ylabel(plane.labels[1])
     return figure
+
+
+def _make_grid(low: Array, high: Array, size: int) -> Array:
+    """Returns the points of a grid from the top left, row by row."""
+    steps = np.linspace(low, high, size)
+    if len(low) == 1:
+        return steps
+    # From the top the second coordinate falls, while the first grows.
+    second, first = np.meshgrid(steps[::-1, 1], steps[:, 0], indexing="ij")
+    return np.stack([first.ravel(), second.ravel()], axis=1)
+
+
+def _write_names(
+    axes: Axes,
+    image_shape: Sequence[int],
+    columns: int,
+    names: Sequence[str],
+    rows: Sequence[str],
+) -> None:
+    """Names the images of a sheet, and its rows."""
+    height, width = image_shape[-2:]
+    gap = _gap(image_shape)
+    if rows:
+        places = gap + (height + gap) * np.arange(len(rows)) + (height - 1) / 2
+        axes.set_yticks(places, rows)
+    for index, name in enumerate(names):
+        row, column = divmod(index, columns)
+        corner = (gap + column * (width + gap), gap + row * (height + gap))
+        text = axes.annotate(name, corner, (2, -2), textcoords="offset points")
+        text.set(va="top", color="white", fontsize=9)
 
 
 def _tile(images: Array, image_shape: Sequence[int], columns: int) -> Array:

@@ -114,15 +114,7 @@ def latent_scatter(
     handles = _draw_points(axes, points, labels)
     if components is not None:
         handles.append(_draw_components(axes, plane, *components))
-    if handles:
-        axes.legend(
-            handles=handles,
-            title="label" if labels is not None else None,
-            loc="center left",
-            bbox_to_anchor=(1, 0.5),
-            alignment="left",
-            ncols=1 + (len(handles) - 1) // 16,
-        )
+    draw_legend(axes, handles, None if labels is None else "label")
     return figure
 
 
@@ -174,17 +166,11 @@ def _draw_points(axes: Axes, points: Array, labels: Labels | None) -> list[Any]:
             alpha=0.7,
         )
     for kind, place in zip(kinds, _find_places(points, index), strict=True):
-        text = axes.text(
-            *place, str(kind), fontsize=17, weight="bold", ha="center"
-        )
-        text.set(va="center", zorder=7)
+        text = axes.text(place[0], place[1], str(kind), fontsize=17)
+        text.set(weight="bold", ha="center", va="center", zorder=7)
         outline(text, 3.5)
-    return [
-        Line2D(
-            [], [], linestyle="", marker=m, markersize=9, color=c, label=str(k)
-        )
-        for k, c, m in zip(kinds, colors, shapes, strict=True)
-    ]
+    looks = zip(kinds, colors, shapes, strict=True)
+    return [make_handle(*look) for look in looks]
 
 
 def _find_places(points: Array, index: NDArray[np.integer]) -> list[Array]:
@@ -201,12 +187,8 @@ def _find_places(points: Array, index: NDArray[np.integer]) -> list[Array]:
     def count(chosen: Array) -> Array:
         counts = np.zeros((CELLS + 2, CELLS + 2))
         np.add.at(counts, tuple(chosen.T + 1), 1)
-        padded = [
-            np.roll(counts, (i, j), (0, 1))
-            for i in (-1, 0, 1)
-            for j in (-1, 0, 1)
-        ]
-        return sum(padded)[1:-1, 1:-1]
+        blocks = np.lib.stride_tricks.sliding_window_view(counts, (3, 3))
+        return blocks.sum((2, 3))
 
     everything = count(cells)
     places = []
@@ -259,3 +241,31 @@ def _draw_components(
         )
     name = "component c0, c1, ...:\ntwo standard\ndeviations"
     return Line2D([], [], color="black", linewidth=1.6, label=name)
+
+
+def draw_legend(
+    axes: Axes, handles: Sequence[Line2D], title: str | None
+) -> None:
+    """Draws a legend at the right of the axes, if there is anything in it."""
+    if handles:
+        axes.legend(
+            handles=handles,
+            title=title,
+            loc="center left",
+            bbox_to_anchor=(1, 0.5),
+            alignment="left",
+            ncols=1 + (len(handles) - 1) // 16,
+        )
+
+
+def make_handle(name: Any, color: Any, shape: str) -> Line2D:
+    """Returns a legend's entry for points, or areas, of one color."""
+    return Line2D(
+        [],
+        [],
+        linestyle="",
+        marker=shape,
+        markersize=9,
+        color=color,
+        label=str(name),
+    )

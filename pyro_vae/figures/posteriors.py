@@ -70,7 +70,7 @@ def posterior_panels(panels: Sequence[Panel]) -> Figure:
         >>> figure = posterior_panels([panel])
     """
     rows = -(-len(panels) // COLUMNS)
-    figure = make_figure(3.6 * COLUMNS, 4.1 * rows + 0.9)
+    figure = make_figure(3.2 * COLUMNS, 3.7 * rows + 0.9)
     grid = np.atleast_1d(figure.subplots(rows, COLUMNS)).ravel()
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
@@ -94,7 +94,7 @@ def posterior_panels(panels: Sequence[Panel]) -> Figure:
 
 @on_slides
 def gap_histogram(
-    approximation: Array, amortization: Array, of: str = "images"
+    approximation: Array, amortization: Array, of: str = ""
 ) -> Figure:
     """Draws how the approximation gap and the amortization gap are distributed.
 
@@ -125,14 +125,14 @@ def gap_histogram(
             bins,
             alpha=0.6,
             color=color,
-            edgecolor="black",
-            linewidth=0.4,
+            ec="black",
             hatch=hatch,
             label=f"{name}, mean {values.mean():.2f} nats",
         )
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_title(f"Where the ELBO loses: {len(approximation):,} {of}")
+    of = of or f"{len(approximation):,} images"
+    axes.set_title(f"Where the ELBO of {of} loses")
     axes.set_xlabel(f"gap, nats (the first bar: up to {LEAST_GAP})")
     axes.set_ylabel("images")
     axes.tick_params(labelsize=TICK_SIZE)
@@ -168,23 +168,10 @@ def bound_curve(
     figure = make_figure(8.5, 5)
     axes = figure.subplots()
     axes.errorbar(num_samples, bounds, yerr=errors, marker="o", capsize=3)
-    axes.annotate(
-        f"importance bound, {bounds[-1]:.1f}",
-        (num_samples[-1], bounds[-1]),
-        (0, -10),
-        textcoords="offset points",
-        ha="right",
-        va="top",
-    )
+    _write_at_end(axes, f"importance bound, {bounds[-1]:.1f}", bounds[-1], -24)
     if exact is not None:
         axes.axhline(exact, color="black", linestyle="--", label="exact")
-        axes.annotate(
-            f"exact log p(x), {exact:.1f}",
-            (num_samples[-1], exact),
-            (0, 5),
-            textcoords="offset points",
-            ha="right",
-        )
+        _write_at_end(axes, f"exact log p(x), {exact:.1f}", exact, 5)
         axes.margins(y=0.12)
     axes.set_title("The importance bound" + (f" of {of}" if of else ""))
     axes.set_xscale("log")
@@ -194,6 +181,18 @@ def bound_curve(
     axes.tick_params(labelsize=TICK_SIZE)
     axes.grid(alpha=0.3)
     return figure
+
+
+def _write_at_end(axes: Axes, text: str, y: float, points: float) -> None:
+    """Writes a text above or below a line, at its right end."""
+    axes.annotate(
+        text,
+        (0.99, y),
+        (0, points),
+        xycoords=axes.get_yaxis_transform(),
+        textcoords="offset points",
+        ha="right",
+    )
 
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:

@@ -143,6 +143,7 @@ def name_lines(
             arrowprops={
                 "arrowstyle": "-",
                 "color": one.color,
+                "relpos": (0 if side == "right" else 1, 0.5),
                 "shrinkB": 2,
                 "linewidth": 1,
             },

@@ -1,6 +1,5 @@
 """Bars of how many images each discrete state takes."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,23 +8,25 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from pyro_vae.figures.latents import Labels
+from pyro_vae.figures.latents import Labels, draw_legend, make_handle
 from pyro_vae.figures.style import (
     MAX_KINDS,
     TICK_SIZE,
-    Array,
     colors_of,
     make_figure,
     on_slides,
 )
 
+States = NDArray[np.integer[Any]]
+
+MAX_LARGE = 30  # states whose numbers fit in large type
 MAX_TICKS = 70  # states whose numbers fit below their bars
 LEAST_PART = 0.045  # of the highest bar, with room for a label in it
 
 
 @on_slides
 def state_usage(
-    states: NDArray[np.integer], labels: Labels | None, num_states: int
+    states: States, labels: Labels | None, num_states: int
 ) -> Figure:
     """Draws how many images are in each discrete state, colored by label.
 
@@ -46,70 +47,50 @@ def state_usage(
     """
     used, counts = np.unique(states, return_counts=True)
     used = used[np.argsort(-counts, kind="stable")]
-    kinds = [None] if labels is None else list(np.unique(labels))
-    palette = colors_of(len(kinds))
     figure = make_figure(12, 5.5)
     axes = figure.subplots()
-    bottom = np.zeros(len(used))
-    for kind, color in zip(kinds, palette, strict=True):
-        of_kind = states if kind is None else states[labels == kind]
-        heights = (of_kind[:, None] == used).sum(0)
-        bars = axes.bar(
-            range(len(used)),
-            heights,
-            bottom=bottom,
-            color=color,
-            edgecolor="white",
-            linewidth=0.6,
-        )
-        if kind is not None:
-            names = [
-                str(kind) if height >= LEAST_PART * counts.max() else ""
-                for height in heights
-            ]
-            size = TICK_SIZE if len(used) <= 30 else 8
-            axes.bar_label(
-                bars,
-                names,
-                label_type="center",
-                fontsize=size,
-                color="white",
-                weight="bold",
-            )
-        bottom += heights
+    handles = _draw_bars(axes, states, labels, used)
     axes.tick_params(labelsize=TICK_SIZE)
     axes.margins(x=0.01)
     if len(used) <= MAX_TICKS:
         axes.set_xticks(range(len(used)), used)
         axes.set_xlabel("number of the state, the fullest first")
-        if len(used) > 30:
+        if len(used) > MAX_LARGE:
             axes.tick_params(axis="x", labelsize=8, rotation=90)
     else:
         axes.set_xlabel("rank of the state, the fullest first")
     axes.set_ylabel("test images")
     axes.set_title(f"{len(used)} of {num_states} states have a test image")
-    if labels is not None and len(kinds) <= MAX_KINDS:
-        _draw_legend(axes, kinds, palette)
+    if len(handles) <= MAX_KINDS:
+        draw_legend(axes, handles, "label")
     return figure
 
 
-def _draw_legend(axes: Axes, kinds: Sequence[Any], colors: Array) -> None:
-    handles = [
-        Line2D(
-            [],
-            [],
-            linestyle="",
-            marker="s",
-            markersize=9,
-            color=color,
-            label=str(kind),
-        )
+def _draw_bars(
+    axes: Axes, states: States, labels: Labels | None, used: States
+) -> list[Line2D]:
+    """Draws stacks of bars, and returns the entries of the legend."""
+    kinds = [None] if labels is None else list(np.unique(labels))
+    colors = colors_of(len(kinds))
+    groups = [
+        states if kind is None else states[labels == kind] for kind in kinds
+    ]
+    heights = np.array([(one[:, None] == used).sum(0) for one in groups])
+    size = TICK_SIZE if len(used) <= MAX_LARGE else 8
+    bottom = np.zeros(len(used))
+    for kind, height, color in zip(kinds, heights, colors, strict=True):
+        bars = axes.bar(range(len(used)), height, bottom=bottom, color=color)
+        for bar in bars:
+            bar.set(edgecolor="white", linewidth=0.6)
+        if kind is not None:
+            has_room = height >= LEAST_PART * heights.sum(0).max()
+            names = [str(kind) if room else "" for room in has_room]
+            for text in axes.bar_label(bars, names, label_type="center"):
+                text.set(fontsize=size, color="white", weight="bold")
+        bottom += height
+    if labels is None:
+        return []
+    return [
+        make_handle(kind, color, "s")
         for kind, color in zip(kinds, colors, strict=True)
     ]
-    axes.legend(
-        handles=handles,
-        title="label",
-        loc="center left",
-        bbox_to_anchor=(1, 0.5),
-        ncols=1 + (len(handles) - 1) // 16,
-    )

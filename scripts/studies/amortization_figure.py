@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from pyro_vae.figures.history import show_the_end
 from pyro_vae.figures.style import (
@@ -46,6 +46,7 @@ def draw_amortization(table: pd.DataFrame) -> Figure:
     exact.set(title="exact log p(x), at the end", xlabel="seconds of training")
     for axes in (by_time, exact):
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())  # they would overlap
     by_time.set_ylabel("nats per image")

@@ -3,6 +3,7 @@
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from pyro_vae.figures.style import (
     DASHES,
@@ -85,8 +86,11 @@ def _draw_lines(axes: Axes, steps: pd.DataFrame) -> list[Ending]:
     axes.set(
         xscale="log", yscale="log", xlabel="batch size", ylabel="ms a step"
     )
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_xticks(sorted(steps["batch_size"].unique()), minor=False)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
     axes.tick_params(labelsize=TICK_SIZE)
     axes.yaxis.set_ticks_position("right")
     axes.yaxis.set_label_position("right")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pyro_vae.figures.style import (
@@ -32,6 +33,33 @@ def draw_gradient_estimators(table: pd.DataFrame) -> Figure:
     panels = figure.subplots(1, 3, sharey=True)
     bias, variance, cost = panels
     places = np.arange(len(names))
+    _draw_blocks(bias, variance, table, names)
+    ms = table.groupby("estimator", sort=False)["ms"].mean()
+    drawn = cost.barh(places, ms[names], color="0.7")
+    cost.bar_label(drawn, fmt="%.0f", padding=3, fontsize=TICK_SIZE)
+    cost.margins(x=0.15)
+    bias.set_xlabel("bias along the gradient,\nover the gradient's size")
+    variance.set_xlabel("variance,\nover the size squared")
+    cost.set_xlabel("milliseconds a gradient,\nmedian")
+    bias.set_xscale("symlog", linthresh=0.1)
+    bias.set_xticks([-1, -0.1, 0, 0.1, 1], ["-1", "-0.1", "0", "0.1", "1"])
+    bias.set_yticks(places, names)
+    bias.invert_yaxis()
+    bias.axvline(0, color="black", linewidth=0.8)
+    variance.set_xscale("log")
+    handles, labels = variance.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2)
+    for axes in panels:
+        axes.tick_params(labelsize=TICK_SIZE)
+        axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def _draw_blocks(
+    bias: Axes, variance: Axes, table: pd.DataFrame, names: list[str]
+) -> None:
+    """Draws bars of each block of parameters beside each other."""
+    places = np.arange(len(names))
     for index, block in enumerate(BLOCKS):
         rows = table[table["block"] == block].set_index("estimator")
         rows = rows.reindex(names)
@@ -52,22 +80,3 @@ def draw_gradient_estimators(table: pd.DataFrame) -> Figure:
         # An estimator without variance has rounding errors: no bar.
         drawn = rows["variance"].where(rows["variance"] > 1e-9)
         variance.barh(shifted, drawn, **style)
-    ms = table.groupby("estimator", sort=False)["ms"].mean()
-    drawn = cost.barh(places, ms[names], color="0.7")
-    cost.bar_label(drawn, fmt="%.0f", padding=3, fontsize=TICK_SIZE)
-    cost.margins(x=0.15)
-    bias.set_xlabel("bias along the gradient,\nover the gradient's size")
-    variance.set_xlabel("variance,\nover the size squared")
-    cost.set_xlabel("milliseconds a gradient,\nmedian")
-    bias.set_xscale("symlog", linthresh=0.1)
-    bias.set_xticks([-1, -0.1, 0, 0.1, 1], ["-1", "-0.1", "0", "0.1", "1"])
-    bias.set_yticks(places, names)
-    bias.invert_yaxis()
-    bias.axvline(0, color="black", linewidth=0.8)
-    variance.set_xscale("log")
-    handles, labels = variance.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=2)
-    for axes in panels:
-        axes.tick_params(labelsize=TICK_SIZE)
-        axes.grid(axis="x", alpha=0.3)
-    return figure
