@@ -24,7 +24,7 @@ from pyro_vae import (
     load_vae,
     save_vae,
 )
-from pyro_vae.cli.drawing import draw_images, draw_latents, draw_samples
+from pyro_vae.cli.drawing import draw_images, draw_latents
 from pyro_vae.cli.drawing_evaluation import draw_posteriors
 from pyro_vae.data import Dataset
 from pyro_vae.evaluation import (
@@ -35,6 +35,7 @@ from pyro_vae.evaluation import (
     posterior_kl,
     split_gap,
 )
+from pyro_vae.figures.questions import draw_samples
 from pyro_vae.runs.files import FileError, pack_tensors
 from pyro_vae.runs.models import WEIGHTS
 from pyro_vae.runs.run import Run
@@ -188,7 +189,7 @@ def test_the_gaps_are_those_of_p_of_x_given_y(batch):
     assert check_aggregate(vae, x, labels=labels).kl.shape == (2,)
     some = Dataset("some", x, x, labels, labels, (2, 3))
     figure = draw_posteriors(Run(vae, CONFIG, some), x, labels, gaps)
-    assert "gap" in figure.axes[0].get_title()
+    assert "gap" in figure.axes[0].get_title("right")
 
 
 @pytest.mark.parametrize(
