@@ -57,7 +57,7 @@ def begin(folder, words, **options):
         cwd=folder,
         env={
             **environment(folder),
-            "PYTHONPATH": str(SCRIPTS),
+            "PYTHONPATH": f"{SCRIPTS}{os.pathsep}{SCRIPTS.parent}",
             **options.pop("env", {}),
         },
         stdout=subprocess.PIPE,
@@ -321,3 +321,17 @@ def test_the_start_gives_the_handlers_back(usual_handlers):
     assert signal.getsignal(signal.SIGTERM) is names["end_now"]
     names["give_back"]()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_an_evaluation_that_is_stopped_says_what_is_written(tmp_path):
+    run(tmp_path, "fit.py", *SMALL, "--epochs", "1", "--no-figures")
+    words = ["--methods", "elbo", "ais", "--num-samples", "1000000"]
+    process = begin(tmp_path, script("evaluate.py", "run", *words))
+    wait_for(process, "elbo")
+    process.send_signal(signal.SIGINT)
+    _, err = end(process)
+    assert process.returncode == STATUS[signal.SIGINT]
+    said = "stopped at once; run/evaluation.csv has what was done: elbo\n"
+    assert err.endswith(said)
+    lines = (tmp_path / "run" / "evaluation.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["what", "elbo"]

@@ -1,16 +1,30 @@
+import io
+import re
+from pathlib import Path
+
 import amortization_figure
 import benchmark_figure
 import gradient_estimators_figure
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
+from PIL import Image
 
+import pyro_vae
 from pyro_vae import figures
+from pyro_vae.figures.style import PALETTE
+
+PACKAGE = Path(pyro_vae.__file__).parent
 
 
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+def texts_of(axes):
+    return [text.get_text() for text in axes.texts]
 
 
 def sheet(figure):
@@ -32,6 +46,29 @@ def test_images_stand_in_rows_upright(rng):
     is_white = drawn == 1
     assert is_white[:: 4 + gap].all() and is_white[:, :: 5 + gap].all()
     assert figure.axes[0].get_title() == "Six"
+
+
+@pytest.mark.parametrize("columns", [3, 10])
+def test_no_gap_is_wider_than_another(columns):
+    images = np.zeros((2 * columns, 28 * 28))
+    figure = figures.image_grid(images, (28, 28), columns, "Black")
+    with Image.open(io.BytesIO(figure._repr_png_())) as drawn:
+        pixels = np.asarray(drawn.convert("L"))
+    row = pixels[int(0.7 * len(pixels))]  # through the second row of images
+    edges = np.flatnonzero(np.diff((row < 128).astype(int)))
+    widths = np.diff(edges)
+    assert len(widths) == 2 * columns - 1
+    assert len(set(widths[::2])) == 1 and len(set(widths[1::2])) == 1
+
+
+def test_images_and_rows_have_names():
+    images = np.zeros((4, 4))
+    figure = figures.image_grid(images, (2, 2), 2, "", "abcd", ["c0", "c1"])
+    axes = figure.axes[0]
+    assert texts_of(axes) == ["a", "b", "c", "d"]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["c0", "c1"]
+    assert axes.get_yticks().tolist() == [1.5, 4.5]
+    assert axes.texts[3].xy == (4, 4)
 
 
 def test_values_beyond_the_unit_interval_are_clipped():
@@ -126,21 +163,51 @@ def test_one_dimension(rng):
     assert figure.axes[0].get_ylabel() == "label"
 
 
-def test_points_have_the_color_of_their_label_in_the_legend(rng):
-    labels = np.array([7, 3, 3, 7, 9])
-    figure = figures.latent_scatter(rng.normal(size=(5, 2)), labels)
-    axes = figure.axes[0]
-    colors = axes.collections[0].get_facecolors()[:, :3]
+def legend_of(axes):
+    """The color and the shape of each name in a legend."""
     legend = axes.get_legend()
-    by_label = {
-        text.get_text(): handle.get_color()[:3]
+    return {
+        text.get_text(): (to_hex(handle.get_color()), handle.get_marker())
         for text, handle in zip(
             legend.get_texts(), legend.legend_handles, strict=True
         )
     }
+
+
+def test_points_have_the_color_of_their_label_in_the_legend(rng):
+    labels = np.array([7, 3, 3, 7, 9])
+    z = rng.normal(size=(5, 2))
+    axes = figures.latent_scatter(z, labels).axes[0]
+    by_label = legend_of(axes)
     assert list(by_label) == ["3", "7", "9"]
-    for label, color in zip(labels, colors, strict=True):
-        assert np.allclose(by_label[str(label)], color)
+    (points,) = axes.collections
+    drawn = [tuple(place) for place in points.get_offsets().tolist()]
+    assert sorted(drawn) == sorted(map(tuple, z.tolist()))
+    for place, color in zip(drawn, points.get_facecolors(), strict=True):
+        label = labels[z.tolist().index(list(place))]
+        assert by_label[str(label)][0] == to_hex(color[:3])
+
+
+def test_the_colors_are_those_of_the_explorer():
+    text = (PACKAGE / "explorer" / "page" / "colors.js").read_text()
+    light = text.split("const LIGHT = [")[1].split("]")[0]
+    assert re.findall(r"#[0-9a-f]{6}", light) == list(PALETTE)
+
+
+def test_thirty_labels_are_told_apart_by_color_and_shape(rng):
+    labels = np.arange(30)
+    axes = figures.latent_scatter(rng.normal(size=(30, 2)), labels).axes[0]
+    assert len(set(legend_of(axes).values())) == 30
+
+
+def test_a_label_is_written_where_its_own_points_are_densest(rng):
+    close = 0.1 * rng.normal(size=(300, 2))
+    z = np.concatenate([close, close + 5, np.array([5, 0]) + close[:100]])
+    labels = np.repeat([0, 1, 0], [300, 300, 100])
+    axes = figures.latent_scatter(z, labels).axes[0]
+    places = {text.get_text(): text.get_position() for text in axes.texts}
+    assert np.allclose(places["0"], [0, 0], atol=0.3)
+    assert np.allclose(places["1"], [5, 5], atol=0.3)
 
 
 def records(offset=0.0, epochs=4):
@@ -171,10 +238,10 @@ def test_runs_of_a_group_become_a_mean_and_a_band():
     assert second.get_ydata().tolist() == [2, 3, 4]
     assert len(epochs.collections) == 1
     assert seconds.get_lines()[0].get_xdata().tolist() == [2, 4, 6]
-    assert first.get_label() == "a (2)"
+    assert [text.get_text() for text in seconds.texts] == ["a (2)", "b"]
 
 
-@pytest.mark.parametrize(("count", "has_color_bar"), [(20, 0), (21, 1)])
+@pytest.mark.parametrize(("count", "has_color_bar"), [(30, 0), (31, 1)])
 def test_many_labels_get_a_color_bar(rng, count, has_color_bar):
     points, labels = rng.normal(size=(count, 2)), np.arange(count)
     figure = figures.latent_scatter(points, labels)
@@ -185,7 +252,11 @@ def test_many_labels_get_a_color_bar(rng, count, has_color_bar):
 def test_a_component_is_an_ellipse_of_two_standard_deviations(rng):
     components = np.array([[1.0, 2.0]]), np.array([[0.5, 3.0]])
     figure = figures.latent_scatter(rng.normal(size=(9, 2)), None, components)
-    (drawn,) = figure.axes[0].patches
+    axes = figure.axes[0]
+    (drawn,) = axes.patches
+    assert [text.get_text() for text in axes.texts] == ["c0"]
+    (name,) = axes.get_legend().get_texts()
+    assert "two standard" in name.get_text()
     corners = drawn.get_patch_transform().transform(drawn.get_path().vertices)
     assert np.allclose(corners.min(0), [1 - 2 * 0.5, 2 - 2 * 3.0])
     assert np.allclose(corners.max(0), [1 + 2 * 0.5, 2 + 2 * 3.0])
@@ -212,10 +283,11 @@ def panel(number):
 def test_posteriors_stand_four_to_a_row(count):
     figure = figures.posterior_panels([panel(i) for i in range(count)])
     assert len(figure.axes) == -(-count // 4) * 4
-    titles = [axes.get_title() for axes in figure.axes]
+    titles = [axes.get_title("right") for axes in figure.axes]
     assert titles[:count] == [str(i) for i in range(count)]
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["guide"]
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names[:2] == ["guide, two sd", "50 % of the exact posterior"]
     # The contour that holds half of a standard normal's mass.
     (contours,) = figure.axes[0].collections
     inner = contours.get_paths()[-1].vertices
@@ -223,15 +295,15 @@ def test_posteriors_stand_four_to_a_row(count):
     assert abs(radius - np.sqrt(2 * np.log(2))) < 0.1  # the grid's spacing
 
 
-def test_the_last_bar_of_the_gaps_holds_all_beyond():
-    approximation = np.append(np.linspace(0, 1, 99), 50.0)
-    axes = figures.gap_histogram(approximation, np.zeros(100)).axes[0]
-    first, second = axes.containers
+def test_every_gap_stands_in_a_bar():
+    approximation = np.append(np.geomspace(0.1, 1, 98), [-0.5, 50.0])
+    figure = figures.gap_histogram(approximation, np.zeros(100))
+    first, second = figure.axes[0].containers
     assert sum(bar.get_height() for bar in first) == 100
-    assert sum(bar.get_height() for bar in second) == 100
-    assert axes.get_xlim()[1] < 2
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert labels[1] == "amortization, mean 0.00"
+    assert first[0].get_height() == first[-1].get_height() == 1
+    assert second[0].get_height() == 100
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names[1] == "amortization, mean 0.00 nats"
 
 
 @pytest.mark.parametrize("exact", [None, -95.0])
@@ -240,6 +312,8 @@ def test_the_bound_curve_shows_the_exact_value_where_it_is_known(exact):
     axes = figures.bound_curve([1, 10], bounds, errors, exact).axes[0]
     lines = {line.get_label(): line for line in axes.get_lines()}
     assert ("exact" in lines) == (exact is not None)
+    assert ("exact log p(x), -95.0" in texts_of(axes)) == (exact is not None)
+    assert "importance bound, -97.0" in texts_of(axes)
     assert axes.get_xscale() == "log"
 
 

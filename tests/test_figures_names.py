@@ -39,7 +39,7 @@ def test_runs_of_any_name_are_compared(name):
     values = np.arange(3.0)
     history = {"epoch": values, "seconds": values, "test_elbo": values}
     figure = draw(figures.compare_histories({name: [history]}))
-    (text,) = figure.axes[0].get_legend().get_texts()
+    (text,) = figure.axes[1].texts
     printed = name.encode("utf-8", "backslashreplace").decode()
     assert text.get_text() == printed
 
@@ -51,7 +51,8 @@ def test_panels_of_any_title_are_drawn():
     normals = {"a$^$": (np.zeros(2), np.eye(2))}
     panel = figures.Panel("$b^$", np.zeros((4, 4)), z, density, normals)
     figure = draw(figures.posterior_panels([panel]))
-    for text in [figure.axes[0].title, *figure.legends[0].get_texts()]:
+    title = figure.axes[0]._right_title
+    for text in [title, *figure.legends[0].get_texts()]:
         assert not text.get_parse_math() and not text.get_usetex()
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from pyro_vae import Config, build, load_vae
 from pyro_vae import fit as library_fit
+from pyro_vae.cli.evaluation_table import COLUMNS
 from pyro_vae.data import load
 from pyro_vae.runs.files import FileError
 from pyro_vae.runs.history import HISTORY, read_history
@@ -497,9 +498,13 @@ def test_a_bernoulli_fit_is_labeled_for_what_it_is(
 def test_evaluate(tmp_path):
     make_run(tmp_path, "continuous", limit=50)
     few = ("--num-samples", 50, "--gap-images", 12)
-    result = run(tmp_path, "evaluate.py", "continuous", *few, "--per-image")
+    methods = ("--methods", "elbo", "importance", "quadrature")
+    flags = (*few, *methods, "--per-image")
+    result = run(tmp_path, "evaluate.py", "continuous", *flags)
     assert result.returncode == 0, result.stderr
+    assert "quadrature: 50 images ..." in result.stderr  # not a terminal
     table = pd.read_csv(tmp_path / "continuous" / "evaluation.csv")
+    assert tuple(table.columns) == COLUMNS and (table["epoch"] == 2).all()
     summary = table[table["image"].isna()].set_index("what")["value"]
     assert summary["elbo"] < summary["importance"] < summary["quadrature"] + 1
     for what in ("active units", "mmd squared", "kl of z2"):
@@ -507,7 +512,12 @@ def test_evaluate(tmp_path):
     kl = summary["kl(q, posterior) by quadrature"]
     assert summary["gaps together"] == pytest.approx(kl, abs=0.3)
     exact = table[(table["what"] == "quadrature") & table["image"].notna()]
-    assert len(exact) == 50 and exact["error"].max() <= 1e-3
+    assert len(exact) == 50 and exact["tolerance"].max() <= 1e-3
+    sampled = table[(table["what"] == "importance") & table["image"].notna()]
+    assert (sampled["sampling_error"] > 0).all()
+    assert (sampled["effective_sample_size"] > 1).all()
+    assert exact["sampling_error"].isna().all()
+    assert sampled["tolerance"].isna().all()
     assert summary["quadrature"] == pytest.approx(exact["value"].mean())
     drawn = {p.name for p in (tmp_path / "continuous" / "figures").iterdir()}
     assert drawn == {"gaps.png", "posteriors.png", "importance.png"}
@@ -522,6 +532,34 @@ def test_evaluate(tmp_path):
     assert "expected one or two continuous ones" in error_of(result)
     result = run(tmp_path, "evaluate.py", "discrete", "--num-samples", 0)
     assert "--num-samples is 0; expected at least 1" in error_of(result)
+
+
+def test_an_evaluation_is_by_the_bound_and_what_is_most_exact(tmp_path):
+    make_run(tmp_path, "run")
+    few = ("--limit", 5, "--gap-images", 0, "--no-figures")
+    result = run(tmp_path, "evaluate.py", "run", *few)
+    assert result.returncode == 0, result.stderr
+    table = pd.read_csv(tmp_path / "run" / "evaluation.csv")
+    assert table["what"][:3].tolist() == ["elbo", "quadrature", "active units"]
+
+
+def test_an_evaluation_of_older_weights_is_warned_of(tmp_path):
+    fit(tmp_path, *SMALL, "--epochs", 2, "--no-figures")
+    few = ("--limit", 5, "--methods", "elbo", "--gap-images", 0, "--no-figures")
+    run(tmp_path, "evaluate.py", "run", *few)
+    assert not run(tmp_path, "compare.py", "run").stderr
+    more = ("--resume", "--output", "run", "--epochs", 3, "--no-figures")
+    older = "run/evaluation.csv and the figures of that evaluation are of "
+    for name, words in (("fit.py", more), ("compare.py", ["run"])):
+        result = run(tmp_path, name, *words)
+        assert result.returncode == 0, result.stderr
+        found = "epoch 2, and the run's weights are of epoch 3"
+        assert f"warning: {older}{found}" in result.stderr
+    run(tmp_path, "evaluate.py", "run", *few)
+    assert not run(tmp_path, "compare.py", "run").stderr
+    (tmp_path / "run" / "evaluation.csv").write_text("what,error\nelbo,1\n")
+    result = run(tmp_path, "compare.py", "run")
+    assert f"{older}an epoch that it does not say" in result.stderr
 
 
 def test_the_best_weights_are_evaluated_with_the_runs_caveat(tmp_path):

@@ -12,8 +12,10 @@ import pandas as pd
 import tyro
 
 from pyro_vae import figures
+from pyro_vae.cli.evaluation_file import warn_of_older
 from pyro_vae.cli.flags import CommandLine
 from pyro_vae.cli.output import write_figure, write_table
+from pyro_vae.config.tables import resolve
 from pyro_vae.runs.history import HISTORY, read_history
 from pyro_vae.runs.run import read_about, read_config, warn_of_caveats
 
@@ -81,6 +83,7 @@ def read_run(folder: Path) -> Compared:
     choices = asdict(read_config(folder))
     del choices["seed"]
     records = read_history(folder / HISTORY)
+    warn_of_older(folder, int(records[-1]["epoch"]))
     history = {key: np.array([r[key] for r in records]) for key in records[0]}
     return Compared(folder, choices, about["data"], history)
 
@@ -97,16 +100,28 @@ def group(runs: list[Compared]) -> dict[str, list[Compared]]:
         for choice in heads[0].choices
         if len({json.dumps(head.choices.get(choice)) for head in heads}) > 1
     ]
-    labels = [
-        ", ".join(
-            f"{choice} {head.choices.get(choice)}" for choice in differing
-        )
-        or head.folder.name
-        for head in heads
-    ]
-    if len(set(labels)) < len(labels):
+    # How long they were fitted tells little where something else differs.
+    others = [name for name in differing if name != "epochs"]
+    for names in (others or differing, differing):
+        labels = [describe(head, names) for head in heads]
+        if len(set(labels)) == len(labels):
+            break
+    else:
         labels = [str(head.folder) for head in heads]
     return dict(zip(labels, groups.values(), strict=True))
+
+
+def describe(one: Compared, names: list[str]) -> str:
+    """Returns some of a run's choices in words, or its name if there is none.
+
+    What `auto` means is written in its place.
+    """
+    values = {name: one.choices.get(name) for name in names}
+    for name in {"guide", "gradient"} & values.keys():
+        chosen = str(values[name])
+        values[name] = resolve(one.choices["prior"], name, chosen)
+    words = ", ".join(f"{name} {value}" for name, value in values.items())
+    return words or one.folder.name
 
 
 def incomparable(groups: dict[str, list[Compared]]) -> list[str]:

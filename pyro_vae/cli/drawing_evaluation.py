@@ -24,14 +24,17 @@ from pyro_vae.vae import VAE
 CURVE = (1, 10, 100, 1000, 5000)  # samples of each bound
 WEIGHTS_AT_A_TIME = 250  # samples of z for each image
 IMAGES_AT_A_TIME = 8
+POINTS = 120  # along each axis of a posterior's picture
 GROUP = 4  # images with good, with usual and with bad gaps
 
 
 def draw_gaps(gaps: Gaps) -> Figure:
     """Draws how the two gaps are distributed over images."""
-    return figures.gap_histogram(
-        gaps.approximation.cpu().numpy(), gaps.amortization.cpu().numpy()
+    approximation, amortization = (
+        gap.cpu().numpy() for gap in (gaps.approximation, gaps.amortization)
     )
+    of = f"the first {len(amortization):,} test images"
+    return figures.gap_histogram(approximation, amortization, of)
 
 
 def draw_posteriors(
@@ -49,9 +52,9 @@ def draw_posteriors(
     order = total.argsort().tolist()
     middle = max(0, len(order) // 2 - GROUP // 2)
     groups = {
-        "good": order[:GROUP],
-        "median": order[middle : middle + GROUP],
-        "bad": order[-GROUP:],
+        "least gap": order[:GROUP],
+        "median gap": order[middle : middle + GROUP],
+        "largest gap": order[-GROUP:],
     }
     return figures.posterior_panels(
         [
@@ -62,7 +65,7 @@ def draw_posteriors(
                 x[index : index + 1],
                 gaps.parameters[index],
                 run.data.image_shape,
-                f"{name}: gap {total[index]:.2f}",
+                f"{name}:\n{total[index]:.2f} nats",
             )
             for name, chosen in groups.items()
             for index in chosen
@@ -91,8 +94,10 @@ def _make_panel(
     }
     both = torch.cat(list(draws.values()))
     low, high = both.amin(0), both.amax(0)
-    margin = (high - low) / 2
-    z, density = posterior_density(vae, image, low - margin, high + margin)
+    middle = (low + high) / 2
+    side = 0.8 * (high - low).max()  # half of a square's
+    corners = (middle - side, middle + side)
+    z, density = posterior_density(vae, image, *corners, size=POINTS)
     picture = image.view(image_shape)
     if picture.dim() == 3:  # imshow wants the channels last
         picture = picture.movedim(0, -1)
@@ -129,7 +134,10 @@ def draw_bounds(
     if method != "importance":
         found = log_marginal_likelihood(vae, x, method=method, labels=labels)
         exact = found.value.mean().item()
-    return figures.bound_curve(CURVE, np.array(bounds), np.array(errors), exact)
+    of = f"{len(x):,} test images"
+    return figures.bound_curve(
+        CURVE, np.array(bounds), np.array(errors), exact, of
+    )
 
 
 def _draw_weights(

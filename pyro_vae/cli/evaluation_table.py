@@ -1,61 +1,93 @@
-"""The rows of evaluation.csv: log p(x), the gaps, and the use of latents."""
+"""The rows of evaluation.csv: log p(x), the gaps, and the use of latents.
+
+The columns of a row, of which some are empty:
+
+- `what`: the quantity, in nats per image unless its name says otherwise.
+- `image`: the image's place in the test set; empty in a summary of all images.
+- `images`: the number of images that a summary is of.
+- `epoch`: the epoch of the weights that were evaluated.
+- `value`: the quantity of the image, or its mean over images.
+- `standard_error`: that of the mean, over images.
+- `sampling_error`: the standard error by the samples of z of the image's value,
+  or the largest one of all images.
+- `tolerance`: how far off the image's value may be by the rules of an exact
+  computation, or the largest one of all images.
+- `effective_sample_size`: the number of equally weighted samples that would
+  tell as much, or the median over images.
+- `seconds`: the time that it took.
+"""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.evaluation import Gaps, check_aggregate, posterior_kl
+from pyro_vae.evaluation import (
+    Gaps,
+    LogMarginal,
+    check_aggregate,
+    posterior_kl,
+)
 from pyro_vae.vae import VAE
 
 KL_IMAGES = 50  # whose KL is integrated to check the gaps
 
+COLUMNS = (
+    "what",
+    "image",
+    "images",
+    "epoch",
+    "value",
+    "standard_error",
+    "sampling_error",
+    "tolerance",
+    "effective_sample_size",
+    "seconds",
+)
 Rows = list[dict[str, Any]]
 
 
 def make_rows(
     what: str,
-    values: Tensor,
-    errors: Tensor | None = None,
-    effective: Tensor | None = None,
+    found: LogMarginal,
+    is_exact: bool = False,
     seconds: float = math.nan,
     per_image: bool = False,
-) -> Iterator[dict[str, Any]]:
-    """Yields the rows of a quantity: one for each image, then a summary.
+) -> Rows:
+    """Returns the rows of a quantity: one for each image, then a summary.
 
     Args:
         what: The name of the quantity.
-        values: The quantity of each image, `(B,)`.
-        errors: The errors of the values, `(B,)`.
-        effective: The effective sample sizes, `(B,)`.
+        found: The quantity of each image.
+        is_exact: Whether its errors are tolerances, and not standard errors of
+            sampling.
         seconds: The time that it took.
-        per_image: Whether to yield rows for the images.
+        per_image: Whether to make rows for the images.
     """
-    missing = torch.full((len(values),), math.nan)
-    columns = {
-        "value": values,
-        "error": missing if errors is None else errors,
-        "effective_sample_size": missing if effective is None else effective,
-    }
+    errors = "tolerance" if is_exact else "sampling_error"
+    columns = {"value": found.value, errors: found.error}
+    if found.effective_sample_size is not None:
+        columns["effective_sample_size"] = found.effective_sample_size
     arrays = {name: column.cpu().numpy() for name, column in columns.items()}
-    if per_image:
-        for image in range(len(values)):
-            row = {name: array[image] for name, array in arrays.items()}
-            yield {"what": what, "image": image, **row}
+    rows: Rows = []
+    for image in range(len(found.value) if per_image else 0):
+        row = {name: array[image] for name, array in arrays.items()}
+        rows.append({"what": what, "image": image, **row})
     value = arrays["value"]
-    yield {
+    summary = {
         "what": what,
-        "image": None,
         "images": len(value),
         "value": value.mean(),
         "standard_error": value.std() / len(value) ** 0.5,
-        "error": arrays["error"].max(),
-        "effective_sample_size": np.median(arrays["effective_sample_size"]),
+        errors: arrays[errors].max(),
         "seconds": seconds,
     }
+    if "effective_sample_size" in arrays:
+        size = np.median(arrays["effective_sample_size"])
+        summary["effective_sample_size"] = size
+    return [*rows, summary]
 
 
 def describe_aggregate(
@@ -78,7 +110,6 @@ def describe_aggregate(
     return [
         {
             "what": what,
-            "image": None,
             "images": len(test),
             "value": value,
             "standard_error": error,
@@ -102,13 +133,19 @@ def describe_gaps(
         ("approximation gap", gaps.approximation, gaps.best_elbo_error),
         ("amortization gap", gaps.amortization, error),
     ):
-        rows += make_rows(what, values, errors, None, seconds, per_image)
+        found = LogMarginal(values, errors)
+        rows += make_rows(what, found, False, seconds, per_image)
     if is_plane_or_line(vae):
         exact, some = gaps.log_marginal_likelihood, slice(0, KL_IMAGES)
         known = None if labels is None else labels[some]
         kl = posterior_kl(vae, x[some], exact[some], known)
-        rows += make_rows("gaps together", (exact - gaps.elbo)[some])
-        rows += make_rows("kl(q, posterior) by quadrature", kl)
+        both, unknown = (exact - gaps.elbo)[some], torch.full_like(kl, math.nan)
+        rows += make_rows(
+            "gaps together", LogMarginal(both, gaps.elbo_error[some])
+        )
+        rows += make_rows(
+            "kl(q, posterior) by quadrature", LogMarginal(kl, unknown)
+        )
     return rows
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from pyro_vae.cli.drawing import draw_run
+from pyro_vae.cli.evaluation_file import warn_of_older
 from pyro_vae.cli.flags import CommandLine, to_flag
 from pyro_vae.cli.outcome import sum_up
 from pyro_vae.cli.output import check_inner_folder, write_figures
@@ -168,6 +169,7 @@ def train(
     if not flags.no_figures:
         write_figures(draw_run(vae, data, folder), folder / FIGURES)
     history = read_history(folder / HISTORY)
+    warn_of_older(folder, int(history[-1]["epoch"]))
     for fault in find_faults(history):
         warnings.warn(fault, stacklevel=2)
     notes = "".join(f" ({command.in_flags(caveat)})" for caveat in caveats)

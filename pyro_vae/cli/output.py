@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL import Image
 
 from pyro_vae.files import write_atomically
 
@@ -46,9 +47,12 @@ def write_figures(figures: dict[str, Figure], folder: Path) -> None:
 
 
 def write_figure(figure: Figure, path: Path) -> None:
-    """Writes a figure as a PNG file."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
+    """Writes a figure as a PNG file of at most 256 colors, which is small."""
+    drawn, content = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png")
+    with Image.open(drawn) as image:
+        few = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    few.save(content, format="png", optimize=True)
     write_atomically(path, content.getvalue())
 
 

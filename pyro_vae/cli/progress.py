@@ -1,11 +1,14 @@
-"""What a fit shows while it runs, and from when on a signal waits for it."""
+"""What a command shows while it runs, and when a signal waits for a fit."""
 
 import sys
+import time
 
 from tqdm import tqdm
 
 from pyro_vae.cli.interrupt import Interrupt
 from pyro_vae.runs.history import Record
+
+INTERVAL = 5.0  # seconds between two lines, at least
 
 
 class Progress:
@@ -80,4 +83,41 @@ class Progress:
     def close(self) -> None:
         """Leaves the bar as it stands; no step is taken from here on."""
         self._interrupt.is_patient = False
+        self._bar.close()
+
+
+class Counter:
+    """Counts images: a live bar on a terminal, and lines elsewhere.
+
+    Args:
+        what: What is done with the images, in a word.
+        total: The number of images.
+    """
+
+    def __init__(self, what: str, total: int):
+        self._what, self._total = what, total
+        self._done, self._started = 0, time.monotonic()
+        self._spoke = self._started
+        is_live = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total, desc=what, unit=" images", disable=not is_live
+        )
+        if not is_live:
+            print(f"{what}: {total} images ...", file=sys.stderr)
+
+    def add(self, count: int) -> None:
+        """Counts images that are done; lines come some seconds apart."""
+        self._done += count
+        self._bar.update(count)
+        now = time.monotonic()
+        if self._bar.disable and now - self._spoke > INTERVAL:
+            self._spoke = now
+            print(
+                f"{self._what}: {self._done} of {self._total} images after "
+                f"{now - self._started:.0f} s",
+                file=sys.stderr,
+            )
+
+    def close(self) -> None:
+        """Leaves the bar as it stands."""
         self._bar.close()

@@ -1,6 +1,7 @@
 """Where the bound loses: in the guide's family, or in amortizing it."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from functools import partial
 
 import pyro
@@ -43,6 +44,13 @@ class Gaps:
     best_elbo: Tensor
     best_elbo_error: Tensor
     parameters: Tensor
+
+    @staticmethod
+    def join(parts: Sequence["Gaps"]) -> "Gaps":
+        """Returns the gaps of several minibatches as one."""
+        names = [field.name for field in fields(Gaps)]
+        columns = [[getattr(part, name) for part in parts] for name in names]
+        return Gaps(*map(torch.cat, columns))
 
     @property
     def approximation(self) -> Tensor:

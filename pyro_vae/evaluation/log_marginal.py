@@ -73,19 +73,25 @@ class Method:
         estimate: Takes a VAE, images `(B, D)`, the number of samples for each
             image, and the seed of all randomness; the last two mean nothing
             to an exact method.
+        is_exact: Whether its errors are tolerances of a computation, and not
+            standard errors of sampling.
     """
 
     about: str
     takes: Latents
     estimate: Callable[[VAE, Tensor, int, int], LogMarginal]
+    is_exact: bool = False
 
 
 # The more exact a method is, the farther up it stands: the default one for a
 # VAE is the first that takes its latents.
 METHODS = {
-    "exact": Method("the sum over discrete latents", DISCRETE, _sum),
+    "exact": Method("the sum over discrete latents", DISCRETE, _sum, True),
     "quadrature": Method(
-        "the integral over one or two latents, to 1e-3 nats", FEW, _integrate
+        "the integral over one or two latents, to 1e-3 nats",
+        FEW,
+        _integrate,
+        True,
     ),
     "importance": Method(
         "a lower bound by samples from the guide", ANY, importance_bound

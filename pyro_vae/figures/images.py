@@ -8,14 +8,31 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pyro_vae.figures.latents import latent_plane
-from pyro_vae.figures.style import DPI, Array, write_plainly
+from pyro_vae.figures.style import (
+    DPI,
+    TICK_SIZE,
+    Array,
+    make_figure,
+    on_slides,
+    write_plainly,
+)
 
 GAP = 0.1  # around each image, as a part of its shorter side
 TICKS = 5
+WIDTH = 1000  # pixels of a sheet, about
+MARGIN = 0.15  # inches around a sheet
+ROOM = 0.75  # inches for an axis with a name
+TOP = 0.5  # inches for the title
 
 
+@on_slides
 def image_grid(
-    images: Array, image_shape: Sequence[int], columns: int, title: str
+    images: Array,
+    image_shape: Sequence[int],
+    columns: int,
+    title: str,
+    names: Sequence[str] = (),
+    rows: Sequence[str] = (),
 ) -> Figure:
     """Draws images in rows.
 
@@ -24,12 +41,26 @@ def image_grid(
         image_shape: `(height, width)` or `(3, height, width)`.
         columns: The number of images in a row.
         title: The figure's title, drawn letter by letter.
+        names: A name for each image, for its upper left corner, or none.
+        rows: A name for each row, or none.
+
+    Examples:
+        >>> import numpy as np
+        >>> from pyro_vae.figures import image_grid
+        >>> images = np.random.default_rng(0).random((20, 64))
+        >>> figure = image_grid(images, (8, 8), columns=10, title="Noise")
+        >>> figure.savefig("noise.png")
     """
-    figure, axes = _draw_sheet(_tile(images, image_shape, columns), title)
-    axes.set_axis_off()
+    sheet = _tile(images, image_shape, columns)
+    left = ROOM if rows else MARGIN
+    figure, axes = _draw_sheet(sheet, title, left, MARGIN)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    _write_names(axes, image_shape, columns, names, rows)
     return figure
 
 
+@on_slides
 def manifold(
     generate: Callable[[Array], Array],
     z: Array,
@@ -48,19 +79,22 @@ def manifold(
             `(M, P)`.
         image_shape: `(height, width)` or `(3, height, width)`.
         size: The number of images along each axis.
+
+    Examples:
+        >>> import numpy as np
+        >>> from pyro_vae.figures import manifold
+        >>> z = np.random.default_rng(0).normal(size=(100, 2))
+        >>> decode = lambda z: np.abs(np.sin(z @ np.ones((2, 64))))
+        >>> figure = manifold(decode, z, (8, 8), size=10)
     """
     plane = latent_plane(z)
     coordinates = plane.project(z)
     low, high = coordinates.min(0), coordinates.max(0)
-    steps = np.linspace(low, high, size)
-    if len(plane.labels) == 1:
-        grid = steps
-    else:  # rows from the top: the second coordinate falls, the first grows
-        second, first = np.meshgrid(steps[::-1, 1], steps[:, 0], indexing="ij")
-        grid = np.stack([first.ravel(), second.ravel()], axis=1)
+    grid = _make_grid(low, high, size)
     sheet = _tile(generate(plane.lift(grid)), image_shape, size)
     title = f"Mean images over the test set's range{plane.note}"
-    figure, axes = _draw_sheet(sheet, title)
+    left = ROOM if len(plane.labels) == 2 else MARGIN
+    figure, axes = _draw_sheet(sheet, title, left, ROOM)
     values = np.linspace(low, high, TICKS)
     places = _tick_places(sheet.shape[1], image_shape[-1], image_shape)
     axes.set_xticks(places, _format(values[:, 0]))
@@ -71,6 +105,36 @@ def manifold(
         axes.set_yticks(places, _format(values[::-1, 1]))
         axes.set_ylabel(plane.labels[1])
     return figure
+
+
+def _make_grid(low: Array, high: Array, size: int) -> Array:
+    """Returns the points of a grid from the top left, row by row."""
+    steps = np.linspace(low, high, size)
+    if len(low) == 1:
+        return steps
+    # From the top the second coordinate falls, while the first grows.
+    second, first = np.meshgrid(steps[::-1, 1], steps[:, 0], indexing="ij")
+    return np.stack([first.ravel(), second.ravel()], axis=1)
+
+
+def _write_names(
+    axes: Axes,
+    image_shape: Sequence[int],
+    columns: int,
+    names: Sequence[str],
+    rows: Sequence[str],
+) -> None:
+    """Names the images of a sheet, and its rows."""
+    height, width = image_shape[-2:]
+    gap = _gap(image_shape)
+    if rows:
+        places = gap + (height + gap) * np.arange(len(rows)) + (height - 1) / 2
+        axes.set_yticks(places, rows)
+    for index, name in enumerate(names):
+        row, column = divmod(index, columns)
+        corner = (gap + column * (width + gap), gap + row * (height + gap))
+        text = axes.annotate(name, corner, (2, -2), textcoords="offset points")
+        text.set(va="top", color="white", fontsize=9)
 
 
 def _tile(images: Array, image_shape: Sequence[int], columns: int) -> Array:
@@ -114,16 +178,38 @@ def _tick_places(
     return np.linspace(first, length - 1 - first, TICKS).tolist()
 
 
-def _draw_sheet(sheet: Array, title: str) -> tuple[Figure, Axes]:
-    height, width = sheet.shape[:2]
-    figure = Figure(
-        figsize=(7, max(1.5, 7 * height / width + 0.6)),
-        dpi=DPI,
-        layout="constrained",
+def _draw_sheet(
+    sheet: Array, title: str, left: float, bottom: float
+) -> tuple[Figure, Axes]:
+    """Draws a sheet, each of whose pixels has a whole number of the figure's.
+
+    So no gap is wider than another.
+
+    Args:
+        sheet: The sheet, `(height, width)` or `(height, width, 3)`.
+        title: The title.
+        left: The room at the left, in inches.
+        bottom: The room below, in inches.
+    """
+    scale = max(1, round(WIDTH / sheet.shape[1]))
+    height, width = (scale * side for side in sheet.shape[:2])
+    left, bottom, right, top = (
+        round(room * DPI) for room in (left, bottom, MARGIN, TOP)
     )
-    axes = figure.subplots()
-    write_plainly(axes.set_title(title))
-    axes.imshow(sheet, cmap="gray", vmin=0, vmax=1)
+    total_width, total_height = left + width + right, bottom + height + top
+    figure = make_figure(total_width / DPI, total_height / DPI, None)
+    axes = figure.add_axes(
+        (
+            left / total_width,
+            bottom / total_height,
+            width / total_width,
+            height / total_height,
+        )
+    )
+    write_plainly(axes.set_title(title, pad=10))
+    axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(labelsize=TICK_SIZE, length=3)
     return figure, axes
 
 

@@ -1,4 +1,4 @@
-"""Pictures of latent space: points, mixture components, discrete states."""
+"""Pictures of latent space: points, and mixture components."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +11,21 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse
 from numpy.typing import NDArray
 
-from pyro_vae.figures.style import DPI, Array, colors_of
+from pyro_vae.figures.style import (
+    MAX_KINDS,
+    TICK_SIZE,
+    Array,
+    colors_of,
+    make_figure,
+    on_slides,
+    outline,
+    shapes_of,
+)
 
 Labels = NDArray[Any]
 
-MAX_LEGEND = 20  # labels; more of them get a color bar
-MAX_TICKS = 30  # states whose numbers fit below their bars
+CELLS = 40  # along each axis, to find where a label's own points are densest
+JITTER = 0.35  # of a label's points along its line, in one dimension
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,7 @@ def latent_plane(z: Array) -> Plane:
     return Plane(origin, components[:2], labels)
 
 
+@on_slides
 def latent_scatter(
     z: Array,
     labels: Labels | None,
@@ -71,63 +81,40 @@ def latent_scatter(
 ) -> Figure:
     """Draws latents as points, colored by label.
 
+    Each label is written where its own points are densest. Up to 30 labels are
+    told apart by color and shape; more of them get a color bar.
+
     Args:
         z: Latents, `(N, P)`. Beyond two dimensions their first two principal
             components are drawn; a single one is drawn against the label.
         labels: `(N,)` integers, or None.
         components: The locs and scales of normals, `(K, P)` each, to be drawn
-            as ellipses of two standard deviations; in one dimension none is.
+            as ellipses of two standard deviations, named c0, c1, ...; in one
+            dimension none is.
+
+    Examples:
+        >>> import numpy as np
+        >>> from pyro_vae.figures import latent_scatter
+        >>> z = np.random.default_rng(0).normal(size=(100, 2))
+        >>> figure = latent_scatter(z, labels=np.arange(100) % 10)
+        >>> figure.savefig("latent.png")
     """
     plane = latent_plane(z)
     points = plane.project(z)
-    axis_labels = list(plane.labels)
-    if len(axis_labels) == 1:
-        heights = np.zeros(len(z)) if labels is None else labels
-        points = np.column_stack([points, heights])
-        axis_labels.append("label" if labels is not None else "")
-    figure = Figure(figsize=(7, 6), dpi=DPI, layout="constrained")
+    figure = make_figure(8.5, 7)
     axes = figure.subplots()
-    _draw_points(axes, points, labels)
-    if components is not None and len(plane.labels) == 2:
-        _draw_components(axes, plane, *components)
-    axes.set_xlabel(axis_labels[0])
-    axes.set_ylabel(axis_labels[1])
     axes.set_title(f"The test set in latent space{plane.note}")
-    return figure
-
-
-def state_usage(
-    states: NDArray[np.integer], labels: Labels | None, num_states: int
-) -> Figure:
-    """Draws how many images are in each discrete state, colored by label.
-
-    The fullest states come first; those without an image are counted in the
-    title alone.
-
-    Args:
-        states: The state of each image, `(N,)` integers.
-        labels: `(N,)` integers, or None.
-        num_states: The number of states that the prior has.
-    """
-    used, counts = np.unique(states, return_counts=True)
-    used = used[np.argsort(-counts, kind="stable")]
-    kinds = [None] if labels is None else list(np.unique(labels))
-    palette = colors_of(len(kinds))
-    figure = Figure(figsize=(9, 4.5), dpi=DPI, layout="constrained")
-    axes = figure.subplots()
-    bottom = np.zeros(len(used))
-    for kind, color in zip(kinds, palette, strict=True):
-        of_kind = states if kind is None else states[labels == kind]
-        heights = (of_kind[:, None] == used).sum(0)
-        axes.bar(range(len(used)), heights, bottom=bottom, color=color)
-        bottom += heights
-    if labels is not None and len(kinds) <= MAX_LEGEND:
-        _draw_legend(axes, kinds, palette)
-    if len(used) <= MAX_TICKS:
-        axes.set_xticks(range(len(used)), used)
-    axes.set_xlabel("state, by number of images")
-    axes.set_ylabel("test images")
-    axes.set_title(f"{len(used)} of {num_states} states have a test image")
+    axes.set_xlabel(plane.labels[0])
+    axes.tick_params(labelsize=TICK_SIZE)
+    if len(plane.labels) == 1:
+        _draw_strips(axes, points[:, 0], labels)
+        return figure
+    axes.set_ylabel(plane.labels[1])
+    axes.set_aspect("equal", adjustable="datalim")
+    handles = _draw_points(axes, points, labels)
+    if components is not None:
+        handles.append(_draw_components(axes, plane, *components))
+    draw_legend(axes, handles, None if labels is None else "label")
     return figure
 
 
@@ -151,41 +138,134 @@ def ellipse(center: Array, covariance: Array, color: str = "black") -> Ellipse:
     )
 
 
-def _draw_points(axes: Axes, points: Array, labels: Labels | None) -> None:
+def _draw_points(axes: Axes, points: Array, labels: Labels | None) -> list[Any]:
+    """Draws points, and returns the entries of the legend."""
+    size = float(np.clip(90_000 / len(points), 9, 40))  # square points
     x, y = points.T
     if labels is None:
-        axes.scatter(x, y, s=4, linewidths=0)
-        return
+        axes.scatter(x, y, s=size, linewidths=0, alpha=0.7)
+        return []
     kinds = np.unique(labels)
-    if len(kinds) > MAX_LEGEND:
-        drawn = axes.scatter(x, y, c=labels, s=4, linewidths=0)
-        axes.figure.colorbar(drawn, ax=axes, label="label")
-        return
-    colors = colors_of(len(kinds))
+    if len(kinds) > MAX_KINDS:
+        drawn = axes.scatter(x, y, c=labels, s=size, linewidths=0)
+        bar = axes.figure.colorbar(drawn, ax=axes, label="label")
+        bar.ax.tick_params(labelsize=TICK_SIZE)
+        return []
+    colors, shapes = colors_of(len(kinds)), np.array(shapes_of(len(kinds)))
     index = np.searchsorted(kinds, labels)
-    axes.scatter(x, y, c=colors[index], s=4, linewidths=0, alpha=0.8)
-    _draw_legend(axes, list(kinds), colors)
+    order = np.random.default_rng(0).permutation(len(points))
+    for shape in np.unique(shapes):  # no label lies on top of the others
+        chosen = order[shapes[index[order]] == shape]
+        axes.scatter(
+            x[chosen],
+            y[chosen],
+            c=colors[index[chosen]],
+            s=size,
+            marker=shape,
+            linewidths=0,
+            alpha=0.7,
+        )
+    for kind, place in zip(kinds, _find_places(points, index), strict=True):
+        text = axes.text(place[0], place[1], str(kind), fontsize=17)
+        text.set(weight="bold", ha="center", va="center", zorder=7)
+        outline(text, 3.5)
+    looks = zip(kinds, colors, shapes, strict=True)
+    return [make_handle(*look) for look in looks]
+
+
+def _find_places(points: Array, index: NDArray[np.integer]) -> list[Array]:
+    """Returns where each label's own points are densest, beyond the others'.
+
+    Args:
+        points: `(N, 2)`.
+        index: The number of each point's label, `(N,)`.
+    """
+    low, high = points.min(0), points.max(0)
+    side = np.where(high > low, (high - low) / CELLS, 1)
+    cells = np.minimum((points - low) // side, CELLS - 1).astype(int)
+
+    def count(chosen: Array) -> Array:
+        counts = np.zeros((CELLS + 2, CELLS + 2))
+        np.add.at(counts, tuple(chosen.T + 1), 1)
+        blocks = np.lib.stride_tricks.sliding_window_view(counts, (3, 3))
+        return blocks.sum((2, 3))
+
+    everything = count(cells)
+    places = []
+    for kind in range(index.max() + 1):
+        own = cells[index == kind]
+        score = 2 * count(own) - everything
+        score[count(own) == 0] = -np.inf
+        best = np.array(np.unravel_index(score.argmax(), score.shape))
+        places.append(low + (best + 0.5) * side)
+    return places
+
+
+def _draw_strips(axes: Axes, x: Array, labels: Labels | None) -> None:
+    """Draws latents of one dimension, a line for each label."""
+    heights = np.random.default_rng(0).uniform(-JITTER, JITTER, len(x))
+    size = float(np.clip(90_000 / len(x), 9, 40))
+    if labels is None:
+        axes.scatter(x, heights, s=size, linewidths=0, alpha=0.7)
+        axes.set_yticks([])
+        return
+    kinds, index = np.unique(labels, return_inverse=True)
+    colors = colors_of(len(kinds))[index]
+    axes.scatter(x, index + heights, c=colors, s=size, linewidths=0, alpha=0.7)
+    if len(kinds) <= MAX_KINDS:
+        axes.set_yticks(range(len(kinds)), kinds)
+    axes.set_ylabel("label")
 
 
 def _draw_components(
     axes: Axes, plane: Plane, locs: Array, scales: Array
-) -> None:
+) -> Line2D:
+    """Draws components, and returns the entry of the legend."""
+    middle = plane.project(locs).mean(0)
     for k, (loc, scale) in enumerate(zip(locs, scales, strict=True)):
         center = plane.project(loc)
         covariance = (plane.directions * scale**2) @ plane.directions.T
-        axes.add_patch(ellipse(center, covariance))
-        place = (center[0], center[1])
-        axes.annotate(str(k), place, ha="center", va="center")
+        drawn = axes.add_patch(ellipse(center, covariance))
+        drawn.set(linewidth=1.6, zorder=4)
+        outward = center - middle if len(locs) > 1 else np.array([0.0, 1.0])
+        length = max((outward @ covariance @ outward) ** 0.5, 1e-12)
+        edge = center + 2 * covariance @ outward / length
+        axes.annotate(
+            f"c{k}",
+            (edge[0], edge[1]),
+            ha="center",
+            va="center",
+            fontsize=10,
+            zorder=6,
+            bbox={"boxstyle": "round,pad=0.15", "fc": "white", "lw": 0.8},
+        )
+    name = "component c0, c1, ...:\ntwo standard\ndeviations"
+    return Line2D([], [], color="black", linewidth=1.6, label=name)
 
 
-def _draw_legend(axes: Axes, kinds: Sequence[Any], colors: Array) -> None:
-    handles = [
-        Line2D([], [], linestyle="", marker="o", color=color, label=str(kind))
-        for kind, color in zip(kinds, colors, strict=True)
-    ]
-    axes.legend(
-        handles=handles,
-        title="label",
-        loc="center left",
-        bbox_to_anchor=(1, 0.5),
+def draw_legend(
+    axes: Axes, handles: Sequence[Line2D], title: str | None
+) -> None:
+    """Draws a legend at the right of the axes, if there is anything in it."""
+    if handles:
+        axes.legend(
+            handles=handles,
+            title=title,
+            loc="center left",
+            bbox_to_anchor=(1, 0.5),
+            alignment="left",
+            ncols=1 + (len(handles) - 1) // 16,
+        )
+
+
+def make_handle(name: Any, color: Any, shape: str) -> Line2D:
+    """Returns a legend's entry for points, or areas, of one color."""
+    return Line2D(
+        [],
+        [],
+        linestyle="",
+        marker=shape,
+        markersize=9,
+        color=color,
+        label=str(name),
     )
