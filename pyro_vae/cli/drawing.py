@@ -14,6 +14,7 @@ from pyro_vae import figures
 from pyro_vae.data import Dataset
 from pyro_vae.evaluation import assign, zip_batches
 from pyro_vae.parts.distributions import NormalMixture, center
+from pyro_vae.randomness import random_stream
 from pyro_vae.runs.history import HISTORY, read_history
 from pyro_vae.training import place_labels
 from pyro_vae.vae import VAE
@@ -51,19 +52,27 @@ def draw_images(vae: VAE, data: Dataset) -> dict[str, Figure]:
     if vae.num_labels:
         title = "Mean images of samples, a class a row, a z a column"
 
-    white = max(1.0, float(data.test.max())) if len(data.test) else 1.0
+    test = data.test.nan_to_num(0.0)
+    white = max(1.0, float(test.max())) if len(test) else 1.0
 
     def grid(images: Tensor, columns: int, title: str) -> Figure:
         arrays = images.cpu().numpy() / white  # counts go beyond 1
         return figures.image_grid(arrays, data.image_shape, columns, title)
 
-    return {
+    drawn = {
         "data": grid(data.train[chosen], 10, f"Images of {data.name}"),
         "samples": grid(draw_samples(vae), ROW, title),
         "reconstructions": grid(
             pairs, columns, "Test images, each above its reconstruction"
         ),
     }
+    if x.isnan().any():
+        with random_stream(0, 0, x.device):
+            whole = vae.impute(x.flatten(0, 1), labels=labels).view_as(x)
+        pairs = torch.stack([x, whole], dim=1).flatten(0, 2)
+        title = "Test images (blue: not observed), each above its imputation"
+        drawn["imputations"] = grid(pairs, columns, title)
+    return drawn
 
 
 @torch.no_grad()

@@ -93,7 +93,7 @@ def _make_panel(
     low, high = both.amin(0), both.amax(0)
     margin = (high - low) / 2
     z, density = posterior_density(vae, image, low - margin, high + margin)
-    picture = image.view(image_shape)
+    picture = image.nan_to_num(1.0).view(image_shape)  # on white
     if picture.dim() == 3:  # imshow wants the channels last
         picture = picture.movedim(0, -1)
     return figures.Panel(

@@ -23,6 +23,7 @@ def make_rows(
     effective: Tensor | None = None,
     seconds: float = math.nan,
     per_image: bool = False,
+    bits: float | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yields the rows of a quantity: one for each image, then a summary.
 
@@ -33,6 +34,7 @@ def make_rows(
         effective: The effective sample sizes, `(B,)`.
         seconds: The time that it took.
         per_image: Whether to yield rows for the images.
+        bits: Minus the mean in bits per dimension, where that means something.
     """
     missing = torch.full((len(values),), math.nan)
     columns = {
@@ -46,6 +48,7 @@ def make_rows(
             row = {name: array[image] for name, array in arrays.items()}
             yield {"what": what, "image": image, **row}
     value = arrays["value"]
+    in_bits = {} if bits is None else {"bits_per_dimension": bits}
     yield {
         "what": what,
         "image": None,
@@ -55,6 +58,7 @@ def make_rows(
         "error": arrays["error"].max(),
         "effective_sample_size": np.median(arrays["effective_sample_size"]),
         "seconds": seconds,
+        **in_bits,
     }
 
 

@@ -21,6 +21,7 @@ from pyro_vae.config.variants import (
     LIKELIHOODS,
     PRIORS,
 )
+from pyro_vae.parts.masking import MaskedEncoder, MaskedLikelihood
 from pyro_vae.vae import VAE
 
 
@@ -54,12 +55,15 @@ def build(
     kind = NETWORKS[config.network].make()
     count = CONDITIONS[config.condition].make(num_labels)
     make_encoder = partial(kind.encoder, config, shape, extra=count)
+    if config.missing:
+        make_encoder = partial(_mask_encoder, config, shape, extra=count)
     q = GUIDES[guide].make(config, make_encoder)
     prior = PRIORS[config.prior].make(config, q)
     decoder = kind.decoder(config, prior().event_shape[0] + count, shape)
+    likelihood = LIKELIHOODS[config.likelihood].make(config, decoder)
     vae = VAE(
         prior,
-        LIKELIHOODS[config.likelihood].make(config, decoder),
+        MaskedLikelihood(likelihood) if config.missing else likelihood,
         q,
         GRADIENTS[gradient].make(config, make_encoder),
         INFERENCES[config.inference].make(config),
@@ -67,6 +71,16 @@ def build(
     )
     vae.recipe = _recipe(config, data_dim, image_shape, count)
     return vae
+
+
+def _mask_encoder(
+    config: VAEConfig, shape: ImageShape, outputs: int, extra: int
+) -> MaskedEncoder:
+    """Returns an encoder of x, and of a mask of the same shape beside it."""
+    both = (2, *shape) if len(shape) == 2 else (2 * shape[0], *shape[1:])
+    kind = NETWORKS[config.network].make()
+    network = kind.encoder(config, both, outputs, extra)
+    return MaskedEncoder(network, math.prod(shape))
 
 
 def _recipe(

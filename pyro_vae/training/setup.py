@@ -97,6 +97,7 @@ def read_data(vae: VAE, data: Any, config: FitConfig) -> Dataset:
         scale=config.scale,
         layout=config.layout,
         test_fraction=config.test_fraction,
+        missing=getattr(vae.likelihood, "takes_missing", False),
     )
     return to_dataset(data, options)
 
