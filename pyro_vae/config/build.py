@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from pyro_vae.config.choices import part_of
 from pyro_vae.config.conditions import CONDITIONS
@@ -54,9 +55,7 @@ def build(
     shape = _image_shape(config, data_dim, image_shape)
     kind = NETWORKS[config.network].make()
     count = CONDITIONS[config.condition].make(num_labels)
-    make_encoder = partial(kind.encoder, config, shape, extra=count)
-    if config.missing:
-        make_encoder = partial(_mask_encoder, config, shape, extra=count)
+    make_encoder = partial(_make_encoder, config, shape, extra=count)
     q = GUIDES[guide].make(config, make_encoder)
     prior = PRIORS[config.prior].make(config, q)
     decoder = kind.decoder(config, prior().event_shape[0] + count, shape)
@@ -73,12 +72,14 @@ def build(
     return vae
 
 
-def _mask_encoder(
+def _make_encoder(
     config: VAEConfig, shape: ImageShape, outputs: int, extra: int
-) -> MaskedEncoder:
-    """Returns an encoder of x, and of a mask of the same shape beside it."""
-    both = (2, *shape) if len(shape) == 2 else (2 * shape[0], *shape[1:])
+) -> nn.Module:
+    """Returns an encoder; for missing values, one of x with a mask beside."""
     kind = NETWORKS[config.network].make()
+    if not config.missing:
+        return kind.encoder(config, shape, outputs, extra)
+    both = (2, *shape) if len(shape) == 2 else (2 * shape[0], *shape[1:])
     network = kind.encoder(config, both, outputs, extra)
     return MaskedEncoder(network, math.prod(shape))
 
