@@ -112,7 +112,7 @@ class _Page:
         if getattr(one.vae.likelihood, "takes_missing", False):
             raise UnknownPartError(
                 f"{one.name} takes missing values, for which the page has no "
-                "code; expected a run without missing=True"
+                "code; expected a run without them"
             )
         number = self.find_dataset(one.data)
         labels = number_labels(one.data)[1]
