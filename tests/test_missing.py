@@ -428,6 +428,15 @@ def test_a_vae_that_takes_none_names_the_choice():
         Dataset("own", x, x)
 
 
+def test_an_encoder_that_takes_none_is_refused():
+    vae, x = linear_vae(), punch(torch.randn(10, 6))
+    vae = VAE(
+        vae.prior, MaskedLikelihood(vae.likelihood), vae.guide.distribution
+    )
+    with pytest.raises(ValueError, match="the encoder Linear makes NaN; exp"):
+        list(fit(vae, x, FitConfig()))
+
+
 def test_data_outside_the_support_are_refused_in_evaluations():
     decoder = MLP(2, D)
     vae = VAE(
