@@ -39,6 +39,7 @@ from pyro_vae.parts.likelihoods import (
     PoissonLikelihood,
     StudentTLikelihood,
 )
+from pyro_vae.parts.masking import MaskedEncoder, MaskedLikelihood
 from pyro_vae.parts.networks import MLP, ConvDecoder, ConvEncoder
 from pyro_vae.parts.priors import (
     CategoricalPrior,
@@ -83,6 +84,8 @@ __all__ = [
     "Likelihood",
     "LocalInference",
     "LogisticPrior",
+    "MaskedEncoder",
+    "MaskedLikelihood",
     "MixtureGuide",
     "MixturePrior",
     "NegativeBinomialLikelihood",

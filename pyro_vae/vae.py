@@ -10,7 +10,11 @@ from torch.distributions import Distribution
 from pyro_vae.inference import Amortized, Inference
 from pyro_vae.pair import Guide, Model, check_images, state_without_marks
 from pyro_vae.parts.checks import check_latents, check_part, check_sizes
-from pyro_vae.parts.contracts import AmortizedGuide, check_distribution
+from pyro_vae.parts.contracts import (
+    AmortizedGuide,
+    Likelihood,
+    check_distribution,
+)
 from pyro_vae.parts.distributions import (
     NormalMixture,
     center,
@@ -24,9 +28,10 @@ from pyro_vae.parts.gradient_estimators import (
     choose_gradient,
 )
 from pyro_vae.parts.labels import give_label, join_labels
-from pyro_vae.parts.likelihoods import CountLikelihood
+from pyro_vae.parts.likelihoods import check_data
 
 Labels = Tensor | int | None  # `(B,)`, or one for all; None without labels
+IMPUTED = 10_000_000  # numbers held at a time by impute
 
 
 class VAE(nn.Module):
@@ -179,10 +184,57 @@ class VAE(nn.Module):
     def reconstruct(self, x: Tensor, labels: Labels = None) -> Tensor:
         """Returns the mean images, `(B, D)`, at the centers of q(z | x)."""
         z = center(self.infer(x, labels))
-        if isinstance(self.likelihood, CountLikelihood):
+        if isinstance(self.likelihood, Likelihood):
             inputs = join_labels(z, labels, self.num_labels)
             return self.likelihood.mean_like(inputs, x)
         return self.generate(z, labels)
+
+    @torch.no_grad()
+    def impute(
+        self, x: Tensor, num_samples: int = 100, labels: Labels = None
+    ) -> Tensor:
+        r"""Returns x with means in the place of NaN, by importance sampling.
+
+        .. math:: E(x_d \mid x_o) \approx \sum_s \tilde{w}_s E(x_d \mid z_s),
+            \quad \tilde{w}_s \propto p(z_s) p(x_o \mid z_s) / q(z_s \mid x),
+            \quad z_s \sim q(z \mid x)
+
+        where x_o is what was observed, which stays as it is, and the weights
+        add up to 1. The draws come from torch's global generator.
+
+        Args:
+            x: Images, `(B, D)`, NaN where a value was not observed.
+            num_samples: S, the number of samples of z for each image.
+            labels: The images' labels, `(B,)`, of a conditional VAE.
+
+        Raises:
+            ValueError: If x is outside the likelihood's support, or holds NaN
+                and the likelihood takes none.
+
+        References:
+            MIWAE, P.-A. Mattei and J. Frellsen, 2019.
+        """
+        check_data(self.likelihood, check_images(x))
+        size = max(1, IMPUTED // (num_samples * x.shape[-1]))
+        parts = [x.split(size)]
+        if labels is not None:
+            labels = torch.as_tensor(labels, device=x.device)
+            parts.append(labels.expand(len(x)).split(size))
+        means = [
+            self._mean_given(num_samples, *part)
+            for part in zip(*parts, strict=True)
+        ]
+        return torch.where(x.isnan(), torch.cat(means), x)
+
+    def _mean_given(
+        self, num_samples: int, x: Tensor, labels: Labels = None
+    ) -> Tensor:
+        """Returns the mean of whole images given the observed, `(B, D)`."""
+        q = self.infer(x, labels)
+        z = q.sample(torch.Size([num_samples]))
+        p = self.model.decode(z, None, labels if self.num_labels else None)
+        log_weight = self.prior().log_prob(z) + p.log_prob(x) - q.log_prob(z)
+        return (log_weight.softmax(0).unsqueeze(-1) * p.mean).sum(0)
 
     @torch.no_grad()
     def assign(self, x: Tensor, labels: Labels = None) -> Tensor:

@@ -74,6 +74,42 @@ def test_the_labels_python_runs(monkeypatch):
     assert (scope["bound"] > scope["elbo"] - 5).all()
 
 
+def test_the_data_pages_python_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_python(ROOT / "docs" / "data.md")
+    for name, shape, share in (
+        ("holes", (8, 8), 0.5),
+        ("patches", (3, 16, 16), 0),
+    ):
+        options = data.Options(missing=name == "holes")
+        found = data.load(f"{name}.npz", options=options)
+        assert found.image_shape == shape
+        missing = found.train.isnan().float().mean().item()
+        assert missing == pytest.approx(share, abs=0.01)
+        if name == "holes":
+            check_imputation(found, data.load("digits").test)
+
+
+def check_imputation(found: data.Dataset, truth: torch.Tensor) -> None:
+    """Holds the data page's numbers against the run with holes."""
+    text = (ROOT / "docs" / "data.md").read_text().replace("\n", " ")
+    vae, hidden = load_vae(REFERENCE / "holes"), found.test.isnan()
+    torch.manual_seed(0)
+    for guess, words in (
+        (vae.impute(found.test), "`vae.impute` is off the lost test pixels by"),
+        (found.train.nanmean(0), "the training images is off by"),
+    ):
+        (said,) = re.findall(f"{words} {NUMBER}", text)
+        error = (guess - truth)[hidden].square().mean().sqrt().item()
+        assert f"{error:.2f}" == said.rstrip(".")
+    for run, key, words in (
+        ("holes", "test_elbo", f"observed pixels, is {NUMBER} nats"),
+        ("patches", "test_bits_per_dimension", f"worth {NUMBER} bits per"),
+    ):
+        last = pd.read_csv(REFERENCE / run / "elbo.csv").iloc[-1]
+        assert re.findall(words, text) == [f"{last[key]:.2f}"]
+
+
 def test_the_familys_python_runs():
     assert math.isfinite(run_python(ROOT / "docs" / "family.md")["loss"])
 

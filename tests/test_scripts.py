@@ -154,6 +154,7 @@ EVERY_FLAG = {  # in runs whose choices go together
         "label-weight": 2.0,
     },
     "pictures": {"dataset": "pictures", "grey": True, "image-size": [4, 4]},
+    "holes": {"dataset": "holes.csv", "missing": True, "scale": "columns"},
     "drawn by another": {
         "static-binarization": "binarized_mnist_train.npy",
         "likelihood": "bernoulli",
@@ -230,6 +231,9 @@ def write_own_data(folder):
     np.savez(folder / "labeled.npz", images=images * 2, labels=labels)
     table = pd.DataFrame(rng.poisson(3.0, (60, 4)))
     table.assign(kind=labels).to_csv(folder / "counts.csv", index=False)
+    table.mask(rng.random((60, 4)) < 0.3).to_csv(
+        folder / "holes.csv", index=False
+    )
     (folder / "pictures").mkdir()
     for number in range(10):
         color = rng.integers(0, 256, (5, 7, 3), np.uint8)
@@ -259,6 +263,7 @@ def test_every_flag_is_reached_and_kept(tmp_path, name):
         assert flags[flag] != default, flag
     figures = {p.name for p in (tmp_path / "run" / "figures").iterdir()}
     assert figures >= {"data.png", "samples.png", "elbo.png"}
+    assert ("imputations.png" in figures) == ("missing" in flags)
     record = read_history(tmp_path / "run" / HISTORY)[1]
     if name != "continuous":
         return

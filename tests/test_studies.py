@@ -152,6 +152,22 @@ def test_combinations(tmp_path):
     assert "- **a**: --objective is 'analytic-kl'; expected elbo" in text
 
 
+def test_simulated_counts(tmp_path):
+    few = ("--rows", 300, "--held-out", 4, "--epochs", 2, "--seeds", 0, 1)
+    result = run(tmp_path, "simulated_counts.py", *few)
+    assert result.returncode == 0, result.stderr
+    folder = tmp_path / "results" / "simulated-counts"
+    table = pd.read_csv(folder / "simulated_counts.csv")
+    assert list(table["what"][:7]) == [
+        *(f"theta {d + 1}" for d in range(6)),
+        "log p(x)",
+    ]
+    assert len(table) == 14 and (table["fit"] != table["truth"]).all()
+    assert table["truth"][:6].tolist() == table["truth"][7:13].tolist()
+    assert table["error"].notna().sum() == 2
+    assert "standard_error" in result.stdout
+
+
 @pytest.mark.slow  # 72 fits
 def test_combinations_in_several_processes(tmp_path):
     few = ("--priors", "student-t", "--limit", 80, "--epochs", 3)

@@ -34,10 +34,11 @@ def draw_images(vae: VAE, data: Dataset) -> dict[str, Figure]:
     shown = data.train[chosen]
     if data.is_binary:  # as training draws them anew in each epoch
         shown = draw_once(shown, seed=0)
-    white = max(1.0, float(data.test.max())) if len(data.test) else 1.0
+    test = data.test.nan_to_num(0.0)
+    white = max(1.0, float(test.max())) if len(test) else 1.0
     shape, few = data.image_shape, slice(50)
     labels = None if data.test_labels is None else data.test_labels[few]
-    return {
+    drawn = {
         "data": figures.image_grid(
             shown.numpy() / white, shape, 10, f"Images of {data.name}"
         ),
@@ -46,6 +47,11 @@ def draw_images(vae: VAE, data: Dataset) -> dict[str, Figure]:
             vae, data.test[few], labels, shape
         ),
     }
+    if data.test[few].isnan().any():
+        drawn["imputations"] = figures.plot_imputations(
+            vae, data.test[few], labels, shape
+        )
+    return drawn
 
 
 def draw_latents(vae: VAE, data: Dataset) -> dict[str, Figure]:

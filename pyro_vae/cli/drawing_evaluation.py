@@ -98,7 +98,7 @@ def _make_panel(
     side = 0.8 * (high - low).max()  # half of a square's
     corners = (middle - side, middle + side)
     z, density = posterior_density(vae, image, *corners, size=POINTS)
-    picture = image.view(image_shape)
+    picture = image.nan_to_num(1.0).view(image_shape)  # on white
     if picture.dim() == 3:  # imshow wants the channels last
         picture = picture.movedim(0, -1)
     return figures.Panel(

@@ -43,6 +43,7 @@ from pyro_vae.evaluation import (
     warn_of_few,
     zip_batches,
 )
+from pyro_vae.parts.likelihoods import bits_per_dimension
 from pyro_vae.randomness import random_stream
 from pyro_vae.runs.files import FileError
 from pyro_vae.runs.folder import EVALUATION, FIGURES, OF_BEST
@@ -251,6 +252,7 @@ def evaluate(
         method in METHODS and METHODS[method].is_exact,
         time.perf_counter() - started,
         flags.per_image,
+        bits_per_dimension(vae.likelihood, found.value.mean().item(), test),
     )
 
 

@@ -44,6 +44,7 @@ COLUMNS = (
     "sampling_error",
     "tolerance",
     "effective_sample_size",
+    "bits_per_dimension",
     "seconds",
 )
 Rows = list[dict[str, Any]]
@@ -55,6 +56,7 @@ def make_rows(
     is_exact: bool = False,
     seconds: float = math.nan,
     per_image: bool = False,
+    bits: float | None = None,
 ) -> Rows:
     """Returns the rows of a quantity: one for each image, then a summary.
 
@@ -65,6 +67,7 @@ def make_rows(
             sampling.
         seconds: The time that it took.
         per_image: Whether to make rows for the images.
+        bits: Minus the mean in bits per dimension, where that means something.
     """
     errors = "tolerance" if is_exact else "sampling_error"
     columns = {"value": found.value, errors: found.error}
@@ -84,6 +87,8 @@ def make_rows(
         errors: arrays[errors].max(),
         "seconds": seconds,
     }
+    if bits is not None:
+        summary["bits_per_dimension"] = bits
     if "effective_sample_size" in arrays:
         size = np.median(arrays["effective_sample_size"])
         summary["effective_sample_size"] = size

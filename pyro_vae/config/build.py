@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from pyro_vae.config.choices import part_of
 from pyro_vae.config.conditions import CONDITIONS
@@ -21,6 +22,7 @@ from pyro_vae.config.variants import (
     LIKELIHOODS,
     PRIORS,
 )
+from pyro_vae.parts.masking import MaskedEncoder, MaskedLikelihood
 from pyro_vae.vae import VAE
 
 
@@ -53,13 +55,14 @@ def build(
     shape = _image_shape(config, data_dim, image_shape)
     kind = NETWORKS[config.network].make()
     count = CONDITIONS[config.condition].make(num_labels)
-    make_encoder = partial(kind.encoder, config, shape, extra=count)
+    make_encoder = partial(_make_encoder, config, shape, extra=count)
     q = GUIDES[guide].make(config, make_encoder)
     prior = PRIORS[config.prior].make(config, q)
     decoder = kind.decoder(config, prior().event_shape[0] + count, shape)
+    likelihood = LIKELIHOODS[config.likelihood].make(config, decoder)
     vae = VAE(
         prior,
-        LIKELIHOODS[config.likelihood].make(config, decoder),
+        MaskedLikelihood(likelihood) if config.missing else likelihood,
         q,
         GRADIENTS[gradient].make(config, make_encoder),
         INFERENCES[config.inference].make(config),
@@ -67,6 +70,18 @@ def build(
     )
     vae.recipe = _recipe(config, data_dim, image_shape, count)
     return vae
+
+
+def _make_encoder(
+    config: VAEConfig, shape: ImageShape, outputs: int, extra: int
+) -> nn.Module:
+    """Returns an encoder; for missing values, one of x with a mask beside."""
+    kind = NETWORKS[config.network].make()
+    if not config.missing:
+        return kind.encoder(config, shape, outputs, extra)
+    both = (2, *shape) if len(shape) == 2 else (2 * shape[0], *shape[1:])
+    network = kind.encoder(config, both, outputs, extra)
+    return MaskedEncoder(network, math.prod(shape))
 
 
 def _recipe(

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from typing_extensions import Self
 
 from pyro_vae.config.bounds import FLOAT32, Bound, exactly, show
-from pyro_vae.config.tables import TABLES, resolve
+from pyro_vae.config.tables import COUNTS, TABLES, resolve
 from pyro_vae.config.variant import Variant
 from pyro_vae.parts.distributions import MAX_STATES, check_num_states
 
@@ -149,6 +149,12 @@ def _check_labeled(config: Any) -> None:
         config._check("label_weight", exactly(default), expected)
 
 
+def _check_missing(config: Any) -> None:
+    if config.missing and config.likelihood in COUNTS:
+        expected = "learned with missing=True: a row with holes has no sum"
+        config._check("library", Bound(expected, "learned".__eq__))
+
+
 def _check_states(config: Any) -> None:
     gradient = resolve(config.prior, "gradient", config.gradient)
     if config.prior == "categorical" and gradient == "enumerated":
@@ -178,6 +184,7 @@ RULES: list[tuple[str, Callable[[Any], None]]] = [
     ("static_binarization", _check_static_binarization),
     ("early_stopping", _check_warmup),
     ("validation_fraction", _check_validation),
+    ("missing", _check_missing),
     ("num_variables", _check_states),
     ("labeled", _check_labeled),
 ]

@@ -84,6 +84,9 @@ class VAEConfig(Choices):
         library: The library size of counts, the sum of a row. observed: the
             row's own, and the decoder gives proportions; learned: the decoder
             gives the library size, too.
+        missing: Take NaN in the data as not observed: the likelihood is that
+            of the observed values, and the encoder sees zeros in the place of
+            the others, and which they are.
         inference: Where q's parameters come from. amortized: the encoder;
             local: each image's own, improved by E-steps; semi-amortized:
             E-steps that start from the encoder's proposal.
@@ -129,6 +132,7 @@ class VAEConfig(Choices):
     straight_through: bool = False
     likelihood: LikelihoodName = "gaussian"
     library: Literal["observed", "learned"] = "observed"
+    missing: bool = False
     inference: InferenceName = "amortized"
     e_steps: Annotated[int | Literal["inf"], STEPS] = 1
     e_learning_rate: Annotated[float, POSITIVE] = 0.1

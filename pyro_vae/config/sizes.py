@@ -155,9 +155,10 @@ def _count_network(
         end: The size of the end that is no image.
         is_decoder: Whether the image is its output.
     """
-    sizes, convolutions = [data_dim, *config.hidden, end], Count()
+    masks = 2 if config.missing and not is_decoder else 1
+    sizes, convolutions = [masks * data_dim, *config.hidden, end], Count()
     if config.network == "conv":
-        channels = [colors, *config.channels]
+        channels = [masks * colors, *config.channels]
         for step, (few, many) in enumerate(pairwise(channels), start=1):
             sizes[0] = many * (data_dim // colors) // 4**step
             weights = 16 * few * many + (few if is_decoder else many)

@@ -8,6 +8,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from pyro_vae.data.checks import (
+    check_finite,
+    check_size,
+    in_words,
+)
 from pyro_vae.data.draws import draw_once
 from pyro_vae.data.errors import DataError
 from pyro_vae.data.reading import shape_of_row
@@ -47,6 +52,7 @@ class Dataset:
             is no square number.
         reading: What was made of the stored numbers, as a sentence.
         classes: The names of the labels 0, 1, ..., if they have any.
+        missing: Whether images may hold NaN, for what was not observed.
 
     Raises:
         DataError: If images or labels are not of these shapes, or the images
@@ -61,6 +67,7 @@ class Dataset:
     image_shape: tuple[int, ...] = ()
     reading: str = ""
     classes: tuple[str, ...] | None = None
+    missing: bool = False
 
     def __post_init__(self) -> None:
         """Checks what a likelihood or a figure would stumble over later."""
@@ -77,21 +84,21 @@ class Dataset:
         for kind in ("train", "test"):
             images = getattr(self, kind)
             if isinstance(images, Rows) and kind == "train":
-                _check_size(kind, images, size, shape)
+                check_size(kind, images, size, shape)
                 continue
             if not isinstance(images, Tensor) or images.dim() != 2:
                 raise DataError(
-                    f"{kind} is {_describe(images)}; expected a tensor (N, D) "
+                    f"{kind} is {in_words(images)}; expected a tensor (N, D) "
                     "of images: flatten each"
                 )
-            _check_size(kind, images, size, shape)
-            _check_finite(kind, images)
+            check_size(kind, images, size, shape)
+            check_finite(kind, images, self.missing)
             labels = getattr(self, f"{kind}_labels")
             if labels is not None and not (
                 isinstance(labels, Tensor) and labels.shape == (len(images),)
             ):
                 raise DataError(
-                    f"{kind}_labels is {_describe(labels)}; expected a "
+                    f"{kind}_labels is {in_words(labels)}; expected a "
                     f"tensor of one label for each of {len(images)} images, or "
                     "None"
                 )
@@ -199,7 +206,8 @@ class Dataset:
         for kind, images in (("train", self.train), ("test", self.test)):
             if isinstance(images, Rows):
                 images = spread(images, SAMPLE)
-            low, high = images.aminmax() if len(images) else (0, 0)
+            known = images[~images.isnan()] if self.missing else images
+            low, high = known.aminmax() if known.numel() else (0, 0)
             if low < 0 or high > 1:
                 raise DataError(
                     f"{kind} ranges from {low:g} to {high:g}; "
@@ -227,27 +235,32 @@ class Dataset:
 
     @property
     def is_binary(self) -> bool:
-        """Whether every pixel of the test set is 0 or 1."""
-        return bool(((self.test == 0) | (self.test == 1)).all())
+        """Whether every observed pixel of the test set is 0 or 1."""
+        x = self.test
+        return bool(((x == 0) | (x == 1) | x.isnan()).all())
 
     def describe(self) -> dict[str, Any]:
         """Returns what a run's files record of the data, ready for JSON.
 
         Two data sets that differ in it are not the same: it holds the name,
-        the sizes, the mean pixel of each set and the shape of an image. Of
-        images that are not in memory it holds the mean of a sample.
+        the sizes, the mean pixel of each set and the shape of an image, and
+        with missing values the part that was observed. Of images that are not
+        in memory it holds the mean of a sample.
         """
         train = self.train
         if isinstance(train, Rows):
             train = spread(train, SAMPLE)
-        return {
+        words = {
             "name": self.name,
             "num_train": len(self.train),
             "num_test": len(self.test),
-            "train_mean": train.mean(dtype=torch.float64).item(),
-            "test_mean": self.test.mean(dtype=torch.float64).item(),
+            "train_mean": _mean(train),
+            "test_mean": _mean(self.test),
             "image_shape": list(self.image_shape),
         }
+        if self.missing:
+            words["observed"] = 1 - _mean(train.isnan())
+        return words
 
 
 def count_apart(images: Tensor | Rows, fraction: float) -> int:
@@ -265,39 +278,12 @@ def to_unit_interval(images: Tensor) -> Tensor:
     return images.flatten(1).to(torch.get_default_dtype()).div_(255)
 
 
-def _check_size(
-    kind: str, images: Tensor | Rows, size: int, shape: tuple[int, ...]
-) -> None:
-    if images.shape[1] != size:
-        raise DataError(
-            f"{kind} has {images.shape[1]} values an image; expected {size}, "
-            f"the product of image_shape {tuple(shape)}"
-        )
-
-
-def _check_finite(kind: str, images: Tensor) -> None:
-    """Raises a DataError unless images are finite floats."""
-    if not images.is_floating_point():
-        raise DataError(
-            f"{kind} is of type {images.dtype}; expected floats: bytes become "
-            "floats in [0, 1] by dividing them by 255"
-        )
-    # What is not finite shows in the sum, which takes a twentieth of the time.
-    # It may overflow where nothing else does.
-    if images.detach().sum().isfinite() or images.isfinite().all():
-        return
-    count = len(images) - int(images.isfinite().all(1).sum())
-    raise DataError(
-        f"{kind} has NaN or infinities in {count} of {len(images)} images; "
-        "expected finite values: leave those images out"
-    )
-
-
-def _describe(value: object) -> str:
-    """Returns a tensor's shape, or what else there is in its place."""
-    shape = getattr(value, "shape", None)
-    name = type(value).__name__
-    return name if shape is None else f"{name} of shape {tuple(shape)}"
+def _mean(images: Tensor) -> float:
+    """Returns the mean of what was observed; 0 if nothing was."""
+    mean = images.mean(dtype=torch.float64)
+    if mean.isnan():
+        mean = images.nanmean(dtype=torch.float64).nan_to_num(0.0)
+    return mean.item()
 
 
 def _first(labels: Tensor | None, limit: int | None) -> Tensor | None:

@@ -14,7 +14,7 @@ def draw_binary(images: Tensor) -> Tensor:
     The draws come from torch's global generator of the images' device.
 
     Args:
-        images: Floats in [0, 1], of any shape.
+        images: Floats in [0, 1], of any shape, or NaN, which stays.
 
     Returns:
         Zeros and ones, of the images' shape and dtype.
@@ -23,7 +23,11 @@ def draw_binary(images: Tensor) -> Tensor:
         On the quantitative analysis of deep belief networks, R. Salakhutdinov
         and I. Murray, 2008.
     """
-    return torch.bernoulli(images)
+    if not images.isnan().any():
+        return torch.bernoulli(images)
+    return torch.where(
+        images.isnan(), images, torch.bernoulli(images.nan_to_num())
+    )
 
 
 def draw_once(images: Tensor, seed: int) -> Tensor:
@@ -33,7 +37,7 @@ def draw_once(images: Tensor, seed: int) -> Tensor:
     not change.
 
     Args:
-        images: Floats in [0, 1], of any shape.
+        images: Floats in [0, 1], of any shape, or NaN, which stays.
         seed: The seed of the draw.
 
     Returns:
@@ -41,7 +45,8 @@ def draw_once(images: Tensor, seed: int) -> Tensor:
     """
     generator = torch.Generator().manual_seed(seed)
     uniform = torch.rand(images.shape, generator=generator, dtype=torch.float32)
-    return (uniform.to(images.device) < images).to(images)
+    drawn = (uniform.to(images.device) < images).to(images)
+    return torch.where(images.isnan(), images, drawn)
 
 
 def minibatches(

@@ -69,9 +69,15 @@ def make_dataset(
         _join_validation(images, labels)
     said = "; ".join(filter(None, notes))
     if "test" not in images:
-        whole, fraction = images["train"], options.test_fraction
         return split(
-            name, whole, labels.get("train"), shape, fraction, said, classes
+            name,
+            images["train"],
+            labels.get("train"),
+            shape,
+            options.test_fraction,
+            said,
+            classes,
+            options.missing,
         )
     return Dataset(
         name,
@@ -82,6 +88,7 @@ def make_dataset(
         shape,
         said,
         classes,
+        options.missing,
     )
 
 

@@ -147,8 +147,13 @@ def _read_table(path: Path, table: Any, options: Options) -> Found:
             "by the option label_column, and leave the others out"
         )
     values = table[numbers]
+    holes = values.isna()
+    _check_holes(path, holes, options)
     whole = all(kind.kind in "iub" for kind in values.dtypes)
-    x = values.to_numpy(np.int64 if whole else np.float64)
+    if whole and not holes.to_numpy().any():
+        x = values.to_numpy(np.int64)
+    else:
+        x = values.to_numpy(np.float64, na_value=np.nan)
     said = f"{len(numbers)} columns of numbers"
     if options.scale == "columns":
         low, high = np.nanmin(x, 0), np.nanmax(x, 0)
@@ -159,6 +164,23 @@ def _read_table(path: Path, table: Any, options: Options) -> Found:
         parts["train_labels"] = table[label].to_numpy()
         said += f", labels from the column {label}"
     return Found(parts, said, True, options.scale == "columns")
+
+
+def _check_holes(path: Path, holes: Any, options: Options) -> None:
+    """Refuses a table with holes, unless they are not observed values."""
+    empty = [str(name) for name in holes.columns[holes.all()]]
+    if options.missing and empty:
+        raise DataError(
+            f"{path} has no value in {', '.join(empty[:5])}; expected some in "
+            "each column: leave those out"
+        )
+    if holes.to_numpy().any() and not options.missing:
+        of = ", ".join(str(name) for name in holes.columns[holes.any()][:5])
+        raise DataError(
+            f"{path} has {int(holes.sum().sum())} cells without a number, in "
+            f"{of}; expected none: leave those rows out, or give missing=True, "
+            "with which they were not observed"
+        )
 
 
 def _check_column(path: Path, column: str, columns: Any) -> None:

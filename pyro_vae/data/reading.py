@@ -6,13 +6,14 @@ and what could be read in two ways is refused, with the option that decides it.
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_vae.data.errors import DataError
+from pyro_vae.data.ranges import Range, find_range, to_native
 from pyro_vae.data.sources import Source
 
 Values = Literal["unit", "counts", "real"]
@@ -25,7 +26,6 @@ LIMITS = {
 CHANNELS = (1, 3)
 USUAL_SCALES = (255, 4095, 65535)  # of 8, 12 and 16 bits
 ROUNDING = 1e-5  # beyond 0 and 1, as resizing leaves it
-SAMPLE = 1000  # rows that are looked at, where a source is not in memory
 
 
 @dataclass(frozen=True)
@@ -55,22 +55,6 @@ class Options:
     grey: bool = False
     label_column: str | None = None
     test_fraction: float | None = None
-
-
-class Range(NamedTuple):
-    """The smallest and the largest number of a source, NaN left out.
-
-    Attributes:
-        low: The smallest.
-        high: The largest.
-        is_whole: Whether all rows were looked at.
-        num_missing: How many numbers are NaN.
-    """
-
-    low: float
-    high: float
-    is_whole: bool
-    num_missing: int
 
 
 @dataclass(frozen=True)
@@ -109,7 +93,13 @@ class Reading:
         x = x.flatten(1).to(torch.get_default_dtype())
         if self.divisor != 1:
             x = x / self.divisor
-        known = x.nan_to_num(0.0) if self.missing else x
+        hidden = x.isnan()
+        if hidden.any() and not self.missing:
+            raise DataError(
+                f"{self.where} hold NaN in rows that were not looked at first; "
+                "expected none: leave those rows out, or give missing=True"
+            )
+        known = torch.where(hidden, 0, x)  # which is in every range
         low, high = (v.item() for v in known.aminmax()) if len(x) else (0, 0)
         # Of NaN each comparison is false.
         is_inside = low >= self.low - ROUNDING and high <= self.high + ROUNDING
@@ -154,9 +144,13 @@ def make_reading(where: str, source: Source, options: Options) -> Reading:
     if found.num_missing and not options.missing:
         raise DataError(
             f"{where} hold {found.num_missing} NaN; expected none: leave "
-            "those rows out"
+            "those rows out, or give missing=True, with which NaN means that a "
+            "value was not observed"
         )
     divisor, said = find_scale(where, source.dtype, found, options)
+    if found.num_missing:
+        count = found.num_missing if found.is_whole else "some"
+        said += f", {count} of them NaN, not observed"
     return Reading(
         where,
         shape,
@@ -212,22 +206,6 @@ def find_layout(
     if channels == 1:
         return (height, width), False
     return (channels, height, width), can_be_last
-
-
-def find_range(source: Source) -> Range:
-    """Returns the range of a source's numbers: of all, or of a sample."""
-    length = source.shape[0]
-    is_whole = source.is_in_memory or length <= SAMPLE
-    count = length if is_whole else SAMPLE
-    rows = np.linspace(0, length - 1, count).round().astype(np.int64)
-    found = to_native(source.gather(rows))
-    missing = 0
-    if np.issubdtype(found.dtype, np.floating):
-        missing = int(np.isnan(found).sum())
-        found = found[~np.isnan(found)] if missing else found
-    if found.size == 0:
-        return Range(0.0, 0.0, is_whole, missing)
-    return Range(float(found.min()), float(found.max()), is_whole, missing)
 
 
 def find_scale(
@@ -303,15 +281,3 @@ def describe_shape(image_shape: tuple[int, ...]) -> str:
         return f"rows of {width} values"
     kind = "gray" if len(image_shape) == 2 else f"{image_shape[0]}-channel"
     return f"{kind} images of {height} x {width}"
-
-
-def to_native(array: np.ndarray) -> np.ndarray:
-    """Returns an array in a type that torch knows.
-
-    It knows neither long doubles nor another machine's byte order.
-    """
-    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
-        return array.astype(np.float64)
-    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-        return array.astype(np.int64 if array.dtype.itemsize < 8 else float)
-    return array.astype(array.dtype.newbyteorder("="), copy=False)

@@ -67,6 +67,10 @@ def open_source(data: Any) -> Source:
         )
     if isinstance(data, Tensor):
         data = data.detach().cpu().numpy()
+    if isinstance(data, np.ma.MaskedArray):  # what is masked was not observed
+        holes = np.ma.getmaskarray(data)
+        data = np.ma.getdata(data)
+        data = np.where(holes, np.nan, data) if holes.any() else data
     if hasattr(data, "column_names"):
         return _open_columns(data)
     if hasattr(data, "shape") and hasattr(data, "dtype"):

@@ -17,6 +17,7 @@ def split(
     test_fraction: float | None = None,
     reading: str = "",
     classes: tuple[str, ...] | None = None,
+    missing: bool = False,
 ) -> Dataset:
     """Splits images into a training and a test set, by a fixed seed.
 
@@ -29,6 +30,7 @@ def split(
             and of images that are not in memory no more than 10,000 or 64 MiB.
         reading: What was made of the stored numbers.
         classes: The names of the labels.
+        missing: Whether NaN stands for what was not observed.
     """
     if isinstance(images, Rows):
         count = count_apart(images, test_fraction or TEST_FRACTION)
@@ -42,9 +44,10 @@ def split(
             image_shape,
             reading,
             classes,
+            missing,
         )
     parts = _split_tensor(images, labels, test_fraction)
-    return Dataset(name, *parts, image_shape, reading, classes)
+    return Dataset(name, *parts, image_shape, reading, classes, missing)
 
 
 def _split_tensor(

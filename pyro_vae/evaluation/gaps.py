@@ -17,6 +17,7 @@ from pyro_vae.evaluation.log_marginal import (
 )
 from pyro_vae.evaluation.result import FEW
 from pyro_vae.inference import EStep, ImageParameters
+from pyro_vae.parts.likelihoods import check_data
 from pyro_vae.randomness import random_stream
 from pyro_vae.vae import VAE
 
@@ -89,12 +90,17 @@ def split_gap(
         seed: The seed of all samples.
         labels: The images' labels, `(B,)`, of a conditional VAE.
 
+    Raises:
+        ValueError: If the method is unknown or cannot take the latents, or an
+            image is outside the support of the likelihood.
+
     References:
         Inference Suboptimality in Variational Autoencoders, C. Cremer, X. Li
         and D. Duvenaud, 2018.
     """
     sizes = (num_steps, num_particles, num_samples)
     method = method or default_method(vae)
+    check_data(vae.likelihood, x)
     split = partial(_split, method=method, sizes=sizes, seed=seed)
     return by_label(split, vae, x, labels)
 

@@ -21,6 +21,7 @@ from pyro_vae.evaluation.result import (
     Latents,
     LogMarginal,
 )
+from pyro_vae.parts.likelihoods import check_data
 from pyro_vae.vae import VAE
 
 SMALL = 10  # effective samples
@@ -135,9 +136,11 @@ def log_marginal_likelihood(
             too small.
 
     Raises:
-        ValueError: If the method is unknown or cannot take the latents.
+        ValueError: If the method is unknown or cannot take the latents, or an
+            image is outside the support of the likelihood.
     """
     chosen = find_method(vae, method)
+    check_data(vae.likelihood, x)
     found = by_label(
         lambda vae, x: chosen.estimate(vae, x, num_samples, seed),
         vae,

@@ -109,6 +109,11 @@ class _Page:
                 f"{one.name} is conditional on labels, for which the page has "
                 "no code; expected a run without condition=labels"
             )
+        if getattr(one.vae.likelihood, "takes_missing", False):
+            raise UnknownPartError(
+                f"{one.name} takes missing values, for which the page has no "
+                "code; expected a run without them"
+            )
         number = self.find_dataset(one.data)
         labels = number_labels(one.data)[1]
         blob, vae = self.new_blob(), one.vae

@@ -10,6 +10,7 @@ from pyro_vae.figures.images import image_grid, manifold
 from pyro_vae.figures.latents import Plane, latent_plane, latent_scatter
 from pyro_vae.figures.plots import (
     plot_components,
+    plot_imputations,
     plot_latents,
     plot_manifold,
     plot_reconstructions,
@@ -36,6 +37,7 @@ __all__ = [
     "latent_scatter",
     "manifold",
     "plot_components",
+    "plot_imputations",
     "plot_latents",
     "plot_manifold",
     "plot_reconstructions",

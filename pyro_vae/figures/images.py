@@ -18,6 +18,7 @@ from pyro_vae.figures.style import (
 )
 
 GAP = 0.1  # around each image, as a part of its shorter side
+HIDDEN = (0.55, 0.68, 0.85)  # a pale blue, for NaN
 TICKS = 5
 WIDTH = 1000  # pixels of a sheet, about
 MARGIN = 0.15  # inches around a sheet
@@ -37,7 +38,8 @@ def image_grid(
     """Draws images in rows.
 
     Args:
-        images: The images, `(N, D)`; values are clipped to [0, 1].
+        images: The images, `(N, D)`; values are clipped to [0, 1], and NaN is
+            drawn in pale blue.
         image_shape: `(height, width)` or `(3, height, width)`.
         columns: The number of images in a row.
         title: The figure's title, drawn letter by letter.
@@ -149,6 +151,11 @@ def _tile(images: Array, image_shape: Sequence[int], columns: int) -> Array:
     *channels, height, width = image_shape
     x = torch.from_numpy(np.clip(images, 0, 1))
     x = x.reshape(-1, *channels or (1,), height, width)
+    hidden = x.isnan().any(1, keepdim=True)
+    if hidden.any():
+        channels = [3]
+        blue = torch.tensor(HIDDEN).to(x).view(1, 3, 1, 1)
+        x = torch.where(hidden, blue, x)
     # make_grid puts fewer images than a row on a narrower sheet, where they
     # would be drawn larger: white images fill the row.
     missing = max(0, columns - len(x))

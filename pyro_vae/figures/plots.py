@@ -5,6 +5,7 @@ Each figure shows itself where it is the last line of a notebook's cell, and
 """
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from matplotlib.figure import Figure
@@ -160,21 +161,68 @@ def plot_reconstructions(
         >>> vae = build(Config(), data.data_dim)
         >>> figure = plot_reconstructions(vae, data.test[:20])
     """
+    title = "Test images, each above its reconstruction"
+    shape = shape_of(vae, x, image_shape)
+    return _draw_pairs(vae, x, labels, shape, vae.reconstruct, title)
+
+
+def plot_imputations(
+    vae: VAE,
+    x: Tensor,
+    labels: Tensor | None = None,
+    image_shape: ImageShape = None,
+) -> Figure:
+    """Draws images with missing values, each above the one filled in.
+
+    Args:
+        vae: A VAE that takes missing values.
+        x: Images, `(B, D)`, with NaN, which is drawn in blue.
+        labels: Their labels, `(B,)`, of a conditional VAE.
+        image_shape: As `plot_manifold` has it.
+
+    Raises:
+        ValueError: If the shape does not fit, or the VAE takes no NaN.
+
+    Examples:
+        >>> from pyro_vae import Config, build
+        >>> from pyro_vae.data import load
+        >>> from pyro_vae.figures import plot_imputations
+        >>> data = load("digits")
+        >>> vae = build(Config(missing=True), data.data_dim)
+        >>> x = data.test[:10].clone()
+        >>> x[:, :16] = float("nan")
+        >>> figure = plot_imputations(vae, x)
+    """
+
+    def fill(images: Tensor, known: Tensor | None) -> Tensor:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return vae.impute(images, labels=known)
+
+    title = "Test images (blue: not observed), each above its imputation"
+    shape = shape_of(vae, x, image_shape)
+    return _draw_pairs(vae, x, labels, shape, fill, title)
+
+
+def _draw_pairs(
+    vae: VAE,
+    x: Tensor,
+    labels: Tensor | None,
+    shape: Sequence[int],
+    answer: Callable[[Tensor, Tensor | None], Tensor],
+    title: str,
+) -> Figure:
+    """Draws whole rows of images, each above what a function makes of it."""
     columns = min(ROW, len(x))
     x = x[: len(x) // columns * columns].to(first_parameter(vae).device)
     known = known_labels(vae, labels)
     known = None if known is None else known[: len(x)]
     with evaluation_mode(vae):
-        means = vae.reconstruct(x, known)
-    both = [part.unflatten(0, (-1, columns)) for part in (x, means)]
+        answers = answer(x, known)
+    both = [part.unflatten(0, (-1, columns)) for part in (x, answers)]
     pairs = torch.stack(both, dim=1).flatten(0, 2)
-    white = max(1.0, float(x.max()))
-    return image_grid(
-        as_array(pairs) / white,
-        shape_of(vae, x, image_shape),
-        columns,
-        "Test images, each above its reconstruction",
-    )
+    white = max(1.0, float(x.nan_to_num(0.0).max()))  # counts go beyond 1
+    return image_grid(as_array(pairs) / white, shape, columns, title)
 
 
 def plot_usage(vae: VAE, x: Tensor, labels: Tensor | None = None) -> Figure:

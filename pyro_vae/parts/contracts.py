@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution, Independent, constraints
 
 PAIRS = 100_000_000  # numbers held at a time by the generic cross_log_prob
 
@@ -74,7 +74,9 @@ class Likelihood(nn.Module, ABC):
             x: Training data, `(N, D)`.
         """
 
-    def cross_log_prob(self, z: Tensor, x: Tensor) -> Tensor:
+    def cross_log_prob(
+        self, z: Tensor, x: Tensor, observed: Tensor | None = None
+    ) -> Tensor:
         """Returns log p(x | z) for every pair of a latent and an image.
 
         A likelihood that is linear in a few statistics of x can do this with
@@ -83,11 +85,13 @@ class Likelihood(nn.Module, ABC):
         Args:
             z: Latents, `(M, P)`.
             x: Images, `(B, D)`.
+            observed: Which dimensions are summed, `(B, D)` booleans; by
+                default all.
 
         Returns:
             `(M, B)`, in nats, of x's dtype.
         """
-        return pairwise_log_prob(self, z, x)
+        return pairwise_log_prob(self, z, x, observed)
 
 
 class AmortizedGuide(nn.Module, ABC):
@@ -139,23 +143,58 @@ def feature_count(network: nn.Module, name: str) -> int:
     return size
 
 
-def pairwise_log_prob(likelihood: nn.Module, z: Tensor, x: Tensor) -> Tensor:
+def pairwise_log_prob(
+    likelihood: nn.Module,
+    z: Tensor,
+    x: Tensor,
+    observed: Tensor | None = None,
+) -> Tensor:
     """Returns log p(x | z) for every pair, for any likelihood module.
 
     Args:
         likelihood: `likelihood(z)` is p(x | z).
         z: Latents, `(M, P)`.
         x: Images, `(B, D)`.
+        observed: Which dimensions are summed, `(B, D)` booleans; by default
+            all.
 
     Returns:
         `(M, B)`, in nats, of x's dtype.
     """
     rows = max(1, PAIRS // x.numel())
-    parts = [
-        likelihood(part.unsqueeze(1)).log_prob(x.to(z)).to(x)
-        for part in z.split(rows)
-    ]
+    parts = []
+    for part in z.split(rows):
+        p = likelihood(part.unsqueeze(1))
+        if observed is None:
+            log_p = p.log_prob(x.to(z))
+        else:
+            log_p = sum_observed(p, x.to(z), observed)
+        parts.append(log_p.to(x))
     return torch.cat(parts)
+
+
+def sum_observed(p: Distribution, x: Tensor, observed: Tensor) -> Tensor:
+    """Returns the log-density of some of a distribution's dimensions.
+
+    Args:
+        p: A distribution of independent dimensions, event shape `(D,)`.
+        x: `(..., D)`, in its support also where it is not observed.
+        observed: Which dimensions are summed, `(..., D)` booleans.
+
+    Returns:
+        `(...)`, in nats.
+
+    Raises:
+        ValueError: If the dimensions are not independent.
+    """
+    if not isinstance(p, Independent) or p.base_dist.event_shape:
+        raise ValueError(
+            f"p(x | z) is {type(p).__name__}, whose dimensions are not "
+            "independent; expected one of which some can be left out: make it "
+            "by .to_event(1)"
+        )
+    log_p = p.base_dist.log_prob(x)
+    return torch.where(observed, log_p, torch.zeros_like(log_p)).sum(-1)
 
 
 def check_distribution(

@@ -107,15 +107,19 @@ class LikelihoodGiven(Likelihood):
     def __init__(self, likelihood: Likelihood, label: int, num_labels: int):
         super().__init__(WithLabel(likelihood.decoder, label, num_labels))
         self.given = WithLabel(likelihood, label, num_labels)
+        self.support = likelihood.support
+        self.takes_missing = likelihood.takes_missing
 
     def forward(self, z: Tensor) -> Distribution:
         """Returns p(x | z, y), batch shape `z.shape[:-1]`, event `(D,)`."""
         return self.given(z)
 
-    def cross_log_prob(self, z: Tensor, x: Tensor) -> Tensor:
+    def cross_log_prob(
+        self, z: Tensor, x: Tensor, observed: Tensor | None = None
+    ) -> Tensor:
         """Returns log p(x | z, y) for every pair, `(M, B)`, in nats."""
         likelihood: Any = self.given.module
-        return likelihood.cross_log_prob(self.given.join(z), x)
+        return likelihood.cross_log_prob(self.given.join(z), x, observed)
 
 
 class GuideGiven(AmortizedGuide):

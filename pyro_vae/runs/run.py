@@ -12,6 +12,7 @@ from typing import Any
 from pyro_vae.config import COUNTS, Config, DataConfig
 from pyro_vae.data import Dataset, Options, load, load_fixed_binary
 from pyro_vae.parts.likelihoods import BernoulliLikelihood
+from pyro_vae.parts.masking import unmasked
 from pyro_vae.runs.files import FileError, read_json
 from pyro_vae.runs.manifest import check_file
 from pyro_vae.runs.models import CONFIG, load_vae
@@ -49,7 +50,8 @@ def find_git_commit() -> str | None:
 
 def find_caveats(vae: VAE, data: Dataset) -> list[str]:
     """Returns what a reader of the run's numbers must know, as sentences."""
-    if isinstance(vae.likelihood, BernoulliLikelihood) and not data.is_binary:
+    likelihood = unmasked(vae.likelihood)
+    if isinstance(likelihood, BernoulliLikelihood) and not data.is_binary:
         return [
             "gray pixels under a Bernoulli are not a likelihood: use "
             "binarize=dynamic, or likelihood=continuous-bernoulli"
@@ -120,6 +122,7 @@ def load_data(config: DataConfig, data_dir: Path | None = None) -> Dataset:
         grey=config.grey,
         label_column=config.label_column,
         test_fraction=config.test_fraction,
+        missing=getattr(config, "missing", False),
     )
     data = load(config.dataset, data_dir, options)
     return data.first(config.limit).binarize(config.binarize)

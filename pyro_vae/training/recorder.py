@@ -1,6 +1,5 @@
 """The record of an epoch: how good the model is on the test images."""
 
-import math
 import time
 from functools import partial
 from typing import Any
@@ -23,7 +22,8 @@ from pyro_vae.evaluation import (
     zip_batches,
 )
 from pyro_vae.evaluation.clustering import cluster_scores
-from pyro_vae.parts.likelihoods.supports import is_of_levels
+from pyro_vae.parts.likelihoods import bits_per_dimension
+from pyro_vae.parts.masking import unmasked
 from pyro_vae.randomness import random_stream
 from pyro_vae.runs.history import Record
 from pyro_vae.training.objective import AnnealedObjective
@@ -97,7 +97,7 @@ class Recorder:
             "test_elbo": expected_log_likelihood - kl,
             "test_expected_log_likelihood": expected_log_likelihood,
             "test_kl": kl,
-            **_bits(self.vae, kl - expected_log_likelihood, self.data),
+            **self._bits(expected_log_likelihood - kl),
             **_noise(self.vae),
             "seconds": progress.seconds,
             "images_per_second": images_per_second,
@@ -115,6 +115,11 @@ class Recorder:
             self._compute_sums,
             place_labels(self.vae, labels),
         )
+
+    def _bits(self, elbo: float) -> Record:
+        """Returns minus the test ELBO in bits per dimension, if it has any."""
+        bits = bits_per_dimension(self.vae.likelihood, elbo, self.data.test)
+        return {} if bits is None else {"test_bits_per_dimension": bits}
 
     def _untrained_elbo(self) -> float:
         """Returns the training images' mean ELBO before the first step."""
@@ -188,17 +193,10 @@ class Recorder:
         return {**scores, **cluster_scores(states, truth)}
 
 
-def _bits(vae: VAE, nats: float, data: Dataset) -> Record:
-    """Returns minus the test ELBO in bits per dimension, of 8-bit pixels."""
-    if not is_of_levels(vae.likelihood):
-        return {}
-    return {"test_bits_per_dimension": nats / data.data_dim / math.log(2)}
-
-
 def _noise(vae: VAE) -> Record:
     """Returns what the likelihood has of noise; the means over dimensions."""
     found = {
-        column: getattr(vae.likelihood, name, None)
+        column: getattr(unmasked(vae.likelihood), name, None)
         for name, column in NOISE.items()
     }
     return {

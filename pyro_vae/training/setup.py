@@ -19,7 +19,8 @@ from pyro_vae.data import (
 )
 from pyro_vae.data.reading import Values
 from pyro_vae.data.rows import count_few, spread
-from pyro_vae.parts.contracts import Likelihood
+from pyro_vae.evaluation import evaluation_mode
+from pyro_vae.parts.contracts import AmortizedGuide, Likelihood
 from pyro_vae.parts.likelihoods import check_data
 from pyro_vae.svi import can_compile
 from pyro_vae.training.objective import AnnealedObjective
@@ -97,6 +98,7 @@ def read_data(vae: VAE, data: Any, config: FitConfig) -> Dataset:
         scale=config.scale,
         layout=config.layout,
         test_fraction=config.test_fraction,
+        missing=getattr(vae.likelihood, "takes_missing", False),
     )
     return to_dataset(data, options)
 
@@ -167,10 +169,11 @@ def place_labels(vae: VAE, labels: Tensor | None) -> Tensor | None:
 def start_likelihood(
     vae: VAE, data: Dataset, validation: Tensor | None
 ) -> None:
-    """Refuses data that the likelihood does not take, and shows it the data.
+    """Refuses data that the VAE does not take, and shows the likelihood them.
 
     Raises:
-        ValueError: If images are outside the support of the likelihood.
+        ValueError: If images are outside the support of the likelihood, or
+            have missing values that the encoder does not take.
     """
     likelihood = vae.likelihood
     for what, images in (
@@ -180,8 +183,32 @@ def start_likelihood(
     ):
         if images is not None:
             check_data(likelihood, spread(images, count_few(images)), what)
+    some = spread(data.train, count_few(data.train))
+    _check_encoder(vae, some[some.isnan().any(1)][:1])
     if isinstance(likelihood, Likelihood):
-        likelihood.start(spread(data.train, count_few(data.train)))
+        likelihood.start(some)
+
+
+@torch.no_grad()
+def _check_encoder(vae: VAE, x: Tensor) -> None:
+    """Refuses an encoder that makes NaN of an image with missing values.
+
+    Args:
+        vae: The VAE.
+        x: The image, `(1, D)`; or none, `(0, D)`.
+    """
+    if not (len(x) and isinstance(vae.guide.distribution, AmortizedGuide)):
+        return
+    labels = torch.zeros(1, dtype=torch.long, device=x.device)
+    with evaluation_mode(vae):
+        found = vae.guide.encode(x, labels)
+    if found.isnan().any():
+        kind = type(vae.guide.encoder).__name__
+        raise ValueError(
+            f"train has NaN, of which the encoder {kind} "
+            "makes NaN; expected one that takes missing values, such as "
+            "MaskedEncoder(network, data_dim)"
+        )
 
 
 def training_images(data: Dataset, config: FitConfig) -> Tensor | Rows:

@@ -21,7 +21,11 @@ from pyro_vae.parts.likelihoods.negative_binomial import (
 from pyro_vae.parts.likelihoods.noise import MIN_NOISE_SCALE, NOISES
 from pyro_vae.parts.likelihoods.poisson import PoissonLikelihood
 from pyro_vae.parts.likelihoods.student_t import StudentTLikelihood
-from pyro_vae.parts.likelihoods.supports import Levels, check_data
+from pyro_vae.parts.likelihoods.supports import (
+    Levels,
+    bits_per_dimension,
+    check_data,
+)
 
 __all__ = [
     "MIN_NOISE_SCALE",
@@ -36,6 +40,7 @@ __all__ = [
     "NegativeBinomialLikelihood",
     "PoissonLikelihood",
     "StudentTLikelihood",
+    "bits_per_dimension",
     "check_data",
     "log_normalizer",
 ]

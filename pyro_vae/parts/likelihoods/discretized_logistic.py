@@ -68,7 +68,9 @@ class DiscretizedLogisticLikelihood(NoiseLikelihood):
         """Returns p(x | z), batch shape `z.shape[:-1]`, event shape `(D,)`."""
         return DiscretizedLogistic(self.decoder(z), self.scale).to_event(1)
 
-    def cross_log_prob(self, z: Tensor, x: Tensor) -> Tensor:
+    def cross_log_prob(
+        self, z: Tensor, x: Tensor, observed: Tensor | None = None
+    ) -> Tensor:
         """Returns log p(x | z) for every pair.
 
         For more images than levels, each latent's log-probabilities of all
@@ -77,25 +79,30 @@ class DiscretizedLogisticLikelihood(NoiseLikelihood):
         Args:
             z: Latents, `(M, P)`.
             x: Images, `(B, D)`.
+            observed: Which dimensions are summed, `(B, D)` booleans; by
+                default all.
 
         Returns:
             `(M, B)`, in nats, of x's dtype.
         """
         if len(x) <= NUM_LEVELS:
-            return pairwise_log_prob(self, z, x)
+            return pairwise_log_prob(self, z, x, observed)
         size = x.shape[-1]
         every = torch.arange(NUM_LEVELS, device=x.device).to(x) / TOP
         first = NUM_LEVELS * torch.arange(size, device=x.device)
         places, scale = count_levels(x) + first, self.scale.to(x)
+        weights = None if observed is None else observed.to(x)
         parts = []
         for part in z.split(max(1, TABLE // (size * NUM_LEVELS))):
             loc = self.decoder(part).to(x).movedim(-1, 0).unsqueeze(1)
             spread = scale.expand(size).view(-1, 1, 1)
             p = DiscretizedLogistic(loc, spread)
             table = p.log_prob(every.view(1, -1, 1))  # (D, levels, M)
-            parts.append(
-                embedding_bag(places, table.flatten(0, 1), mode="sum").T
+            table = table.flatten(0, 1)
+            sums = embedding_bag(
+                places, table, mode="sum", per_sample_weights=weights
             )
+            parts.append(sums.T)
         return torch.cat(parts)
 
 

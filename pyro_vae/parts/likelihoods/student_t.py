@@ -73,7 +73,9 @@ class StudentTLikelihood(NoiseLikelihood):
         """Returns p(x | z), batch shape `z.shape[:-1]`, event shape `(D,)`."""
         return ExactStudentT(self.df, self.decoder(z), self.scale).to_event(1)
 
-    def cross_log_prob(self, z: Tensor, x: Tensor) -> Tensor:
+    def cross_log_prob(
+        self, z: Tensor, x: Tensor, observed: Tensor | None = None
+    ) -> Tensor:
         """Returns log p(x | z) for every pair.
 
         Of all dimensions one logarithm in eight is taken, of the product of
@@ -82,6 +84,8 @@ class StudentTLikelihood(NoiseLikelihood):
         Args:
             z: Latents, `(M, P)`.
             x: Data, `(B, D)`.
+            observed: Which dimensions are summed, `(B, D)` booleans; by
+                default all.
 
         Returns:
             `(M, B)`, in nats, of x's dtype.
@@ -89,17 +93,20 @@ class StudentTLikelihood(NoiseLikelihood):
         df, scale = self.df.double(), self.scale.double()
         unit = scale * df.sqrt()
         means, data = self.decoder(z).double() / unit, x.double() / unit
-        log_volume = (scale.log() + log_beta(df)).expand(x.shape[-1]).sum()
+        seen = torch.ones_like(data) if observed is None else observed.to(data)
+        log_volume = seen @ (scale.log() + log_beta(df)).expand(x.shape[-1])
         rows = max(1, PAIRS // (FACTORS * len(x)))
         sums = []
         for part in means.split(rows):
             total = data.new_zeros(len(part), len(data))
             columns = zip(
-                part.split(FACTORS, -1), data.split(FACTORS, -1), strict=True
+                *[t.split(FACTORS, -1) for t in (part, data, seen)], strict=True
             )
-            for mean, value in columns:
-                square = (value - mean.unsqueeze(1)).square_().add_(1)
-                total += square.prod(-1).log_()
+            for mean, value, is_seen in columns:
+                square = (value - mean.unsqueeze(1)).square_()
+                if observed is not None:
+                    square *= is_seen
+                total += square.add_(1).prod(-1).log_()
             sums.append(total)
         return (-0.5 * (df + 1) * torch.cat(sums) - log_volume).to(x)
 

@@ -1,5 +1,7 @@
 """What data a likelihood takes, and the one sentence where they are others."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
@@ -65,7 +67,8 @@ def check_data(likelihood: nn.Module, x: Tensor, what: str = "x") -> None:
         count = int(missing.any(-1).sum())
         raise ValueError(
             f"{what} has NaN in {count} of {len(x)} rows, which {name} does "
-            "not take; expected finite values: leave those rows out"
+            "not take; expected finite values: leave those rows out, or build "
+            "the VAE with missing=True, for which NaN is not observed"
         )
     support = getattr(likelihood, "support", None)
     if not isinstance(support, constraints.Constraint):
@@ -84,12 +87,26 @@ def check_data(likelihood: nn.Module, x: Tensor, what: str = "x") -> None:
     )
 
 
-def is_of_levels(likelihood: nn.Module) -> bool:
-    """Returns whether p(x | z) is a probability of a pixel's levels.
+def bits_per_dimension(
+    likelihood: nn.Module, log_p: float, x: Tensor
+) -> float | None:
+    r"""Returns minus a mean log-probability, or its bound, in bits.
 
-    Bits per dimension mean something only for such a one.
+    .. math:: -\frac{\log p}{D \log 2}
+
+    Args:
+        likelihood: The likelihood.
+        log_p: The mean over images, in nats.
+        x: The images, `(N, D)`. D is the mean number of observed values.
+
+    Returns:
+        Bits per dimension; None unless p(x | z) is a probability of a pixel's
+        levels, for of a density they mean nothing.
     """
-    return isinstance(getattr(likelihood, "support", None), Levels)
+    if not isinstance(getattr(likelihood, "support", None), Levels):
+        return None
+    observed = int((~x.isnan()).sum()) / len(x)
+    return -log_p / observed / math.log(2)
 
 
 def count_levels(x: Tensor) -> Tensor:
