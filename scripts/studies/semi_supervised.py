@@ -1,8 +1,9 @@
 """Test accuracy from a few labels: a VAE of images, a mixture of its latents.
 
-For each seed, a VAE with a normal prior is fitted to the images without labels
-(M1 of Kingma et al., 2014). A mixture, whose component is the label where it is
-known, is then fitted to draws from its q(z | x) (in the place of their M2).
+For each seed, a VAE with a normal prior and convolutions is fitted to the images
+without labels (M1 of Kingma et al., 2014). A mixture, whose component is the
+label where it is known, is then fitted to draws from its q(z | x) (in the place
+of their M2).
 """
 
 from collections.abc import Iterator
@@ -40,6 +41,7 @@ class Flags:
     Attributes:
         dataset: The data set, as in fit.
         labeled: Labels that are kept, as many of each class.
+        image_network: The first VAE's networks, as in fit.
         image_epochs: Passes over the images, by the first VAE.
         image_latents: Its latent dimensions.
         draws: Draws of each image's latents, which the mixture is fitted to.
@@ -59,7 +61,8 @@ class Flags:
 
     dataset: str = "mnist"
     labeled: int = 100
-    image_epochs: int = 20
+    image_network: Literal["mlp", "conv"] = "conv"
+    image_epochs: int = 8
     image_latents: int = 50
     draws: int = 5
     epochs: int = 10
@@ -106,7 +109,7 @@ def study(flags: Flags, data: Dataset, seed: int) -> Iterator[Row]:
         likelihood="bernoulli",
         binarize="dynamic",
         latent_dim=flags.image_latents,
-        hidden=(500,),
+        network=flags.image_network,
         epochs=flags.image_epochs,
         batch_size=flags.batch_size,
         schedule="exponential",
@@ -114,7 +117,7 @@ def study(flags: Flags, data: Dataset, seed: int) -> Iterator[Row]:
         engine=flags.engine,
         seed=seed,
     )
-    vae = build(config, data.data_dim)
+    vae = build(config, data.data_dim, data.image_shape)
     for record in fit(vae, data, config):
         started = record["seconds"]
     latents = encode(vae, data, flags, seed)
