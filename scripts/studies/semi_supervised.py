@@ -1,9 +1,9 @@
 """Test accuracy from a few labels: a VAE of images, a mixture of its latents.
 
-For each seed, a VAE with a normal prior and convolutions is fitted to the images
-without labels (M1 of Kingma et al., 2014). A mixture, whose component is the
-label where it is known, is then fitted to draws from its q(z | x) (in the place
-of their M2).
+For each seed, a VAE with a normal prior and convolutions is fitted to the
+images without labels (M1 of Kingma et al., 2014). A mixture, whose component is
+the label where it is known, is then fitted to draws from its q(z | x) (in the
+place of their M2).
 """
 
 from collections.abc import Iterator
