@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import simulated_counts
 import torch
 from combinations import write_page
 from pyro_programs import write_lines
+from simulated_counts import sum_up
 
 from pyro_vae import data, load_vae
 from pyro_vae.cli import compare, evaluate, explore, fit
@@ -108,6 +110,25 @@ def check_imputation(found: data.Dataset, truth: torch.Tensor) -> None:
     ):
         last = pd.read_csv(REFERENCE / run / "elbo.csv").iloc[-1]
         assert re.findall(words, text) == [f"{last[key]:.2f}"]
+
+
+def test_the_data_pages_counts_are_those_of_the_study():
+    text = (ROOT / "docs" / "data.md").read_text().replace("\n", " ")
+    table = pd.read_csv(REFERENCE / "simulated_counts.csv")
+    assert f"for {table['seed'].nunique()} seeds" in text
+    summary = sum_up(table)
+    log_p, thetas = summary.loc["log p(x)"], summary.drop("log p(x)")
+    assert len(thetas) == 12 and thetas["off"].abs().max() < math.log(1.01)
+    most = (thetas["off"] / thetas["standard_error"]).abs().max()
+    assert f"at most {most:.1f} standard errors" in text
+    assert f"is {-log_p['off']:.4f} nats below the truth's (standard" in text
+    assert f"error {log_p['standard_error']:.4f})" in text
+    # Weights, offsets and dispersions; a rotation of z changes nothing.
+    parameters = 12 * (2 + 1 + 1) - 1
+    expected = parameters / (2 * simulated_counts.Flags().rows)
+    assert f"{parameters} fitted parameters are expected to lose" in text
+    assert f"lose {expected:.4f}." in text
+    assert abs(log_p["off"] + expected) < 3 * log_p["standard_error"]
 
 
 def test_the_familys_python_runs():

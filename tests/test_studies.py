@@ -158,12 +158,12 @@ def test_simulated_counts(tmp_path):
     assert result.returncode == 0, result.stderr
     folder = tmp_path / "results" / "simulated-counts"
     table = pd.read_csv(folder / "simulated_counts.csv")
-    assert list(table["what"][:7]) == [
-        *(f"theta {d + 1}" for d in range(6)),
+    assert list(table["what"][:13]) == [
+        *(f"theta {d + 1}" for d in range(12)),
         "log p(x)",
     ]
-    assert len(table) == 14 and (table["fit"] != table["truth"]).all()
-    assert table["truth"][:6].tolist() == table["truth"][7:13].tolist()
+    assert len(table) == 26 and (table["fit"] != table["truth"]).all()
+    assert table["truth"][:12].tolist() == table["truth"][13:25].tolist()
     assert table["error"].notna().sum() == 2
     assert "standard_error" in result.stdout
 

@@ -29,9 +29,9 @@ from pyro_vae.data import Dataset
 from pyro_vae.evaluation import log_marginal_likelihood
 
 CSV = "simulated_counts.csv"
-FEATURES = 6
-MEAN = 10.0  # the usual count
-THETA = torch.logspace(-0.3, 1.3, FEATURES)  # from 0.5 to 20
+FEATURES = 12
+MEAN = 50.0  # the usual count
+THETA = torch.logspace(-0.3, 0.7, FEATURES)  # from 0.5 to 5
 TRUTH_SEED = 271  # of the true decoder, the same for all rows
 
 
@@ -48,9 +48,9 @@ class Flags:
     """
 
     rows: int = 20_000
-    held_out: int = 400
-    epochs: int = 30
-    seeds: tuple[int, ...] = tuple(range(8))
+    held_out: int = 300
+    epochs: int = 25
+    seeds: tuple[int, ...] = tuple(range(6))
     output: Path = Path("results/simulated-counts")
 
 
@@ -110,7 +110,7 @@ def study(flags: Flags, seed: int) -> list[dict[str, Any]]:
         batch_size=250,
         learning_rate=1e-2,
         schedule="cosine",
-        num_particles=2,
+        num_particles=8,
         objective="dreg",
         seed=seed,
         engine="eager",
