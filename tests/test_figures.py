@@ -1,5 +1,6 @@
 import io
 import re
+from itertools import combinations
 from pathlib import Path
 
 import amortization_figure
@@ -8,7 +9,8 @@ import gradient_estimators_figure
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_hex
+from matplotlib import colormaps
+from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
 
 import pyro_vae
@@ -192,6 +194,58 @@ def test_the_colors_are_those_of_the_explorer():
     text = (PACKAGE / "explorer" / "page" / "colors.js").read_text()
     light = text.split("const LIGHT = [")[1].split("]")[0]
     assert re.findall(r"#[0-9a-f]{6}", light) == list(PALETTE)
+
+
+# What people without one kind of cones see of linear RGB, by G. M. Machado,
+# M. M. Oliveira and L. A. F. Fernandes, 2009; and the way to CIE XYZ.
+SIGHTS = {
+    "all": np.eye(3),
+    "no red": [
+        [0.152, 1.053, -0.205],
+        [0.115, 0.786, 0.099],
+        [-0.004, -0.048, 1.052],
+    ],
+    "no green": [
+        [0.367, 0.861, -0.228],
+        [0.280, 0.673, 0.047],
+        [-0.012, 0.043, 0.969],
+    ],
+    "no blue": [
+        [1.256, -0.077, -0.179],
+        [-0.078, 0.931, 0.148],
+        [0.005, 0.691, 0.304],
+    ],
+}
+XYZ = np.array(
+    [
+        [0.4339, 0.3763, 0.1899],
+        [0.2126, 0.7152, 0.0722],
+        [0.0177, 0.1095, 0.8729],
+    ]
+)
+
+
+def least_difference(colors, sight):
+    """The least distance of two colors in CIELAB, as somebody sees them."""
+    rgb = np.array([to_rgb(color) for color in colors])
+    linear = np.where(
+        rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4
+    )
+    x, y, z = np.cbrt(XYZ @ np.clip(np.array(sight) @ linear.T, 1e-3, 1))
+    lab = np.stack([116 * y, 500 * (x - y), 200 * (y - z)], axis=1)
+    return min(
+        np.linalg.norm(one - other) for one, other in combinations(lab, 2)
+    )
+
+
+@pytest.mark.parametrize("sight", SIGHTS.values(), ids=SIGHTS)
+def test_everybody_can_tell_the_colors_apart(sight):
+    assert least_difference(PALETTE, sight) > 12
+
+
+def test_the_usual_colors_fail_for_the_color_blind():
+    usual = colormaps["tab10"].colors
+    assert least_difference(usual, SIGHTS["no green"]) < 10
 
 
 def test_thirty_labels_are_told_apart_by_color_and_shape(rng):

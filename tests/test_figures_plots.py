@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from pyro_vae import Config, build, figures
+from pyro_vae.cli.drawing import draw_images
 from pyro_vae.figures import history, images, latents, plots, posteriors, usage
 
 MODULES = (history, images, latents, plots, posteriors, usage)
@@ -75,3 +76,10 @@ def test_drawing_changes_neither_the_vae_nor_the_randomness(digits):
         figures.plot_samples(vae)
         figures.plot_reconstructions(vae, digits.test[:20])
     assert vae.training and torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("how", ["none", "dynamic", "static"])
+def test_a_binarized_run_shows_binary_images(digits, how):
+    sheet = draw_images(make(digits), digits.binarize(how))["data"]
+    (image,) = sheet.axes[0].get_images()
+    assert (set(np.unique(image.get_array())) <= {0, 1}) == (how != "none")

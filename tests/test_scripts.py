@@ -548,6 +548,14 @@ def test_an_evaluation_is_by_the_bound_and_what_is_most_exact(tmp_path):
     assert table["what"][:3].tolist() == ["elbo", "quadrature", "active units"]
 
 
+def test_a_runs_figures_are_drawn_again(tmp_path):
+    make_run(tmp_path, "run")
+    result = run(tmp_path, "evaluate.py", "run", "--redraw")
+    assert result.returncode == 0, result.stderr
+    assert {p.name for p in (tmp_path / "run" / "figures").iterdir()} == FIGURES
+    assert not (tmp_path / "run" / "evaluation.csv").exists()
+
+
 def test_an_evaluation_of_older_weights_is_warned_of(tmp_path):
     fit(tmp_path, *SMALL, "--epochs", 2, "--no-figures")
     few = ("--limit", 5, "--methods", "elbo", "--gap-images", 0, "--no-figures")

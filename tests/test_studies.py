@@ -1,6 +1,8 @@
 """Every study, run as a user runs it, in a temporary folder."""
 
 import importlib.util
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,11 +10,14 @@ import pytest
 import rivals
 import torch
 from benchmark import NUMPYRO, PAIRS, SVI, judge
+from PIL import Image
 
 from pyro_vae import Config, build, fit
 from pyro_vae.data import load
 from tests import commands
 from tests.commands import error_of
+
+REFERENCE = Path(__file__).parents[1] / "results" / "reference"
 
 
 def run(folder, name, *arguments):
@@ -377,3 +382,19 @@ def test_semi_supervised(tmp_path):
     assert table["test_accuracy"].between(0, 1).all()
     mean = table.groupby("seed").last()["test_accuracy"].mean()
     assert f"test accuracy with 20 labels: {mean:.4f}" in result.stdout
+
+
+def test_the_figures_of_studies_are_drawn_again(tmp_path):
+    tables = ("benchmark", "gradients/gradients", "amortization/amortization")
+    for name in tables:
+        path = (tmp_path / name).with_suffix(".csv")
+        path.parent.mkdir(exist_ok=True)
+        shutil.copy((REFERENCE / name).with_suffix(".csv"), path)
+    result = run(tmp_path, "redraw.py", ".")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("wrote ") == len(tables)
+    for name in tables:
+        with Image.open((tmp_path / name).with_suffix(".png")) as drawn:
+            assert drawn.width > 1000
+    result = run(tmp_path, "redraw.py", "gradients/nowhere")
+    assert "holds no amortization.csv, benchmark.csv" in result.stderr

@@ -57,6 +57,7 @@ def test_what_is_no_grid_is_refused_before_any_fit(tmp_path, words, sentence):
     assert not (tmp_path / "sweep").exists()
 
 
+@pytest.mark.slow
 def test_a_failed_point_does_not_end_the_others(tmp_path):
     words = (*SMALL, "--epochs", 1, "--output", "sweep", "--jobs", 2)
     words = (*words, "--init-std", 0.1, "1e18")

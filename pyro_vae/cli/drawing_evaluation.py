@@ -134,7 +134,7 @@ def draw_bounds(
     if method != "importance":
         found = log_marginal_likelihood(vae, x, method=method, labels=labels)
         exact = found.value.mean().item()
-    of = f"{len(x):,} test images"
+    of = f"{len(x):,} images, spread over the test set"
     return figures.bound_curve(
         CURVE, np.array(bounds), np.array(errors), exact, of
     )

@@ -54,7 +54,7 @@ from pyro_vae.training import best_epoch, place_labels, resolve_device
 from pyro_vae.vae import VAE
 
 CHUNK = 2500  # images between two looks at the bar
-GRID_CHUNK = 5000  # the same for quadrature, whose images share a grid
+GRID_CHUNK = 10_000  # the same for quadrature, whose images share a grid
 ELBO_SAMPLES = 20  # of z for each image
 ELBO_CHUNK = 1000  # images
 GAP_CHUNK = 25  # images, for a look at the bar and for the cache

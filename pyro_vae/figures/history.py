@@ -22,6 +22,7 @@ from pyro_vae.figures.style import (
 
 History = Mapping[str, Array]
 
+MOST_DOTS = 40  # epochs
 STEEP = 0.2  # of the values, which may lie below the picture
 BELOW = 0.2  # of the others' range, shown below them
 
@@ -55,7 +56,8 @@ def elbo_curves(records: Sequence[Mapping[str, float]]) -> Figure:
         if key not in records[0]:
             continue
         values = [record[key] for record in drawn]
-        axes.plot(epochs, values, dash, color=color, marker="o", markersize=4)
+        marker = "o" if len(epochs) <= MOST_DOTS else ""
+        axes.plot(epochs, values, dash, color=color, marker=marker, ms=4)
         endings.append(Ending(epochs[-1], values[-1], label, color))
         everything += values
     axes.set_title(

@@ -220,25 +220,25 @@ def _draw_strips(axes: Axes, x: Array, labels: Labels | None) -> None:
 def _draw_components(
     axes: Axes, plane: Plane, locs: Array, scales: Array
 ) -> Line2D:
-    """Draws components, and returns the entry of the legend."""
-    middle = plane.project(locs).mean(0)
+    """Draws components, and returns the entry of the legend.
+
+    Each is named at its ellipse, as far as possible from the other texts.
+    """
+    angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    around = np.column_stack([np.cos(angles), np.sin(angles)])
+    taken = [text.get_position() for text in axes.texts]
     for k, (loc, scale) in enumerate(zip(locs, scales, strict=True)):
         center = plane.project(loc)
         covariance = (plane.directions * scale**2) @ plane.directions.T
         drawn = axes.add_patch(ellipse(center, covariance))
         drawn.set(linewidth=1.6, zorder=4)
-        outward = center - middle if len(locs) > 1 else np.array([0.0, 1.0])
-        length = max((outward @ covariance @ outward) ** 0.5, 1e-12)
-        edge = center + 2 * covariance @ outward / length
-        axes.annotate(
-            f"c{k}",
-            (edge[0], edge[1]),
-            ha="center",
-            va="center",
-            fontsize=10,
-            zorder=6,
-            bbox={"boxstyle": "round,pad=0.15", "fc": "white", "lw": 0.8},
-        )
+        edge = center + 2 * around @ np.linalg.cholesky(covariance).T
+        apart = edge[:, None] - np.array([*taken, *plane.project(locs)])
+        best = edge[np.hypot(*np.moveaxis(apart, -1, 0)).min(1).argmax()]
+        text = axes.annotate(f"c{k}", (best[0], best[1]), fontsize=10)
+        text.set(ha="center", va="center", zorder=8)
+        text.set_bbox({"boxstyle": "round,pad=0.15", "fc": "white", "lw": 0.8})
+        taken.append((best[0], best[1]))
     name = "component c0, c1, ...:\ntwo standard\ndeviations"
     return Line2D([], [], color="black", linewidth=1.6, label=name)
 

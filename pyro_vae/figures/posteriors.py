@@ -70,7 +70,7 @@ def posterior_panels(panels: Sequence[Panel]) -> Figure:
         >>> figure = posterior_panels([panel])
     """
     rows = -(-len(panels) // COLUMNS)
-    figure = make_figure(3.2 * COLUMNS, 3.7 * rows + 0.9)
+    figure = make_figure(3.2 * COLUMNS, 3.7 * rows + 1.2)
     grid = np.atleast_1d(figure.subplots(rows, COLUMNS)).ravel()
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
@@ -87,7 +87,7 @@ def posterior_panels(panels: Sequence[Panel]) -> Figure:
         Patch(color=grey, label=f"{mass} of the exact posterior")
         for mass, grey in reversed(MASSES.items())
     ]
-    legend = figure.legend(handles=handles, loc="outside lower center", ncols=5)
+    legend = figure.legend(handles=handles, loc="outside lower center", ncols=3)
     write_plainly(*legend.get_texts())
     return figure
 
@@ -168,7 +168,7 @@ def bound_curve(
     figure = make_figure(8.5, 5)
     axes = figure.subplots()
     axes.errorbar(num_samples, bounds, yerr=errors, marker="o", capsize=3)
-    _write_at_end(axes, f"importance bound, {bounds[-1]:.1f}", bounds[-1], -24)
+    _write_at_end(axes, f"importance bound, {bounds[-1]:.1f}", bounds[-1], -36)
     if exact is not None:
         axes.axhline(exact, color="black", linestyle="--", label="exact")
         _write_at_end(axes, f"exact log p(x), {exact:.1f}", exact, 5)

@@ -23,9 +23,9 @@ DPI = 150
 # has them in page/colors.js.
 PALETTE = (
     "#3f90da",
-    "#e58f00",
+    "#ffa90e",
     "#bd1f01",
-    "#7d8a88",
+    "#94a4a2",
     "#832db6",
     "#a96b59",
     "#e76300",

@@ -19,6 +19,7 @@ from pyro_vae.figures.style import (
 
 States = NDArray[np.integer[Any]]
 
+LIGHTNESS = (0.299, 0.587, 0.114, 0)  # of the channels of a color
 MAX_LARGE = 30  # states whose numbers fit in large type
 MAX_TICKS = 70  # states whose numbers fit below their bars
 LEAST_PART = 0.045  # of the highest bar, with room for a label in it
@@ -86,7 +87,8 @@ def _draw_bars(
             has_room = height >= LEAST_PART * heights.sum(0).max()
             names = [str(kind) if room else "" for room in has_room]
             for text in axes.bar_label(bars, names, label_type="center"):
-                text.set(fontsize=size, color="white", weight="bold")
+                text.set(fontsize=size, weight="bold")
+                text.set_color("white" if color @ LIGHTNESS < 0.6 else "black")
         bottom += height
     if labels is None:
         return []

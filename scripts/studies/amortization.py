@@ -12,7 +12,7 @@ from amortization_figure import draw_amortization
 from pyro_vae import Config, build, fit
 from pyro_vae.cli.command import run
 from pyro_vae.cli.flags import CommandLine, check_at_least_1
-from pyro_vae.cli.output import write_table
+from pyro_vae.cli.output import write_figure, write_table
 from pyro_vae.data import Dataset, load
 from pyro_vae.evaluation import default_method, log_marginal_likelihood
 
@@ -65,7 +65,7 @@ def main(command: CommandLine[Flags]) -> None:
             )
         table = pd.DataFrame(rows)
         write_table(table, flags.output / "amortization.csv")
-    draw_amortization(table).savefig(flags.output / "amortization.png")
+    write_figure(draw_amortization(table), flags.output / "amortization.png")
 
 
 def make_configs(flags: Flags) -> Iterator[tuple[str, Config]]:

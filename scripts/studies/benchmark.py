@@ -29,7 +29,7 @@ from torch import Tensor
 from pyro_vae import VAE
 from pyro_vae.cli.command import run
 from pyro_vae.cli.flags import CommandLine, check_at_least_1
-from pyro_vae.cli.output import write_table
+from pyro_vae.cli.output import write_figure, write_table
 from pyro_vae.data import Dataset, load
 from pyro_vae.evaluation import mean_elbo_terms
 from pyro_vae.runs.history import HISTORY, Record, read_history
@@ -101,7 +101,7 @@ def main(command: CommandLine[Flags]) -> None:
     flags.output.mkdir(parents=True, exist_ok=True)
     write_table(table, flags.output / "benchmark.csv")
     steps = table[table["batch_size"].notna()]
-    draw_benchmark(steps, SVI).savefig(flags.output / "benchmark.png")
+    write_figure(draw_benchmark(steps, SVI), flags.output / "benchmark.png")
     sum_up(table)
 
 

@@ -18,7 +18,7 @@ from tqdm import trange
 from pyro_vae import VAE, Config, build, make_objective
 from pyro_vae.cli.command import run
 from pyro_vae.cli.flags import CommandLine, check_at_least_1
-from pyro_vae.cli.output import write_table
+from pyro_vae.cli.output import write_figure, write_table
 from pyro_vae.config.variants import BASELINES, PRIORS
 from pyro_vae.parts.distributions import OneHots
 from pyro_vae.parts.gradient_estimators import ScoreFunction
@@ -95,7 +95,7 @@ def main(command: CommandLine[Flags]) -> None:
     folder = flags.output or flags.folder
     folder.mkdir(parents=True, exist_ok=True)
     write_table(table, folder / "gradients.csv")
-    draw_gradient_estimators(table).savefig(folder / "gradients.png")
+    write_figure(draw_gradient_estimators(table), folder / "gradients.png")
     print(table.to_string(index=False, float_format="{:.3g}".format))
 
 

@@ -5,7 +5,7 @@
  * visualization", 2021), brightened a little where the page is dark.
  */
 const LIGHT = [
-  "#3f90da", "#e58f00", "#bd1f01", "#7d8a88", "#832db6",
+  "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6",
   "#a96b59", "#e76300", "#a39751", "#5c6570", "#4fbcc9",
 ];
 const DARK = [
