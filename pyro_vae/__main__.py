@@ -5,7 +5,7 @@ import sys
 
 import pyro_vae.cli.start as start  # first
 from pyro_vae import __version__
-from pyro_vae.cli import compare, evaluate, explore, fit, sweep
+from pyro_vae.cli import compare, evaluate, explore, fit
 from pyro_vae.cli.command import run
 from pyro_vae.cli.streams import tolerate_closed_streams
 
@@ -13,7 +13,6 @@ start.give_back()
 
 COMMANDS = {
     "fit": fit,
-    "sweep": sweep,
     "evaluate": evaluate,
     "compare": compare,
     "explore": explore,

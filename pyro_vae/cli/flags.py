@@ -75,11 +75,7 @@ class CommandLine(Generic[Flags]):
 
     def parse_some(self, kind: type[Some]) -> Some:
         """Reads the flags of another dataclass, whatever others there are."""
-        return self.parse_known(kind)[0]
-
-    def parse_known(self, kind: type[Some]) -> tuple[Some, list[str]]:
-        """Reads the flags of another dataclass, and returns the other words."""
-        return tyro.cli(
+        some, _ = tyro.cli(
             kind,
             args=self.words,
             prog=self.program,
@@ -88,6 +84,7 @@ class CommandLine(Generic[Flags]):
             config=MARKERS,
             registry=self._registry(),
         )
+        return some
 
     def in_flags(self, sentence: object) -> str:
         """Returns a library's sentence with its arguments as flags."""
