@@ -184,10 +184,11 @@ class VAE(nn.Module):
     def reconstruct(self, x: Tensor, labels: Labels = None) -> Tensor:
         """Returns the mean images, `(B, D)`, at the centers of q(z | x)."""
         z = center(self.infer(x, labels))
+        means = self.generate(z, labels)  # refuses parts that do not fit
         if isinstance(self.likelihood, Likelihood):
             inputs = join_labels(z, labels, self.num_labels)
-            return self.likelihood.mean_like(inputs, x)
-        return self.generate(z, labels)
+            means = self.likelihood.mean_like(inputs, x)
+        return means
 
     @torch.no_grad()
     def impute(
