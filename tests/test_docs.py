@@ -512,6 +512,17 @@ def test_the_numbers_of_amortization():
     )
 
 
+def test_the_accuracies_from_a_few_labels():
+    table = pd.read_csv(REFERENCE / "semi_supervised.csv")
+    last = table.groupby("seed").last()["test_accuracy"]
+    page = (ROOT / "docs" / "labels.md").read_text()
+    said = re.findall(r"^\| (\d|mean) \| (\S+) % \|$", page, re.M)
+    expected = {str(seed): accuracy for seed, accuracy in last.items()}
+    expected["mean"] = last.mean()
+    assert dict(said) == {k: f"{100 * a:.2f}" for k, a in expected.items()}
+    assert set(table["labeled"]) == {100} and len(last) == 3
+
+
 def test_the_numbers_of_the_quadrature():
     page = "docs/quadrature.md"
     row = evaluation("mnist-normal/quadrature").loc["quadrature"]
