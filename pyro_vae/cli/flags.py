@@ -99,11 +99,17 @@ class CommandLine(Generic[Flags]):
 
 def list_flags(kind: type) -> Iterator[str]:
     """Yields the names of a dataclass's flags, those of its groups included."""
+    for name, _ in list_hints(kind):
+        yield name
+
+
+def list_hints(kind: type) -> Iterator[tuple[str, Any]]:
+    """Yields a dataclass's flags and their types, as `list_flags` does."""
     for name, hint in get_type_hints(kind).items():
         if is_dataclass(hint) and isinstance(hint, type):
-            yield from list_flags(hint)
+            yield from list_hints(hint)
         else:
-            yield name
+            yield name, hint
 
 
 def to_flag(name: str) -> str:
