@@ -75,7 +75,11 @@ class CommandLine(Generic[Flags]):
 
     def parse_some(self, kind: type[Some]) -> Some:
         """Reads the flags of another dataclass, whatever others there are."""
-        some, _ = tyro.cli(
+        return self.parse_rest(kind)[0]
+
+    def parse_rest(self, kind: type[Some]) -> tuple[Some, list[str]]:
+        """Reads the flags of a dataclass; returns the other words, too."""
+        return tyro.cli(
             kind,
             args=self.words,
             prog=self.program,
@@ -84,7 +88,6 @@ class CommandLine(Generic[Flags]):
             config=MARKERS,
             registry=self._registry(),
         )
-        return some
 
     def in_flags(self, sentence: object) -> str:
         """Returns a library's sentence with its arguments as flags."""
