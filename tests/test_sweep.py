@@ -157,14 +157,13 @@ def test_a_half_done_point_resumes(tmp_path):
 
 def test_a_run_without_its_figures_is_not_complete(tmp_path):
     words = [word for word in SEEDS if word != "--no-figures"]
-    for told in ("epoch   2", "noise", "complete"):
+    figure = tmp_path / "sweep" / "seed=0" / "figures" / "elbo.png"
+    sweep(tmp_path, *words, "--index", "0")
+    figure.unlink()
+    for is_complete in (False, True):
         result = sweep(tmp_path, *words, "--index", "0")
-        assert result.returncode == 0, result.stderr
-        assert told in result.stdout or told == "noise"
-        figure = tmp_path / "sweep" / "seed=0" / "figures" / "elbo.png"
-        assert figure.exists()
-        if told == "epoch   2":
-            figure.unlink()
+        assert result.returncode == 0 and figure.exists()
+        assert ("seed=0 is complete" in result.stdout) == is_complete
 
 
 def test_a_preset_is_left_out_where_a_point_resumes(tmp_path):
@@ -181,20 +180,19 @@ def test_another_grid_is_refused_and_more_points_are_not(tmp_path):
         message = error_of(sweep(tmp_path, *words))
         assert "sweep holds another sweep, which has the point" in message
     assert sweep(tmp_path, *SEEDS, "2", "--index", "2").returncode == 0
-    assert set(json.loads((tmp_path / "sweep/sweep.json").read_text())) == {
-        "points"
-    }
-    assert "2 of 3" not in sweep(tmp_path, "--report").stdout
+    content = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
+    assert list(content["points"]) == ["seed=0", "seed=1", "seed=2"]
+    assert sweep(tmp_path, "--report").returncode == 0
     row = read_report(tmp_path).loc["all"]
     assert (row["seeds"], row["unfinished"]) == (2, 1)
 
 
 def test_a_report_of_failed_and_unfinished_points(tmp_path):
-    words = [*SMALL, "--learning-rate", "0.001", "1e30", "--seed", "0", "1"]
+    words = [*SMALL, "--learning-rate", "0.001", "1e18", "--seed", "0", "1"]
     for index in (0, 1):
         assert sweep(tmp_path, *words, "--index", index).returncode == 0
     failed = sweep(tmp_path, *words, "--index", "2")
-    name = "learning-rate=1e30,seed=0"
+    name = "learning-rate=1e18,seed=0"
     assert f"error: {name}: " in failed.stderr
     message = error_of(failed).partition(f"{name}: ")[2]
     kept = (tmp_path / "sweep" / f"{name}.error.txt").read_text()
@@ -206,7 +204,7 @@ def test_a_report_of_failed_and_unfinished_points(tmp_path):
     table = read_report(tmp_path)
     good, bad = (
         table.loc["learning-rate 0.001"],
-        table.loc["learning-rate 1e30"],
+        table.loc["learning-rate 1e18"],
     )
     assert (good["seeds"], good["unfinished"], good["failed"]) == (2, 0, 0)
     assert (bad["seeds"], bad["unfinished"], bad["failed"]) == (0, 1, 1)
@@ -222,13 +220,13 @@ def test_a_report_of_failed_and_unfinished_points(tmp_path):
 
 @pytest.mark.slow  # it starts processes
 def test_a_failed_point_does_not_end_the_others(tmp_path):
-    words = [*OUTPUT, *SMALL, "--learning-rate", "1e30", "0.001"]
+    words = [*OUTPUT, *SMALL, "--learning-rate", "1e18", "0.001"]
     result = run_process(tmp_path, "sweep.py", *words, "--jobs", "1")
     assert result.returncode == 1 and not result.stderr
-    assert "1/2  learning-rate=1e30: failed: " in result.stdout
+    assert "1/2  learning-rate=1e18: failed: " in result.stdout
     assert "2/2  learning-rate=0.001: test ELBO " in result.stdout
     assert list(read_report(tmp_path)["failed"]) == [1, 0]
-    log = (tmp_path / "sweep" / "learning-rate=1e30.log").read_text()
+    log = (tmp_path / "sweep" / "learning-rate=1e18.log").read_text()
     assert "error: " in log and "Traceback" not in log
 
 

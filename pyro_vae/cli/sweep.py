@@ -24,6 +24,7 @@ from pyro_vae.cli.sweep_fits import (
 )
 from pyro_vae.cli.sweep_grid import (
     Point,
+    check_same_sweep,
     keep_points,
     make_points,
     read_points,
@@ -61,6 +62,7 @@ def main(command: CommandLine[Flags]) -> int:
         points = read_points(flags.output)
     else:
         points = make_points(words)
+        check_same_sweep(flags.output, points)
         for point in points:
             check(point, flags.output)
         keep_points(flags.output, points)

@@ -177,24 +177,25 @@ def read_points(output: Path) -> list[Point]:
         ) from None
 
 
-def keep_points(output: Path, points: Sequence[Point]) -> None:
-    """Writes the points of a sweep into its folder, which is made.
-
-    A sweep can be given more points later on.
+def check_same_sweep(output: Path, points: Sequence[Point]) -> None:
+    """Refuses a folder of another sweep; one with fewer points is the same.
 
     Raises:
-        ValueError: If the folder holds another sweep.
+        ValueError: If a point of the sweep in the folder is missing here.
     """
     new = {point.name: point for point in points}
-    if (output / GRID).exists():
-        for old in read_points(output):
-            if new.get(old.name) != old:
-                raise ValueError(
-                    f"{output} holds another sweep, which has the point "
-                    f"{old.name!r} with the flags {' '.join(old.list_words())}"
-                    "; expected the same grid, or one that contains it: name "
-                    "another --output"
-                )
+    for old in read_points(output) if (output / GRID).exists() else []:
+        if new.get(old.name) != old:
+            raise ValueError(
+                f"{output} holds another sweep, which has the point "
+                f"{old.name!r} with the flags {' '.join(old.list_words())}; "
+                "expected the same grid, or one that contains it: name another "
+                "--output"
+            )
+
+
+def keep_points(output: Path, points: Sequence[Point]) -> None:
+    """Writes the points of a sweep into its folder, which is made."""
     output.mkdir(parents=True, exist_ok=True)
-    content = {name: dict(point.flags) for name, point in new.items()}
+    content = {point.name: dict(point.flags) for point in points}
     write_json(output / GRID, {"points": content})
