@@ -14,8 +14,10 @@ from combinations import write_page
 from pyro_programs import write_lines
 
 from pyro_vae import data, load_vae
-from pyro_vae.cli import compare, evaluate, explore, fit
+from pyro_vae.cli import compare, evaluate, explore, fit, sweep
 from pyro_vae.cli.flags import CommandLine
+from pyro_vae.cli.sweep_fits import check
+from pyro_vae.cli.sweep_grid import make_points
 from tests.models import keep_the_record, list_analytic_pairs
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +31,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "compare": compare,
     "explore": explore,
+    "sweep": sweep,
 }
 RUNS = ("mnist-normal", "mnist-laplace", "mnist-mixture", "mnist-categorical")
 NUMBER = r"(-?\d[\d,]*(?:\.\d+)?)"
@@ -97,6 +100,10 @@ def parse(line: str) -> None:
     command = CommandLine(script.Flags, None, words, path)
     if script is fit and "--resume" not in words:
         fit.read_flags(command)
+    elif script is sweep:
+        flags, grid = sweep.read_flags(command)
+        for point in make_points(grid) if grid else []:
+            check(point, ROOT / flags.output)
     else:
         command.parse()
 
@@ -111,6 +118,15 @@ def test_the_commands_parse():
             pytest.fail(line)
     with pytest.raises(SystemExit):
         parse("python scripts/fit.py --no-such-flag 1")
+
+
+def test_the_array_job_has_a_task_for_each_point_of_its_grid():
+    (text,) = blocks(ROOT / "docs" / "sweeps.md", "bash")
+    last = re.findall(r"--array=0-(\d+)", text)[0]
+    (line,) = (line for line in text.splitlines() if "pyro-vae sweep" in line)
+    words = line.replace("$SLURM_ARRAY_TASK_ID", last).split()[3:]
+    flags, grid = sweep.read_flags(CommandLine(sweep.Flags, None, words, ""))
+    assert flags.index == int(last) == len(make_points(grid)) - 1
 
 
 def test_the_commands_read_runs_that_exist_or_that_are_made_before():
