@@ -52,7 +52,7 @@ def make_command(
         fit.Flags,
         fit.__doc__,
         [*words, *["--resume"] * is_resumed, "--output", str(folder)],
-        "pyro-vae sweep",
+        "pyro-vae fit",
         interrupt or Interrupt(),
     )
 

@@ -46,17 +46,14 @@ def write_report(points: list[Point], output: Path) -> pd.DataFrame:
     sentences += compare.unequal(list(runs.values()), seconds)
     for sentence in sentences:
         warnings.warn(sentence, stacklevel=2)
-    table = pd.DataFrame(
-        [
-            {
-                "run": label,
-                "seeds": len(complete[label]),
-                **make_row(label, complete[label], seconds),
-                **count_rest(of, output, set(runs)),
-            }
-            for label, of in groups.items()
-        ]
-    )
+    rows = [
+        {
+            **make_row(label, complete[label], seconds),
+            **count_rest(of, output, set(runs)),
+        }
+        for label, of in groups.items()
+    ]
+    table = pd.DataFrame(rows)
     write_table(table, output / TABLE)
     if drawn:
         histories = {
@@ -83,7 +80,7 @@ def make_row(
 ) -> dict[str, Any]:
     """Returns the means of a group's complete runs, with standard errors."""
     if not runs:
-        return {}
+        return {"run": label, "seeds": 0}
     row = compare.row(label, runs, seconds)
     del row["test_elbo_std"]
     found: dict[str, Any] = {}
