@@ -30,7 +30,7 @@ KILLED = (
     "its process was killed while it ran alone: perhaps there is not enough "
     "memory"
 )
-# loky's tracker of resources cleans up after a killed sweep; it need not say so.
+# loky's tracker of resources cleans up after a killed sweep, and says so.
 QUIET = "ignore:::joblib.externals.loky.backend.resource_tracker"
 WATCH = 0.5  # seconds between two looks at whether the sweep still runs
 
@@ -226,8 +226,8 @@ def run_pool(
     threads = None  # of the user's choice
     if "OMP_NUM_THREADS" not in os.environ:
         threads = max(1, joblib.cpu_count() // jobs)
-    filters = os.environ.get("PYTHONWARNINGS", "").split(",")
-    os.environ["PYTHONWARNINGS"] = ",".join({*filters, QUIET} - {""})
+    filters = dict.fromkeys(os.environ.get("PYTHONWARNINGS", "").split(","))
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, {**filters, QUIET: 0}))
     with joblib.parallel_config("loky", inner_max_num_threads=threads):
         # With one job joblib would have no process.
         pool = joblib.Parallel(
