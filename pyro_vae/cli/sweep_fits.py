@@ -226,8 +226,9 @@ def run_pool(
     threads = None  # of the user's choice
     if "OMP_NUM_THREADS" not in os.environ:
         threads = max(1, joblib.cpu_count() // jobs)
-    filters = dict.fromkeys(os.environ.get("PYTHONWARNINGS", "").split(","))
-    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, {**filters, QUIET: 0}))
+    filters = os.environ.get("PYTHONWARNINGS", "").split(",")
+    kept = [text for text in filters if text not in ("", QUIET)]
+    os.environ["PYTHONWARNINGS"] = ",".join([*kept, QUIET])
     with joblib.parallel_config("loky", inner_max_num_threads=threads):
         # With one job joblib would have no process.
         pool = joblib.Parallel(
