@@ -30,8 +30,9 @@ KILLED = (
     "its process was killed while it ran alone: perhaps there is not enough "
     "memory"
 )
-# loky's tracker of resources cleans up after a killed sweep, and says so.
-QUIET = "ignore:::joblib.externals.loky.backend.resource_tracker"
+# What cleans up after processes that were killed, and need not say so.
+TRACKERS = ("joblib.externals.loky.backend", "multiprocessing")
+QUIET = [f"ignore:::{package}.resource_tracker" for package in TRACKERS]
 WATCH = 0.5  # seconds between two looks at whether the sweep still runs
 
 
@@ -227,8 +228,8 @@ def run_pool(
     if "OMP_NUM_THREADS" not in os.environ:
         threads = max(1, joblib.cpu_count() // jobs)
     filters = os.environ.get("PYTHONWARNINGS", "").split(",")
-    kept = [text for text in filters if text not in ("", QUIET)]
-    os.environ["PYTHONWARNINGS"] = ",".join([*kept, QUIET])
+    kept = [text for text in filters if text not in ("", *QUIET)]
+    os.environ["PYTHONWARNINGS"] = ",".join([*kept, *QUIET])
     with joblib.parallel_config("loky", inner_max_num_threads=threads):
         # With one job joblib would have no process.
         pool = joblib.Parallel(
