@@ -103,6 +103,10 @@ def read_grid(words: Sequence[str]) -> Grid:
                 f"{flag!r} is no flag of fit; expected those that "
                 f"'fit --help' explains, such as {EXAMPLE}{hint}"
             )
+        if name in grid and not takes_several(hints[name]):
+            raise ValueError(
+                f"{flag} is given twice; expected all its values after one"
+            )
         found = read_values(flag, values, hints[name])
         grid.setdefault(name, []).extend(found)
     return grid
