@@ -610,6 +610,19 @@ def test_the_numbers_of_the_presets_runs():
         check_cell(f"k {k}", samples, row["effective_sample_size"])
 
 
+def test_the_report_of_the_sweep():
+    report = pd.read_csv(REFERENCE / "sweep" / "report.csv").set_index("run")
+    assert (report["seeds"] == 3).all() and (report["epochs"] == 5).all()
+    names, *rows = table_after("docs/sweeps.md", "[this report]")
+    assert [f"prior {prior}" for prior, *_ in rows] == list(report.index)
+    for prior, *cells in rows:
+        row = report.loc[f"prior {prior}"]
+        for name, cell in zip(names[1:], cells, strict=True):
+            column = COLUMNS[name]
+            values = row[[column, f"{column}_standard_error"]]
+            check_cell(prior, cell, *values)
+
+
 def test_the_page_of_combinations_is_its_table():
     table = pd.read_csv(REFERENCE / "combinations.csv")
     text = (ROOT / "docs" / "combinations.md").read_text()
