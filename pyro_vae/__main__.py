@@ -5,7 +5,7 @@ import sys
 
 import pyro_vae.cli.start as start  # first
 from pyro_vae import __version__
-from pyro_vae.cli import compare, evaluate, explore, fit
+from pyro_vae.cli import compare, evaluate, explore, fit, sweep
 from pyro_vae.cli.command import run
 from pyro_vae.cli.streams import tolerate_closed_streams
 
@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "compare": compare,
     "explore": explore,
+    "sweep": sweep,
 }
 
 
@@ -23,7 +24,8 @@ def main() -> None:
     """Runs the command that the first word names."""
     tolerate_closed_streams()
     about = "".join(
-        f"\n  {name:<10}{module.__doc__}" for name, module in COMMANDS.items()
+        f"\n  {name:<10}{(module.__doc__ or '').partition(chr(10))[0]}"
+        for name, module in COMMANDS.items()
     )
     parser = argparse.ArgumentParser(
         "pyro-vae",

@@ -16,8 +16,10 @@ from pyro_programs import write_lines
 from simulated_counts import sum_up
 
 from pyro_vae import data, load_vae
-from pyro_vae.cli import compare, evaluate, explore, fit
+from pyro_vae.cli import compare, evaluate, explore, fit, sweep
 from pyro_vae.cli.flags import CommandLine
+from pyro_vae.cli.sweep_fits import check
+from pyro_vae.cli.sweep_grid import make_points
 from tests.models import keep_the_record, list_analytic_pairs
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +33,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "compare": compare,
     "explore": explore,
+    "sweep": sweep,
 }
 RUNS = ("mnist-normal", "mnist-laplace", "mnist-mixture", "mnist-categorical")
 NUMBER = r"(-?\d[\d,]*(?:\.\d+)?)"
@@ -154,6 +157,10 @@ def parse(line: str) -> None:
     command = CommandLine(script.Flags, None, words, path)
     if script is fit and "--resume" not in words:
         fit.read_flags(command)
+    elif script is sweep:
+        flags, grid = sweep.read_flags(command)
+        for point in make_points(grid) if grid else []:
+            check(point, ROOT / flags.output)
     else:
         command.parse()
 
@@ -168,6 +175,15 @@ def test_the_commands_parse():
             pytest.fail(line)
     with pytest.raises(SystemExit):
         parse("python scripts/fit.py --no-such-flag 1")
+
+
+def test_the_array_job_has_a_task_for_each_point_of_its_grid():
+    (text,) = blocks(ROOT / "docs" / "sweeps.md", "bash")
+    last = re.findall(r"--array=0-(\d+)", text)[0]
+    (line,) = (line for line in text.splitlines() if "pyro-vae sweep" in line)
+    words = line.replace("$SLURM_ARRAY_TASK_ID", last).split()[3:]
+    flags, grid = sweep.read_flags(CommandLine(sweep.Flags, None, words, ""))
+    assert flags.index == int(last) == len(make_points(grid)) - 1
 
 
 def test_the_commands_read_runs_that_exist_or_that_are_made_before():
@@ -660,6 +676,19 @@ def test_the_numbers_of_the_presets_runs():
         row = evaluation(f"iwae-2015/k{k}").loc["importance"]
         check_cell(f"k {k}", cell, row["value"], row["standard_error"])
         check_cell(f"k {k}", samples, row["effective_sample_size"])
+
+
+def test_the_report_of_the_sweep():
+    report = pd.read_csv(REFERENCE / "sweep" / "report.csv").set_index("run")
+    assert (report["seeds"] == 3).all() and (report["epochs"] == 5).all()
+    names, *rows = table_after("docs/sweeps.md", "[this report]")
+    assert [f"prior {prior}" for prior, *_ in rows] == list(report.index)
+    for prior, *cells in rows:
+        row = report.loc[f"prior {prior}"]
+        for name, cell in zip(names[1:], cells, strict=True):
+            column = COLUMNS[name]
+            values = row[[column, f"{column}_standard_error"]]
+            check_cell(prior, cell, *values)
 
 
 def test_the_page_of_combinations_is_its_table():

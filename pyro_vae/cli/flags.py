@@ -75,7 +75,11 @@ class CommandLine(Generic[Flags]):
 
     def parse_some(self, kind: type[Some]) -> Some:
         """Reads the flags of another dataclass, whatever others there are."""
-        some, _ = tyro.cli(
+        return self.parse_rest(kind)[0]
+
+    def parse_rest(self, kind: type[Some]) -> tuple[Some, list[str]]:
+        """Reads the flags of a dataclass; returns the other words, too."""
+        return tyro.cli(
             kind,
             args=self.words,
             prog=self.program,
@@ -84,7 +88,6 @@ class CommandLine(Generic[Flags]):
             config=MARKERS,
             registry=self._registry(),
         )
-        return some
 
     def in_flags(self, sentence: object) -> str:
         """Returns a library's sentence with its arguments as flags."""
@@ -99,11 +102,17 @@ class CommandLine(Generic[Flags]):
 
 def list_flags(kind: type) -> Iterator[str]:
     """Yields the names of a dataclass's flags, those of its groups included."""
+    for name, _ in list_hints(kind):
+        yield name
+
+
+def list_hints(kind: type) -> Iterator[tuple[str, Any]]:
+    """Yields a dataclass's flags and their types, as `list_flags` does."""
     for name, hint in get_type_hints(kind).items():
         if is_dataclass(hint) and isinstance(hint, type):
-            yield from list_flags(hint)
+            yield from list_hints(hint)
         else:
-            yield name
+            yield name, hint
 
 
 def to_flag(name: str) -> str:

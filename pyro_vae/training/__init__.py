@@ -8,7 +8,7 @@ from pyro_vae.training.setup import (
     resolve_device,
 )
 from pyro_vae.training.state import RESUMABLE
-from pyro_vae.training.stopping import best_epoch
+from pyro_vae.training.stopping import best_epoch, is_over
 
 __all__ = [
     "RESUMABLE",
@@ -17,6 +17,7 @@ __all__ = [
     "find_faults",
     "find_rise",
     "fit",
+    "is_over",
     "make_optimizer",
     "place_labels",
     "resolve_device",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from pyro_vae.config import FitConfig
 from pyro_vae.runs.history import Record
 
 
@@ -35,3 +36,16 @@ def has_stalled(
     """
     best = best_epoch(records, warmup)
     return best is not None and len(records) - 1 - best >= patience
+
+
+def is_over(records: Sequence[Record], config: FitConfig) -> bool:
+    """Returns whether a run has no epoch left to do.
+
+    Args:
+        records: A record for each epoch from 0 on.
+        config: The choices of the run, with its number of epochs.
+    """
+    patience = config.early_stopping
+    return len(records) - 1 >= (config.epochs or 0) or (
+        patience is not None and has_stalled(records, patience, config.warmup)
+    )

@@ -38,7 +38,7 @@ from pyro_vae.training.state import (
     list_fixed_choices,
 )
 from pyro_vae.training.stepper import Stepper
-from pyro_vae.training.stopping import best_epoch, has_stalled
+from pyro_vae.training.stopping import best_epoch, is_over
 from pyro_vae.vae import VAE
 
 
@@ -144,12 +144,7 @@ class Trainer:
 
     def is_done(self) -> bool:
         """Returns whether there is no epoch left to do."""
-        config, progress = self.config, self.progress
-        patience = config.early_stopping
-        return progress.epoch >= self.epochs or (
-            patience is not None
-            and has_stalled(progress.records, patience, config.warmup)
-        )
+        return is_over(self.progress.records, self.config)
 
     def compile(self) -> None:
         """Prepares compiled steps and evaluations, where they are to be."""
