@@ -1,7 +1,7 @@
 """Pyro's own SVI, made to say where a loss stops being finite."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyro
@@ -9,10 +9,15 @@ import torch
 from pyro import poutine
 from pyro.infer import ELBO, SVI
 from pyro.optim import PyroOptim
+from torch import Tensor
 
 from pyro_vae.svi.compat import get_unconstrained
+from pyro_vae.svi.estimator import ReportingELBO
 from pyro_vae.svi.optimizers import clip_gradients
+from pyro_vae.svi.shards import Shards, resize_rows
 from pyro_vae.svi.watch import ModuleCalls
+
+FINITE_AGAIN = "(a second run with other noise was finite)"
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -25,6 +30,8 @@ def make_svi(
     optim: PyroOptim,
     loss: ELBO,
     clip_norm: float | None = None,
+    shards: Shards | None = None,
+    means: Sequence[Tensor] = (),
 ) -> SVI:
     """Makes a `pyro.infer.SVI` that refuses to step on a non-finite loss.
 
@@ -35,6 +42,11 @@ def make_svi(
         loss: A Pyro ELBO estimator.
         clip_norm: The largest norm of all gradients together; by default they
             are left as they are.
+        shards: The processes that share each minibatch. Each calls `step` with
+            its own rows, after `begin`, on a pair whose log-densities are
+            scaled by N / B. By default this process has all of it.
+        means: Tensors that a step moves in proportion to means over its
+            images, such as a baseline.
 
     Returns:
         An SVI. Its `step` raises `NonFiniteLossError`, which names the site,
@@ -42,18 +54,28 @@ def make_svi(
     """
 
     estimator: Any = loss  # ELBO does not declare what its subclasses have
+    shards = shards or Shards()
 
     def loss_and_grads(
         model: Callable, guide: Callable, *args: Any, **kwargs: Any
     ) -> float:
-        with poutine.trace(param_only=True) as capture:
-            value = estimator.loss_and_grads(model, guide, *args, **kwargs)
+        pair = (model, guide)
+        before = [mean.clone() for mean in means]
+        with (
+            poutine.trace(param_only=True) as capture,
+            shards.drawing("step", rehearse(estimator, shards, *pair, args, kwargs)),
+        ):
+            value = estimator.loss_and_grads(*pair, *args, **kwargs)
         params = get_unconstrained(capture.trace)
+        if not shards.is_alone:
+            value = sum_step(shards, value, params, loss, means)
         try:
-            check_finite(value, model, guide, *args, **kwargs)
+            check_finite(value, shards, *pair, *args, **kwargs)
         except NonFiniteLossError:
             for param in params:
                 param.grad = None
+            for mean, old in zip(means, before, strict=True):
+                mean.copy_(old)
             raise
         clip_gradients(params, clip_norm)
         return value
@@ -61,13 +83,92 @@ def make_svi(
     return SVI(model, guide, optim, estimator.loss, loss_and_grads)
 
 
+def rehearse(
+    estimator: Any,
+    shards: Shards,
+    model: Callable,
+    guide: Callable,
+    args: tuple,
+    kwargs: dict,
+) -> Callable[[int], None]:
+    """Returns what runs an estimator on another number of rows, to no effect.
+
+    Args:
+        estimator: A Pyro ELBO estimator.
+        shards: The processes, of which this one has begun a minibatch.
+        model: A Pyro model.
+        guide: Its guide.
+        args: Their arguments, for this process's rows.
+        kwargs: The same, by name.
+    """
+
+    def run(number: int) -> None:
+        given = (args, kwargs)
+        given = resize_rows(given, shards.part.count, number)
+        with (
+            poutine.trace(param_only=True) as capture,
+            ModuleCalls(model, guide) as calls,
+        ):
+            estimator.loss_and_grads(model, guide, *given[0], **given[1])
+        with torch.no_grad():
+            for buffer, value in calls.buffers:
+                buffer.copy_(value)
+        for param in get_unconstrained(capture.trace):
+            param.grad = None
+
+    return run
+
+
+def sum_step(
+    shards: Shards,
+    value: float,
+    announced: Sequence[Tensor],
+    loss: ELBO,
+    means: Sequence[Tensor],
+) -> float:
+    """Sums what each process's step has computed, and returns the loss.
+
+    Args:
+        shards: The processes.
+        value: This one's loss.
+        announced: The parameters, whose gradients become the sums.
+        loss: The estimator, whose report becomes the sum.
+        means: The means over this process's rows, which become those over the
+            whole minibatch.
+    """
+    params = [p for p in dict.fromkeys(announced) if p.requires_grad]
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+    value_and_known = torch.tensor(
+        [value, *(p.grad is not None for p in params)],
+        dtype=grads[0].dtype,
+        device=grads[0].device,
+    )
+    reports = [loss.report()] if isinstance(loss, ReportingELBO) else []
+    sums, new_means = shards.sum([value_and_known, *grads, *reports], means)
+    total, *known = sums.pop(0).tolist()
+    if isinstance(loss, ReportingELBO):
+        loss.take_report(sums.pop())
+    for param, grad, count in zip(params, sums, known, strict=True):
+        param.grad = grad if count else None
+    with torch.no_grad():
+        for mean, new in zip(means, new_means, strict=True):
+            mean.copy_(new)
+    return total
+
+
 def check_finite(
-    value: float, model: Callable, guide: Callable, *args: Any, **kwargs: Any
+    value: float,
+    shards: Shards,
+    model: Callable,
+    guide: Callable,
+    *args: Any,
+    **kwargs: Any,
 ) -> None:
     """Raises NonFiniteLossError, with the site, for a loss that is not finite.
 
     Args:
         value: The loss.
+        shards: The processes that it is the sum of, which all say the same.
         model: A Pyro model.
         guide: Its guide.
         args: Their arguments.
@@ -75,6 +176,8 @@ def check_finite(
     """
     if not math.isfinite(value):
         site = find_nonfinite_site(model, guide, *args, **kwargs)
+        known = None if site == FINITE_AGAIN else site
+        site = shards.first_of(known) or FINITE_AGAIN
         raise NonFiniteLossError(f"the loss is {value} {site}")
 
 
@@ -118,7 +221,7 @@ def _find_nonfinite_site(
                 _is_finite(site["value"]) and _is_finite(site["log_prob"])
             ):
                 return f"at site {name!r} of the {place}"
-    return "(a second run with other noise was finite)"
+    return FINITE_AGAIN
 
 
 def _is_finite(value: object) -> bool:
