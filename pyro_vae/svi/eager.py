@@ -61,22 +61,25 @@ def make_svi(
     ) -> float:
         pair = (model, guide)
         before = [mean.clone() for mean in means]
+        run = rehearse(estimator, shards, *pair, args, kwargs)
         with (
             poutine.trace(param_only=True) as capture,
-            shards.drawing("step", rehearse(estimator, shards, *pair, args, kwargs)),
+            shards.drawing("step", run),
         ):
             value = estimator.loss_and_grads(*pair, *args, **kwargs)
         params = get_unconstrained(capture.trace)
         if not shards.is_alone:
             value = sum_step(shards, value, params, loss, means)
         try:
-            check_finite(value, shards, *pair, *args, **kwargs)
-        except NonFiniteLossError:
+            check_finite(value, *pair, *args, **kwargs)
+        except NonFiniteLossError as error:
             for param in params:
                 param.grad = None
             for mean, old in zip(means, before, strict=True):
                 mean.copy_(old)
-            raise
+            said = str(error)
+            known = None if said.endswith(FINITE_AGAIN) else said
+            raise NonFiniteLossError(shards.first_of(known) or said) from None
         clip_gradients(params, clip_norm)
         return value
 
@@ -157,18 +160,12 @@ def sum_step(
 
 
 def check_finite(
-    value: float,
-    shards: Shards,
-    model: Callable,
-    guide: Callable,
-    *args: Any,
-    **kwargs: Any,
+    value: float, model: Callable, guide: Callable, *args: Any, **kwargs: Any
 ) -> None:
     """Raises NonFiniteLossError, with the site, for a loss that is not finite.
 
     Args:
         value: The loss.
-        shards: The processes that it is the sum of, which all say the same.
         model: A Pyro model.
         guide: Its guide.
         args: Their arguments.
@@ -176,8 +173,6 @@ def check_finite(
     """
     if not math.isfinite(value):
         site = find_nonfinite_site(model, guide, *args, **kwargs)
-        known = None if site == FINITE_AGAIN else site
-        site = shards.first_of(known) or FINITE_AGAIN
         raise NonFiniteLossError(f"the loss is {value} {site}")
 
 

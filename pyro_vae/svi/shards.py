@@ -6,7 +6,7 @@ what the processes have computed is summed, in one buffer.
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -108,13 +108,27 @@ class Shards:
             yield
             return
         if key not in self._places:
-            count = self.part.count
-            # With fewer rows, since a share of the data has enough for them.
-            counts = (count, count - 1 if count > 1 else 2)
-            draws = [list_draws(lambda n=n: run(n)) for n in counts]  # type: ignore[misc]
-            self._places[key] = find_places(*draws)
+            self._places[key] = self._learn(run)
         with keeping_rows(self.part, self._places[key]):
             yield
+
+    def _learn(self, run: Callable[[int], Any]) -> list[Place]:
+        """Returns where the rows are in what is drawn, or fails in all."""
+        count = self.part.count
+        # With fewer rows, since a share of the data has enough for them.
+        other = count - 1 if count > 1 else 2
+        said, places = None, list[Place]()
+        try:
+            first, second = (
+                list_draws(partial(run, number)) for number in (count, other)
+            )
+            places = find_places(first, second)
+        except ValueError as error:
+            said = str(error)
+        said = self.first_of(said)
+        if said is not None:
+            raise ValueError(said)
+        return places
 
     def sum(
         self, tensors: Sequence[Tensor], means: Sequence[Tensor] = ()
