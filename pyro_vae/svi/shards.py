@@ -22,7 +22,7 @@ from pyro_vae.svi.draws import (
 )
 
 
-class LostProcessError(RuntimeError):
+class LostProcessError(ConnectionError):
     """Another process of the fit has ended, so that this one cannot go on."""
 
 
@@ -169,9 +169,14 @@ class Shards:
         ]
         return sums[: len(tensors)], sums[len(tensors) :]
 
-    def any(self, flag: bool) -> bool:
-        """Returns whether a flag is true in some process."""
-        return bool(self.first_of(flag or None))
+    def wait(self) -> None:
+        """Waits until every process has come to such a place."""
+        self.agree(None)
+
+    def ask_all(self, wants_stop: bool) -> bool:
+        """Returns whether some process asks to stop, and notes it."""
+        self.is_stopping = bool(self.first_of(wants_stop or None))
+        return self.is_stopping
 
     def agree(self, value: Any) -> Any:
         """Returns the value of the first process."""
@@ -202,10 +207,10 @@ def _losses_told() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
         raise LostProcessError(
-            f"another process of this fit has ended ({reason})"
-        ) from None
+            "another process of this fit has ended, or does not answer; what "
+            "was saved before is whole"
+        ) from error
 
 
 def resize_rows(value: Any, count: int, number: int) -> Any:

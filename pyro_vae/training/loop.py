@@ -142,10 +142,10 @@ def train(trainer: Trainer, on_step: OnStep, stop: Stop) -> Iterator[Record]:
     """Trains epoch by epoch, and yields the record of each."""
     try:
         trainer.compile()
-        any_stops = trainer.shards.any
-        if trainer.progress.is_untrained and not any_stops(stop()):
+        asks = trainer.shards.ask_all
+        if trainer.progress.is_untrained and not asks(stop()):
             yield trainer.finish_epoch()  # epoch 0 is the model before training
-        while not trainer.is_done() and not any_stops(stop()):
+        while not trainer.is_done() and not asks(stop()):
             if train_epoch(trainer, on_step, stop):
                 yield trainer.finish_epoch()
             else:
