@@ -1,5 +1,6 @@
 """A fit's processes under torchrun: one voice, one folder, one end."""
 
+import os
 import subprocess
 import sys
 
@@ -40,7 +41,10 @@ def torchrun(folder, count, *words):
     return subprocess.run(
         [sys.executable, *launcher, *map(str, words)],
         cwd=folder,
-        env={**environment(folder), "PYTHONPATH": str(SCRIPTS)},
+        env={
+            **environment(folder),
+            "PYTHONPATH": f"{SCRIPTS}{os.pathsep}{SCRIPTS.parent}",
+        },
         capture_output=True,
         text=True,
         timeout=300,
