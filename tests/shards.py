@@ -78,6 +78,12 @@ def list_cases():
     }
 
 
+def worlds_of(name):
+    """Returns the numbers of processes that a case is run in."""
+    is_pair = tuple(name.split(", ")) in PAIRS
+    return WORLDS[-1:] if is_pair else WORLDS
+
+
 def make_data(choices):
     """Returns 15 training and 4 test images of 6 pixels."""
     x = torch.rand(19, 6, generator=torch.Generator().manual_seed(3))
@@ -157,7 +163,7 @@ def run_all(rank, folder, names):
     for name in names:
         alone = train(name, cases[name], Shards()) if rank == 0 else None
         for size, group in groups.items():
-            if rank >= size:
+            if rank >= size or size not in worlds_of(name):
                 continue
             ours = train(name, cases[name], Shards(group))
             every = [None] * size

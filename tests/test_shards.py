@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import multiprocessing
 
-from tests.shards import LONG, WORLDS, list_cases, run_all
+from tests.shards import LONG, WORLDS, list_cases, run_all, worlds_of
 
 REFUSED = {
     "free bits": "free_bits is 0.1, a floor under a minibatch's mean KL",
@@ -32,7 +32,7 @@ def outcomes(tmp_path_factory):
 
 
 def check(outcomes, name):
-    for size in WORLDS:
+    for size in worlds_of(name):
         difference, apart = outcomes[name, size]
         assert not isinstance(difference, str), (size, difference)
         assert difference < 1e-9, size
