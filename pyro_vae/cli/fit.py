@@ -136,7 +136,7 @@ def fit_together(command: CommandLine[Flags], shards: Shards) -> int:
         raise KeyboardInterrupt(
             f"{folder} holds the run up to epoch {epoch}. To go on: {go_on}"
         ) from None
-    if interrupt.is_requested() or shards.is_stopping:
+    if is_stopped(command, shards):
         print(f"stopped; everything is saved in {folder}. To go on: {go_on}")
     return interrupt.status
 
@@ -155,9 +155,8 @@ def train(
     if not flags.no_figures:
         check_inner_folder(folder / FIGURES)
     torch.manual_seed(config.seed)
-    vae = build(
-        config, data.data_dim, data.image_shape, max(2, data.num_labels)
-    )
+    sizes = (data.data_dim, data.image_shape, max(2, data.num_labels))
+    vae = build(config, *sizes)
     caveats = find_caveats(vae, data)
     for caveat in caveats:
         warnings.warn(caveat, stacklevel=2)
@@ -177,8 +176,7 @@ def train(
     for record in records:
         progress.on_record(record)
     progress.close()
-    is_stopped = command.interrupt.is_requested() or shards.is_stopping
-    if is_stopped or shards.rank > 0:
+    if shards.rank > 0 or is_stopped(command, shards):
         return
     if not flags.no_figures:
         write_figures(draw_run(vae, data, folder), folder / FIGURES)
@@ -188,6 +186,11 @@ def train(
     notes = "".join(f" ({command.in_flags(caveat)})" for caveat in caveats)
     prior = f"{config.prior} prior on {data.name}"
     print(f"{folder}: {prior}, {sum_up(history, config, go_on)}{notes}")
+
+
+def is_stopped(command: CommandLine[Flags], shards: Shards) -> bool:
+    """Returns whether a signal has stopped this process or another."""
+    return command.interrupt.is_requested() or shards.is_stopping
 
 
 def epoch_saved(folder: Path) -> int | None:
