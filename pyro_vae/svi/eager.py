@@ -52,67 +52,73 @@ def make_svi(
         An SVI. Its `step` raises `NonFiniteLossError`, which names the site,
         before the optimizer touches a parameter.
     """
-
     estimator: Any = loss  # ELBO does not declare what its subclasses have
     shards = shards or Shards()
 
-    def loss_and_grads(
-        model: Callable, guide: Callable, *args: Any, **kwargs: Any
-    ) -> float:
-        pair = (model, guide)
-        before = [mean.clone() for mean in means]
-        run = rehearse(estimator, shards, *pair, args, kwargs)
-        with (
-            poutine.trace(param_only=True) as capture,
-            shards.drawing("step", run),
-        ):
-            value = estimator.loss_and_grads(*pair, *args, **kwargs)
-        params = get_unconstrained(capture.trace)
-        if not shards.is_alone:
-            value = sum_step(shards, value, params, loss, means)
-        try:
-            check_finite(value, *pair, *args, **kwargs)
-        except NonFiniteLossError as error:
-            for param in params:
-                param.grad = None
-            for mean, old in zip(means, before, strict=True):
-                mean.copy_(old)
-            said = str(error)
-            known = None if said.endswith(FINITE_AGAIN) else said
-            raise NonFiniteLossError(shards.first_of(known) or said) from None
-        clip_gradients(params, clip_norm)
-        return value
+    def loss_and_grads(*args: Any, **kwargs: Any) -> float:
+        return _differentiate(estimator, shards, clip_norm, means, args, kwargs)
 
     return SVI(model, guide, optim, estimator.loss, loss_and_grads)
 
 
-def rehearse(
+def _differentiate(
     estimator: Any,
     shards: Shards,
-    model: Callable,
-    guide: Callable,
+    clip_norm: float | None,
+    means: Sequence[Tensor],
     args: tuple,
     kwargs: dict,
+) -> float:
+    """Returns the loss, and leaves its gradients; model and guide are first."""
+    before = [mean.clone() for mean in means]
+    run = rehearse(estimator, shards, args, kwargs)
+    with (
+        poutine.trace(param_only=True) as capture,
+        shards.drawing("step", run),
+    ):
+        value = estimator.loss_and_grads(*args, **kwargs)
+    params = get_unconstrained(capture.trace)
+    if not shards.is_alone:
+        value = sum_step(shards, value, params, estimator, means)
+    try:
+        check_finite(value, *args, **kwargs)
+    except NonFiniteLossError as error:
+        for param in params:
+            param.grad = None
+        for mean, old in zip(means, before, strict=True):
+            mean.copy_(old)
+        said = str(error)
+        known = None if said.endswith(FINITE_AGAIN) else said
+        raise NonFiniteLossError(shards.first_of(known) or said) from None
+    clip_gradients(params, clip_norm)
+    return value
+
+
+def rehearse(
+    estimator: Any, shards: Shards, args: tuple, kwargs: dict
 ) -> Callable[[int], None]:
     """Returns what runs an estimator on another number of rows, to no effect.
 
     Args:
         estimator: A Pyro ELBO estimator.
         shards: The processes, of which this one has begun a minibatch.
-        model: A Pyro model.
-        guide: Its guide.
-        args: Their arguments, for this process's rows.
+        args: Model, guide, and their arguments for this process's rows.
         kwargs: The same, by name.
     """
 
     def run(number: int) -> None:
-        given = (args, kwargs)
-        given = resize_rows(given, shards.part.count, number)
+        model, guide, *given = args
+        count = shards.part.count
         with (
             poutine.trace(param_only=True) as capture,
             ModuleCalls(model, guide) as calls,
         ):
-            estimator.loss_and_grads(model, guide, *given[0], **given[1])
+            estimator.loss_and_grads(
+                model,
+                guide,
+                *resize_rows(given, count, number),
+                **resize_rows(kwargs, count, number),
+            )
         with torch.no_grad():
             for buffer, value in calls.buffers:
                 buffer.copy_(value)

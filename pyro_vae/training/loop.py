@@ -57,14 +57,11 @@ def fit(
             ELBO. It must draw no random numbers.
         stop: Asked after each step; if true, the fit saves, and ends.
         notes: Further JSON-able entries for the run's `config.json`.
-        shards: The processes that share each minibatch, all of which call
-            this with the same arguments. They take the steps of one process,
-            up to the order of summation. The first one keeps the folder.
+        shards: The processes that share each minibatch, all of which call this.
 
     Raises:
-        ValueError: If the configuration describes another VAE or does not go
-            with this one, needs more memory than the machine has, the objective
-            cannot take it, or the folder holds another run or is in use.
+        ValueError: If the configuration does not go with this VAE or its
+            processes, needs too much memory, or the folder is taken.
         FileError: If the folder's checkpoint does not fit this VAE.
 
     Warns:
@@ -73,8 +70,7 @@ def fit(
     if resume and overwrite:
         raise ValueError("resume and overwrite were given; expected one")
     check_describes(config, vae)
-    data = read_data(vae, data, config)
-    trainer = Trainer(vae, data, config, shards)
+    trainer = Trainer(vae, read_data(vae, data, config), config, shards)
     if sentence := find_short_warmup(trainer.config):
         warnings.warn(sentence, stacklevel=2)
     if folder is not None:
