@@ -56,7 +56,7 @@ def resolve_engine(
     vae: VAE,
     objective: AnnealedObjective,
     num_steps: int,
-    shards: Shards,
+    is_alone: bool = True,
 ) -> str:
     """Returns the engine that a run steps with: `eager` or `compiled`.
 
@@ -75,7 +75,7 @@ def resolve_engine(
         )
     if config.engine != "auto":
         return config.engine
-    is_possible = is_possible and shards.is_alone
+    is_possible = is_possible and is_alone
     return "compiled" if is_long(num_steps) and is_possible else "eager"
 
 

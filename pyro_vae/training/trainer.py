@@ -100,7 +100,7 @@ class Trainer:
         self.recorder = Recorder(vae, self.data, validation, config, objective)
         num_steps = self.epochs * self.num_batches
         self.engine = resolve_engine(
-            config, vae, objective, num_steps, self.shards
+            config, vae, objective, num_steps, self.shards.is_alone
         )
         self.folder: RunFolder | None = None
 
