@@ -48,7 +48,7 @@ class Model(nn.Module):
     def forward(
         self,
         x: Tensor,
-        num_data: int | None = None,
+        num_data: float | None = None,
         parameters: Tensor | None = None,
         encoder_gradient: Tensor | None = None,
         labels: Tensor | None = None,
@@ -60,7 +60,8 @@ class Model(nn.Module):
             x: Images, `(B, D)`.
             num_data: The size N of the data set, if the log-density is to be
                 that of the whole data set, estimated from the minibatch:
-                scaled by N / B.
+                scaled by N / B. For b of the B images, it is their share of
+                the data set, N b / B.
             parameters: For the guide; the model does not use it.
             encoder_gradient: For the guide; the model does not use it.
             labels: Where the model has labels, those of the images, `(B,)`.
@@ -198,7 +199,7 @@ class Guide(nn.Module):
     def forward(
         self,
         x: Tensor,
-        num_data: int | None = None,
+        num_data: float | None = None,
         parameters: Tensor | None = None,
         encoder_gradient: Tensor | None = None,
         labels: Tensor | None = None,
@@ -245,7 +246,7 @@ class Guide(nn.Module):
         return join_labels(x, labels, self.num_labels)
 
     def _classify(
-        self, x: Tensor, labels: Tensor, weight: float, num_data: int
+        self, x: Tensor, labels: Tensor, weight: float, num_data: float
     ) -> None:
         """Adds the gradient of log q(y | x) at known labels to the ELBO's."""
         log_q = log_prob_component(self.infer(x), labels)
@@ -266,7 +267,7 @@ def follow_gradient(name: str, value: Tensor) -> None:
     pyro.factor(name, value.detach() - value, has_rsample=True)
 
 
-def _data_plate(x: Tensor, num_data: int | None) -> pyro.plate:
+def _data_plate(x: Tensor, num_data: float | None) -> pyro.plate:
     """Returns the plate of the images, the rightmost dimension of all sites."""
     size = len(check_images(x))
     if num_data is not None and num_data < size:
@@ -275,7 +276,8 @@ def _data_plate(x: Tensor, num_data: int | None) -> pyro.plate:
             f"least that of the minibatch, {size}"
         )
     indices = torch.arange(size, device=x.device)
-    return pyro.plate("data", num_data or size, subsample=indices)
+    full_size: Any = num_data or size  # a share of N may be a fraction
+    return pyro.plate("data", full_size, subsample=indices)
 
 
 def check_images(x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from pyro_vae.cli.evaluation_file import warn_of_older
 from pyro_vae.cli.flags import CommandLine, to_flag
 from pyro_vae.cli.outcome import sum_up
 from pyro_vae.cli.output import check_inner_folder, write_figures
+from pyro_vae.cli.processes import joined
 from pyro_vae.cli.progress import Progress
 from pyro_vae.config import (
     PRESETS,
@@ -36,6 +37,7 @@ from pyro_vae.runs.run import (
     read_about,
     read_config,
 )
+from pyro_vae.svi import Shards
 from pyro_vae.training import (
     RESUMABLE,
     find_faults,
@@ -102,8 +104,18 @@ def main(command: CommandLine[Flags]) -> int:
         KeyboardInterrupt: If a signal stopped it at once; it says what is
             saved, and how to go on.
     """
+    with joined() as shards:
+        return fit_together(command, shards)
+
+
+def fit_together(command: CommandLine[Flags], shards: Shards) -> int:
+    """Fits as one of the processes that share each minibatch."""
     flags, config = read_flags(command)
+    if shards.rank > 0:
+        shards.wait()  # for the first process, which may download
     data = choose_data(config, flags.data_dir)
+    if shards.rank == 0:
+        shards.wait()
     if data.reading:
         sizes = f"{len(data.train)} for training, {len(data.test)} for testing"
         print(f"{data.name}: {data.reading}; {sizes}")
@@ -114,7 +126,7 @@ def main(command: CommandLine[Flags]) -> int:
     interrupt = command.interrupt
     progress = Progress(config.batch_size, interrupt)
     try:
-        train(command, flags, config, data, folder, go_on, progress)
+        train(command, flags, config, data, folder, go_on, progress, shards)
     except KeyboardInterrupt:
         is_ours = flags.resume or progress.has_saved
         epoch = epoch_saved(folder) if is_ours else None
@@ -125,7 +137,7 @@ def main(command: CommandLine[Flags]) -> int:
         raise KeyboardInterrupt(
             f"{folder} holds the run up to epoch {epoch}. To go on: {go_on}"
         ) from None
-    if interrupt.is_requested():
+    if is_stopped(command, shards):
         print(f"stopped; everything is saved in {folder}. To go on: {go_on}")
     return interrupt.status
 
@@ -138,14 +150,14 @@ def train(
     folder: Path,
     go_on: str,
     progress: Progress,
+    shards: Shards,
 ) -> None:
     """Fits, draws and prints what has become of the run, unless it stops."""
     if not flags.no_figures:
         check_inner_folder(folder / FIGURES)
     torch.manual_seed(config.seed)
-    vae = build(
-        config, data.data_dim, data.image_shape, max(2, data.num_labels)
-    )
+    sizes = (data.data_dim, data.image_shape, max(2, data.num_labels))
+    vae = build(config, *sizes)
     caveats = find_caveats(vae, data)
     for caveat in caveats:
         warnings.warn(caveat, stacklevel=2)
@@ -159,12 +171,13 @@ def train(
         on_step=progress.on_step,
         stop=command.interrupt.is_requested,
         notes={"preset": flags.preset},
+        shards=shards,
     )
     progress.start(records.epochs, records.num_batches, records.engine)
     for record in records:
         progress.on_record(record)
     progress.close()
-    if command.interrupt.is_requested():
+    if shards.rank > 0 or is_stopped(command, shards):
         return
     if not flags.no_figures:
         write_figures(draw_run(vae, data, folder), folder / FIGURES)
@@ -175,6 +188,11 @@ def train(
     notes = "".join(f" ({command.in_flags(caveat)})" for caveat in caveats)
     prior = f"{config.prior} prior on {data.name}"
     print(f"{folder}: {prior}, {sum_up(history, config, go_on)}{notes}")
+
+
+def is_stopped(command: CommandLine[Flags], shards: Shards) -> bool:
+    """Returns whether a signal has stopped this process or another."""
+    return command.interrupt.is_requested() or shards.is_stopping
 
 
 def epoch_saved(folder: Path) -> int | None:

@@ -21,7 +21,7 @@ class Stream:
     def __init__(self, stream: Any):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace", line_buffering=True)
-        self._stream = _open_nowhere() if stream is None else stream
+        self._stream = open_nowhere() if stream is None else stream
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -42,7 +42,7 @@ class Stream:
             self._fall_silent()
 
     def _fall_silent(self) -> None:
-        nowhere = _open_nowhere()
+        nowhere = open_nowhere()
         with contextlib.suppress(OSError, ValueError):  # it has no descriptor
             os.dup2(nowhere.fileno(), self._stream.fileno())
         self._stream = nowhere
@@ -57,5 +57,6 @@ def tolerate_closed_streams() -> None:
 
 
 @functools.cache
-def _open_nowhere() -> io.TextIOWrapper:
+def open_nowhere() -> io.TextIOWrapper:
+    """Returns a stream that nobody reads."""
     return open(os.devnull, "w", encoding="utf-8", errors="backslashreplace")

@@ -114,7 +114,7 @@ class WeightedELBO(ReportingELBO):
         model: Callable,
         guide: Callable,
         x: Tensor,
-        num_data: int | None = None,
+        num_data: float | None = None,
         labels: Tensor | None = None,
         classified: Any = None,
     ) -> float:

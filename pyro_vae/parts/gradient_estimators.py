@@ -118,8 +118,8 @@ class ScoreFunction(GradientEstimator):
         baseline = self.baseline
         if baseline is None:
             return q, {}
-        options = {
-            "nn_baseline": lambda x: weight * baseline(x),
+        options = {  # Pyro drops the dimension of a single image
+            "nn_baseline": lambda x: weight * baseline(x).squeeze(0),
             "nn_baseline_input": x,
         }
         return q, {"baseline": options}
@@ -242,7 +242,7 @@ class BaselineELBO(TraceGraph_ELBO):
         model: Callable,
         guide: Any,
         x: Tensor,
-        num_data: int | None = None,
+        num_data: float | None = None,
         **given: Any,
     ) -> float:
         """Returns the loss and leaves gradients, also the baseline's."""

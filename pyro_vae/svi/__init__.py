@@ -22,6 +22,7 @@ from pyro_vae.svi.optimizers import (
     set_learning_rate,
 )
 from pyro_vae.svi.refusals import CompilationError, DynamicPairError
+from pyro_vae.svi.shards import LostProcessError, Shards
 
 __all__ = [
     "CompilationError",
@@ -32,8 +33,10 @@ __all__ = [
     "CompiledTraceMeanField_ELBO",
     "CompiledTrace_ELBO",
     "DynamicPairError",
+    "LostProcessError",
     "NonFiniteLossError",
     "ReportingELBO",
+    "Shards",
     "can_compile",
     "clip_gradients",
     "compile_graph",

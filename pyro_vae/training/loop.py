@@ -10,7 +10,7 @@ import pyro
 from torch import Tensor
 
 from pyro_vae.config import FitConfig, check_describes, find_short_warmup
-from pyro_vae.data import minibatches
+from pyro_vae.data import Rows, minibatches
 from pyro_vae.randomness import (
     get_random_state,
     random_stream,
@@ -18,7 +18,7 @@ from pyro_vae.randomness import (
 )
 from pyro_vae.runs.folder import RunFolder
 from pyro_vae.runs.history import Record
-from pyro_vae.svi import NonFiniteLossError, set_learning_rate
+from pyro_vae.svi import NonFiniteLossError, Shards, set_learning_rate
 from pyro_vae.training.objective import Number
 from pyro_vae.training.schedules import SCHEDULES
 from pyro_vae.training.setup import read_data, training_images
@@ -41,6 +41,7 @@ def fit(
     on_step: OnStep = lambda step, elbo: None,
     stop: Stop = lambda: False,
     notes: Mapping[str, Any] | None = None,
+    shards: Shards | None = None,
 ) -> "Fit":
     """Fits a VAE by stochastic gradient ascent, while its result is iterated.
 
@@ -56,11 +57,11 @@ def fit(
             ELBO. It must draw no random numbers.
         stop: Asked after each step; if true, the fit saves, and ends.
         notes: Further JSON-able entries for the run's `config.json`.
+        shards: The processes that share each minibatch, all of which call this.
 
     Raises:
-        ValueError: If the configuration describes another VAE or does not go
-            with this one, needs more memory than the machine has, the objective
-            cannot take it, or the folder holds another run or is in use.
+        ValueError: If the configuration does not go with this VAE or its
+            processes, needs too much memory, or the folder is taken.
         FileError: If the folder's checkpoint does not fit this VAE.
 
     Warns:
@@ -69,8 +70,7 @@ def fit(
     if resume and overwrite:
         raise ValueError("resume and overwrite were given; expected one")
     check_describes(config, vae)
-    data = read_data(vae, data, config)
-    trainer = Trainer(vae, data, config)
+    trainer = Trainer(vae, read_data(vae, data, config), config, shards)
     if sentence := find_short_warmup(trainer.config):
         warnings.warn(sentence, stacklevel=2)
     if folder is not None:
@@ -138,9 +138,10 @@ def train(trainer: Trainer, on_step: OnStep, stop: Stop) -> Iterator[Record]:
     """Trains epoch by epoch, and yields the record of each."""
     try:
         trainer.compile()
-        if trainer.progress.is_untrained and not stop():
+        asks = trainer.shards.ask_all
+        if trainer.progress.is_untrained and not asks(stop()):
             yield trainer.finish_epoch()  # epoch 0 is the model before training
-        while not trainer.is_done() and not stop():
+        while not trainer.is_done() and not asks(stop()):
             if train_epoch(trainer, on_step, stop):
                 yield trainer.finish_epoch()
             else:
@@ -174,10 +175,13 @@ def train_epoch(trainer: Trainer, on_step: OnStep, stop: Stop) -> bool:
             state.random_state = None
         for index, places in zip(batches, labeled, strict=True):
             index = index.to(trainer.device)
-            given = trainer.known.given(images, index, places)
-            elbo = take_step(trainer, images[index], index, given)
+            mine = index[trainer.shards.begin(len(index))]
+            given = trainer.known.given(images, mine, places)
+            x = read_rows(trainer.shards, images, mine)
+            elbo = take_step(trainer, x, index, given)
             tell(progress.step, elbo, on_step)
-            if stop() and progress.batch < trainer.num_batches:
+            is_inside = progress.batch < trainer.num_batches
+            if is_stopped(trainer.shards, stop) and is_inside:
                 state.random_state = get_random_state(trainer.device)
                 break
     trainer.settle_sums()
@@ -187,10 +191,38 @@ def train_epoch(trainer: Trainer, on_step: OnStep, stop: Stop) -> bool:
     return progress.batch == trainer.num_batches
 
 
+def is_stopped(shards: Shards, stop: Stop) -> bool:
+    """Returns whether the fit is to stop after the step just taken.
+
+    Several processes stop together, one step later: a step tells all of them
+    that one was asked to before it.
+    """
+    shards.wants_stop = stop()
+    return shards.wants_stop if shards.is_alone else shards.is_stopping
+
+
+def read_rows(shards: Shards, images: Tensor | Rows, index: Tensor) -> Tensor:
+    """Returns this process's images of a minibatch, `(b, D)`.
+
+    Where they are read from a file, dynamic binarization draws them here.
+    """
+    with shards.drawing(
+        "images", lambda number: images[index[:1].expand(number)]
+    ):
+        return images[index]
+
+
 def take_step(
     trainer: Trainer, x: Tensor, index: Tensor, given: Mapping[str, Any]
 ) -> Number:
-    """Takes one step on a minibatch, and returns its mean ELBO."""
+    """Takes one step on a minibatch, and returns its mean ELBO.
+
+    Args:
+        trainer: The fit.
+        x: This process's images of the minibatch, `(b, D)`.
+        index: The places of all of its images in the training set, `(B,)`.
+        given: What the step is told of this process's labels.
+    """
     progress = trainer.progress
     inferred = trainer.vae.inference.prepare(trainer.vae, x, index)
     try:
@@ -205,8 +237,8 @@ def take_step(
         ) from None
     progress.step += 1
     progress.batch += 1
-    progress.objective_sum += value * len(x)
-    progress.elbo_sum += elbo * len(x)
+    progress.objective_sum += value * len(index)
+    progress.elbo_sum += elbo * len(index)
     return elbo
 
 

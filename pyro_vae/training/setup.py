@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from pyro.optim import PyroOptim
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_vae.config import FitConfig
@@ -22,7 +22,7 @@ from pyro_vae.data.rows import count_few, spread
 from pyro_vae.evaluation import evaluation_mode
 from pyro_vae.parts.contracts import AmortizedGuide, Likelihood
 from pyro_vae.parts.likelihoods import check_data
-from pyro_vae.svi import can_compile
+from pyro_vae.svi import Shards, can_compile
 from pyro_vae.training.objective import AnnealedObjective
 from pyro_vae.vae import VAE
 
@@ -53,11 +53,16 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_engine(
-    config: FitConfig, vae: VAE, objective: AnnealedObjective, num_steps: int
+    config: FitConfig,
+    vae: VAE,
+    objective: AnnealedObjective,
+    num_steps: int,
+    is_alone: bool = True,
 ) -> str:
     """Returns the engine that a run steps with: `eager` or `compiled`.
 
-    `auto` compiles from `COMPILE_FROM` steps on, if the loss can be compiled.
+    `auto` compiles from `COMPILE_FROM` steps on, if the loss can be compiled
+    and there is one process.
 
     Raises:
         ValueError: If the compiled engine was asked for and cannot take it.
@@ -71,12 +76,49 @@ def resolve_engine(
         )
     if config.engine != "auto":
         return config.engine
+    is_possible = is_possible and is_alone
     return "compiled" if is_long(num_steps) and is_possible else "eager"
 
 
 def is_long(num_steps: int) -> bool:
     """Returns whether a run has enough steps to pay for a compilation."""
     return num_steps >= COMPILE_FROM
+
+
+def check_split(vae: VAE, config: FitConfig, shards: Shards) -> None:
+    """Refuses what several processes cannot share, and starts them alike.
+
+    Raises:
+        ValueError: If a minibatch of this VAE cannot be split.
+    """
+    if shards.is_alone:
+        return
+    count = shards.world_size
+    if config.engine == "compiled":
+        raise ValueError(
+            f"engine is 'compiled' in {count} processes, whose steps are not "
+            "compiled; expected auto or eager"
+        )
+    if config.free_bits:
+        raise ValueError(
+            f"free_bits is {config.free_bits}, a floor under a minibatch's "
+            f"mean KL, and {count} processes have a part of it each; expected "
+            "0, or one process"
+        )
+    if not vae.inference.is_amortized:
+        raise ValueError(
+            f"the inference is {type(vae.inference).__name__}, whose E-steps "
+            f"are not split, in {count} processes; expected "
+            "inference=amortized, or one process"
+        )
+    for name, module in vae.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise ValueError(
+                f"{name} is {type(module).__name__}, whose statistics are of "
+                f"a whole minibatch, and {count} processes have a part of it "
+                "each; expected LayerNorm, or one process"
+            )
+    vae.load_state_dict(shards.agree(vae.state_dict()))
 
 
 def make_optimizer(config: FitConfig, num_data: int) -> PyroOptim:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.config import Config, FitConfig, VAEConfig, part_of
-from pyro_vae.runs.files import Checkpoint, FileError, load_checkpoint
+from pyro_vae.runs.files import Checkpoint, FileError
 from pyro_vae.runs.history import Record
 from pyro_vae.svi import load_optimizer_state, optimizer_state
 from pyro_vae.training.schedules import NEED_EPOCHS
@@ -131,10 +131,13 @@ class State:
             for name, tensor in self.vae.state_dict().items()
         }
 
-    def restore(self, folder: Path, epochs: int) -> None:
-        """Goes back to the folder's checkpoint, if it has one.
+    def restore(
+        self, checkpoint: Checkpoint, folder: Path, epochs: int
+    ) -> None:
+        """Goes back to a checkpoint.
 
         Args:
+            checkpoint: What `load_checkpoint` has returned.
             folder: The run's folder.
             epochs: The number of epochs that the fit is to have.
 
@@ -142,9 +145,6 @@ class State:
             FileError: If the checkpoint is not of this VAE, or of a run with
                 other choices or more epochs.
         """
-        checkpoint = load_checkpoint(folder)
-        if checkpoint is None:
-            return
         try:
             self._load(*checkpoint)
         except Exception as error:  # a crafted entry can be anything

@@ -15,6 +15,7 @@ from pyro_vae.svi import (
     CompilationError,
     CompiledSVI,
     DynamicPairError,
+    Shards,
     make_svi,
 )
 from pyro_vae.training.objective import AnnealedObjective, Number
@@ -33,6 +34,7 @@ class Stepper:
         objective: What is maximized.
         optim: The optimizer.
         num_data: N, the number of training images.
+        shards: The processes that share each minibatch.
 
     Attributes:
         compiled: The compiled steps; None where steps are eager.
@@ -45,15 +47,18 @@ class Stepper:
         objective: AnnealedObjective,
         optim: pyro.optim.PyroOptim,
         num_data: int,
+        shards: Shards,
     ):
         self.config, self.num_data = config, num_data
+        self.shards = shards
         self.objective = objective
         self._is_cuda = next(vae.parameters()).is_cuda
         self._clip_norm = None
         if config.gradient_clip is not None:  # the loss is the data set's
             self._clip_norm = config.gradient_clip * num_data
         self._pair = (vae.model, vae.guide, optim, objective.estimator)
-        self._eager = make_svi(*self._pair, self._clip_norm)
+        baseline = list(vae.guide.gradient.buffers())
+        self._eager = make_svi(*self._pair, self._clip_norm, shards, baseline)
         self.compiled: CompiledSVI | None = None
 
     @property
@@ -91,7 +96,7 @@ class Stepper:
 
         Args:
             number: The number of the step, counted from 1.
-            x: A minibatch, `(B, D)`.
+            x: This process's rows of a minibatch, `(b, D)`.
             inferred: What model and guide take after the images and N.
             given: What they take by name: what is known of the labels.
 
@@ -134,6 +139,7 @@ class Stepper:
         *inferred: Tensor,
         **given: Any,
     ) -> Number:
+        share = self.shards.share(self.num_data)
         if x.is_cuda and isinstance(svi, CompiledSVI):
-            return svi.step_tensor(x, self.num_data, *inferred, **given)
-        return svi.step(x, self.num_data, *inferred, **given)
+            return svi.step_tensor(x, share, *inferred, **given)
+        return svi.step(x, share, *inferred, **given)

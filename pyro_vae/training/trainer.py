@@ -9,7 +9,7 @@ from typing import Any
 from pyro_vae.config import FitConfig, check_training_memory
 from pyro_vae.data import Dataset
 from pyro_vae.evaluation import evaluation_batch
-from pyro_vae.runs.files import Checkpoint
+from pyro_vae.runs.files import Checkpoint, load_checkpoint
 from pyro_vae.runs.folder import RunFolder
 from pyro_vae.runs.history import Record
 from pyro_vae.runs.models import load_vae
@@ -17,6 +17,7 @@ from pyro_vae.svi import (
     CompilationError,
     DynamicPairError,
     NonFiniteLossError,
+    Shards,
 )
 from pyro_vae.training.ending import with_epochs
 from pyro_vae.training.labeled import KnownLabels, check_labeled
@@ -24,6 +25,7 @@ from pyro_vae.training.objective import AnnealedObjective
 from pyro_vae.training.recorder import Recorder
 from pyro_vae.training.setup import (
     check_labels,
+    check_split,
     hold_out,
     is_long,
     make_optimizer,
@@ -49,6 +51,8 @@ class Trainer:
         vae: The VAE; it is moved to the configured device.
         data: Training and test images.
         config: The data, objective and training.
+        shards: The processes that share each minibatch; by default this one
+            has all of it.
 
     Attributes:
         data: The data on the device, binarized, without validation images.
@@ -59,12 +63,20 @@ class Trainer:
         folder: Where the run is kept, if it is.
     """
 
-    def __init__(self, vae: VAE, data: Dataset, config: FitConfig):
+    def __init__(
+        self,
+        vae: VAE,
+        data: Dataset,
+        config: FitConfig,
+        shards: Shards | None = None,
+    ):
+        self.shards = shards or Shards()
         check_training_memory(vae, config, len(data.train))
         check_labels(vae, data)
         check_labeled(vae, data, config)
         self.device = resolve_device(config.device)
         self.vae = vae.to(self.device)
+        check_split(vae, config, self.shards)
         self.vae.zero_grad(set_to_none=True)
         self._given_data = data
         data = data.to(self.device).binarize(config.binarize)
@@ -82,10 +94,14 @@ class Trainer:
         )
         optim = make_optimizer(config, self.num_data)
         self.state = State(vae, optim, self.device, fixed)
-        self.stepper = Stepper(vae, config, objective, optim, self.num_data)
+        self.stepper = Stepper(
+            vae, config, objective, optim, self.num_data, self.shards
+        )
         self.recorder = Recorder(vae, self.data, validation, config, objective)
         num_steps = self.epochs * self.num_batches
-        self.engine = resolve_engine(config, vae, objective, num_steps)
+        self.engine = resolve_engine(
+            config, vae, objective, num_steps, self.shards.is_alone
+        )
         self.folder: RunFolder | None = None
 
     @property
@@ -101,6 +117,10 @@ class Trainer:
         notes: Mapping[str, Any],
     ) -> None:
         """Keeps the run in a folder, after going back to its checkpoint."""
+        if self.shards.rank > 0:  # the first process keeps the run
+            if resume:
+                self._go_back(folder.path)
+            return
         data = self._given_data.binarize(self.config.binarize)
         self.folder = folder
         try:
@@ -120,7 +140,11 @@ class Trainer:
 
     def _go_back(self, folder: Path) -> None:
         """Goes back to a folder's checkpoint, and to the engine of its run."""
-        self.state.restore(folder, self.epochs)
+        is_first = self.shards.rank == 0
+        checkpoint = load_checkpoint(folder) if is_first else None
+        checkpoint = self.shards.agree(checkpoint)
+        if checkpoint is not None:
+            self.state.restore(checkpoint, folder, self.epochs)
         if self.config.engine == "auto" and self.progress.engine:
             self.engine = self.progress.engine
 
@@ -154,7 +178,8 @@ class Trainer:
         num_steps = self.epochs * self.num_batches
         try:
             # Where a long run's step cannot be compiled, its evaluations can.
-            if is_compiled or (config.engine == "auto" and is_long(num_steps)):
+            is_auto = config.engine == "auto" and self.shards.is_alone
+            if is_compiled or (is_auto and is_long(num_steps)):
                 self._compile_evaluation()
             if is_compiled:
                 self.stepper.compile_steps()
@@ -188,7 +213,8 @@ class Trainer:
             NonFiniteLossError: If a number in it is NaN or infinite; nothing
                 is written then.
         """
-        record = self.recorder.record(self.progress)
+        # Each process evaluates, so that none waits for another.
+        record = self.shards.agree(self.recorder.record(self.progress))
         for name, value in record.items():
             if not math.isfinite(value):
                 raise NonFiniteLossError(

@@ -1,0 +1,66 @@
+"""The processes that torchrun has started for one fit."""
+
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from pyro_vae.cli.streams import open_nowhere
+from pyro_vae.svi import Shards
+
+TIMEOUT = timedelta(minutes=10)  # for a process that lives and is silent
+
+
+@contextmanager
+def joined() -> Iterator[Shards]:
+    """Yields the processes of torchrun that share a fit, or this one alone.
+
+    The first one alone prints. Of their errors the first that comes is
+    printed, wherever it is, since the others follow from it or are the same.
+
+    Raises:
+        SystemExit: In the place of an error that another process has said.
+    """
+    if not dist.is_torchelastic_launched():
+        yield Shards()
+        return
+    store, rank, world_size = next(dist.rendezvous("env://"))
+    if torch.cuda.is_available():
+        place = int(os.environ["LOCAL_RANK"])
+        torch.cuda.set_device(place % torch.cuda.device_count())
+    dist.init_process_group(
+        store=store, rank=rank, world_size=world_size, timeout=TIMEOUT
+    )
+    with _quiet(rank > 0):
+        try:
+            yield Shards(dist.group.WORLD)
+        except Exception:
+            is_first = True
+            with contextlib.suppress(Exception):  # the store may be gone
+                is_first = store.add("errors", 1) == 1
+            if not is_first:
+                sys.exit(2)
+            raise
+    dist.destroy_process_group()
+
+
+@contextmanager
+def _quiet(is_quiet: bool) -> Iterator[None]:
+    """Keeps a block from printing."""
+    if not is_quiet:
+        yield
+        return
+    nowhere = open_nowhere()
+    with (
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        yield

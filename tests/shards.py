@@ -1,0 +1,176 @@
+"""Fits by several processes, and by one, to be compared."""
+
+import warnings
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from pyro_vae import Config, build, fit
+from pyro_vae.data import Dataset
+from pyro_vae.svi import NonFiniteLossError, Shards
+from tests.models import PAIRS, bend, without_timing
+
+WORLDS = (2, 3)
+LONG = "200 steps"
+SMALL = {
+    "epochs": 1,
+    "batch_size": 8,  # of 15 images: 8 and 7
+    "latent_dim": 2,
+    "hidden": (4,),
+    "device": "cpu",
+    "learning_rate": 1e-2,
+}
+MIXED = {"num_components": 3}
+
+
+def list_cases():
+    """Returns the choices of each fit, by its name."""
+    cases = {
+        f"{prior}, {guide}": {"prior": prior, "guide": guide}
+        for prior, guide in PAIRS
+    }
+    for likelihood in (
+        "student-t",
+        "bernoulli",
+        "continuous-bernoulli",
+        "discretized-logistic",
+        "poisson",
+        "negative-binomial",
+    ):
+        cases[likelihood] = {"likelihood": likelihood}
+    for objective in ("analytic-kl", "iwae", "renyi", "stl", "dreg"):
+        cases[objective] = {"objective": objective, "num_particles": 2}
+    for name in ("score-function", "score-function-baseline"):
+        for prior in ("normal", "categorical", "mixture"):
+            cases[f"{prior}, {name}"] = {"prior": prior, "gradient": name}
+    for prior in ("normal", "categorical", "mixture"):
+        cases[f"{prior}, particles"] = {"prior": prior, "num_particles": 3}
+    return cases | {
+        "gumbel": {"prior": "categorical", "gradient": "gumbel-softmax"},
+        "learned baseline": {
+            "gradient": "score-function-baseline",
+            "baseline": "learned",
+        },
+        "weighted baseline": {
+            "gradient": "score-function-baseline",
+            "beta": 0.5,
+        },
+        "warmup": {"warmup": 1, "beta": 2.0, "epochs": 2},
+        "clipping": {"gradient_clip": 1e-3, "epochs": 2},
+        "dynamic": {"likelihood": "bernoulli", "binarize": "dynamic"},
+        "schedule": {"schedule": "cosine", "epochs": 2},
+        "stopping": {"early_stopping": 1, "epochs": 3},
+        "conditional": {"condition": "labels"},
+        "labeled": {"prior": "mixture", "labeled": 3},
+        "shards without rows": {"batch_size": 2},
+        "one row": {"gradient": "score-function-baseline", "batch_size": 1},
+        "free bits": {"free_bits": 0.1},
+        "local": {"inference": "local"},
+        "semi-amortized": {"inference": "semi-amortized"},
+        "compiled": {"engine": "compiled"},
+        "dropout": {},
+        "batch norm": {},
+        "gamma": {},
+        "nan": {},
+        LONG: {"epochs": 100},  # of 2 steps each
+    }
+
+
+def worlds_of(name):
+    """Returns the numbers of processes that a case is run in."""
+    is_pair = tuple(name.split(", ")) in PAIRS
+    return WORLDS[-1:] if is_pair else WORLDS
+
+
+def make_data(choices):
+    """Returns 15 training and 4 test images of 6 pixels."""
+    x = torch.rand(19, 6, generator=torch.Generator().manual_seed(3))
+    likelihood = choices.get("likelihood")
+    if likelihood in ("poisson", "negative-binomial"):
+        x = (9 * x).floor()
+    elif likelihood == "discretized-logistic":
+        x = (255 * x).round() / 255
+    elif likelihood == "bernoulli" and "binarize" not in choices:
+        x = x.round()
+    labels = torch.arange(19) % 3
+    return Dataset("random", x[:15], x[15:], labels[:15], labels[15:])
+
+
+def train(name, choices, shards):
+    """Returns a fit's records and its parameters, or why it was refused."""
+    if choices.get("prior") in ("categorical", "mixture"):
+        choices = {**MIXED, **choices}
+    config, data = Config(**{**SMALL, **choices}), make_data(choices)
+    torch.manual_seed(0)
+    vae = bend(build(config, 6, num_labels=3))
+    change(vae, name, shards)
+    try:
+        records = list(fit(vae, data, config, shards=shards))
+    except (ValueError, NonFiniteLossError) as error:
+        return str(error)
+    return without_timing(records), vae.state_dict()
+
+
+def change(vae, name, shards):
+    """Makes a VAE one that is hard to split."""
+    is_last = shards.rank == shards.world_size - 1
+    hooks = {
+        "dropout": lambda y: nn.functional.dropout(y, 0.2),
+        "gamma": lambda y: y * torch._standard_gamma(y.detach().exp()),
+        "nan": lambda y: y * (torch.nan if is_last else 1),
+    }
+    if name == "batch norm":
+        vae.likelihood.decoder.norm = nn.BatchNorm1d(6)
+    if name in hooks:
+        vae.guide.encoder.register_forward_hook(
+            lambda network, x, y: hooks[name](y) if vae.training else y
+        )
+
+
+def differ(left, right):
+    """Returns the largest difference of two fits, or that they differ."""
+    if isinstance(left, str) or isinstance(right, str):
+        return right if isinstance(right, str) else f"one process: {left}"
+    pairs = [
+        (torch.tensor(one[key]), torch.tensor(other[key]))
+        for one, other in zip(left[0], right[0], strict=True)
+        for key in one
+    ]
+    pairs += [(value, right[1][key]) for key, value in left[1].items()]
+    return max(
+        float(((a - b).abs() / (1 + a.abs())).max())
+        for a, b in pairs
+        if a.numel()
+    )
+
+
+def run_all(rank, folder, names):
+    """Runs every case in every world, in one of three processes."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/meeting",
+        rank=rank,
+        world_size=max(WORLDS),
+        timeout=timedelta(seconds=60),
+    )
+    groups = {size: dist.new_group(list(range(size))) for size in WORLDS}
+    cases, outcomes = list_cases(), {}
+    for name in names:
+        alone = train(name, cases[name], Shards()) if rank == 0 else None
+        for size, group in groups.items():
+            if rank >= size or size not in worlds_of(name):
+                continue
+            ours = train(name, cases[name], Shards(group))
+            every = [None] * size
+            dist.all_gather_object(every, ours, group=group)
+            if rank == 0:
+                apart = [differ(every[0], other) for other in every]
+                outcomes[name, size] = differ(alone, ours), apart
+    if rank == 0:
+        torch.save(outcomes, f"{folder}/outcomes.pt")
+    dist.destroy_process_group()

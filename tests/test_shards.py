@@ -1,0 +1,57 @@
+"""Several processes take the steps of one."""
+
+import pytest
+import torch
+from torch import multiprocessing
+
+from tests.shards import LONG, WORLDS, list_cases, run_all, worlds_of
+
+REFUSED = {
+    "free bits": "free_bits is 0.1, a floor under a minibatch's mean KL",
+    "local": "the inference is LocalInference, whose E-steps are not split",
+    "semi-amortized": "SemiAmortized, whose E-steps are not split",
+    "compiled": "engine is 'compiled' in",
+    "batch norm": "is BatchNorm1d, whose statistics are of a whole minibatch",
+    "gamma": "draws from a gamma, beta or Student t distribution for each",
+    "nan": "the loss is nan at site 'z' of the guide, in epoch 1, at step 1",
+}
+
+
+EXACT = [n for n in list_cases() if n not in (*REFUSED, LONG)]
+
+
+def compute(folder, names):
+    """Runs cases in one set of processes, which take long to start."""
+    multiprocessing.spawn(run_all, (str(folder), names), nprocs=max(WORLDS))
+    return torch.load(folder / "outcomes.pt")
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    return compute(tmp_path_factory.mktemp("shards"), [*EXACT, *REFUSED])
+
+
+def check(outcomes, name):
+    for size in worlds_of(name):
+        difference, apart = outcomes[name, size]
+        assert not isinstance(difference, str), (size, difference)
+        assert difference < 1e-9, size
+        assert max(apart) == 0, size  # the processes are the same
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_processes_take_the_steps_of_one(outcomes, name):
+    check(outcomes, name)
+
+
+@pytest.mark.slow
+def test_they_take_200_steps_of_one(tmp_path):
+    check(compute(tmp_path, [LONG]), LONG)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_split_is_refused_by_all(outcomes, name):
+    for size in WORLDS:
+        said, others = outcomes[name, size]
+        assert REFUSED[name] in said
+        assert set(others) == {said}
