@@ -150,6 +150,7 @@ def list_commands() -> list[str]:
 
 def parse(line: str) -> None:
     """Reads a command line as its script would, without running it."""
+    line = re.sub(r"^torchrun --nproc-per-node \d+ ", "python ", line)
     _, path, *words = shlex.split(line)
     assert (ROOT / path).is_file(), line
     name = Path(path).stem

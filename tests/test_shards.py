@@ -6,6 +6,8 @@ from torch import multiprocessing
 
 from tests.shards import LONG, WORLDS, list_cases, run_all, worlds_of
 
+pytestmark = pytest.mark.slow  # it starts processes, and runs many cases
+
 REFUSED = {
     "free bits": "free_bits is 0.1, a floor under a minibatch's mean KL",
     "local": "the inference is LocalInference, whose E-steps are not split",
@@ -44,7 +46,6 @@ def test_processes_take_the_steps_of_one(outcomes, name):
     check(outcomes, name)
 
 
-@pytest.mark.slow
 def test_they_take_200_steps_of_one(tmp_path):
     check(compute(tmp_path, [LONG]), LONG)
 

@@ -10,9 +10,8 @@ from typing import Literal
 import torch
 
 from pyro_vae.cli.drawing import draw_run
-from pyro_vae.cli.evaluation_file import warn_of_older
 from pyro_vae.cli.flags import CommandLine, to_flag
-from pyro_vae.cli.outcome import sum_up
+from pyro_vae.cli.outcome import sum_up, warn_of_faults
 from pyro_vae.cli.output import check_inner_folder, write_figures
 from pyro_vae.cli.processes import joined
 from pyro_vae.cli.progress import Progress
@@ -40,7 +39,6 @@ from pyro_vae.runs.run import (
 from pyro_vae.svi import Shards
 from pyro_vae.training import (
     RESUMABLE,
-    find_faults,
     fit,
 )
 
@@ -182,9 +180,7 @@ def train(
     if not flags.no_figures:
         write_figures(draw_run(vae, data, folder), folder / FIGURES)
     history = read_history(folder / HISTORY)
-    warn_of_older(folder, int(history[-1]["epoch"]))
-    for fault in find_faults(history):
-        warnings.warn(fault, stacklevel=2)
+    warn_of_faults(folder, history)
     notes = "".join(f" ({command.in_flags(caveat)})" for caveat in caveats)
     prior = f"{config.prior} prior on {data.name}"
     print(f"{folder}: {prior}, {sum_up(history, config, go_on)}{notes}")
