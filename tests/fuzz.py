@@ -213,6 +213,7 @@ def write_file(source: random.Random, path: Path) -> None:
     kind = source.choice(KINDS)
     with contextlib.suppress(TypeError, ValueError):
         values = (values * source.choice((1, 1, 1, 255, -1))).astype(kind)
+    values = np.asarray(values)  # a number has no axis
     if values.size and values.dtype.kind == "f" and source.random() < 0.2:
         values.flat[0] = source.choice((np.nan, np.inf, -np.inf))
     labels = noise.integers(0, 3, source.choice((20, 6, 3)))
