@@ -37,7 +37,7 @@ def with_epochs(config: ConfigT, num_batches: int) -> ConfigT:
 def find_rise(records: Sequence[Record]) -> float | None:
     """Returns by how much the test ELBO rises in an epoch, if it still does.
 
-    It is the slope of a line through the last quarter of the records, in nats
+    It is the slope of a line through the last third of the records, in nats
     per image. It counts as a rise if it is more than twice its standard error,
     and if as many epochs again would bring half a nat at that pace.
 
@@ -47,7 +47,7 @@ def find_rise(records: Sequence[Record]) -> float | None:
     Returns:
         The slope; None where the test ELBO does not rise.
     """
-    count = max(2, (len(records) - 1) // 4)
+    count = max(2, (len(records) - 1) // 3)
     values = [record["test_elbo"] for record in records[-count:]]
     if len(records) < 2:
         return None
