@@ -27,7 +27,7 @@ from pyro_vae.parts.gradient_estimators import (
     GradientEstimator,
     choose_gradient,
 )
-from pyro_vae.parts.labels import give_label, join_labels
+from pyro_vae.parts.labels import give_label
 from pyro_vae.parts.likelihoods import check_data
 
 Labels = Tensor | int | None  # `(B,)`, or one for all; None without labels
@@ -183,12 +183,10 @@ class VAE(nn.Module):
     @torch.no_grad()
     def reconstruct(self, x: Tensor, labels: Labels = None) -> Tensor:
         """Returns the mean images, `(B, D)`, at the centers of q(z | x)."""
-        z = center(self.infer(x, labels))
-        means = self.generate(z, labels)  # refuses parts that do not fit
+        p = self.model.decode(center(self.infer(x, labels)), labels=labels)
         if isinstance(self.likelihood, Likelihood):
-            inputs = join_labels(z, labels, self.num_labels)
-            means = self.likelihood.mean_like(inputs, x)
-        return means
+            return self.likelihood.mean_like(p, x)
+        return p.mean
 
     @torch.no_grad()
     def impute(

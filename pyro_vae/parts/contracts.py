@@ -50,20 +50,20 @@ class Likelihood(nn.Module, ABC):
     def forward(self, z: Tensor) -> Distribution:
         """Returns p(x | z), batch shape `z.shape[:-1]`, event shape `(D,)`."""
 
-    def mean_like(self, z: Tensor, x: Tensor) -> Tensor:
-        """Returns the mean of x given z, for data as x are.
+    def mean_like(self, p: Distribution, x: Tensor) -> Tensor:
+        """Returns the mean of p(x | z), for data as x are.
 
-        It differs from the mean of `forward(z)` where that depends on what is
-        given with x, such as the library size of counts.
+        It differs from `p.mean` where that depends on what is given with x,
+        such as the library size of counts.
 
         Args:
-            z: Latents, `(..., B, P)`.
+            p: What `forward` has returned, batch shape `(..., B)`.
             x: Data, `(B, D)`.
 
         Returns:
             `(..., B, D)`.
         """
-        return self(z).mean
+        return p.mean
 
     def start(self, x: Tensor) -> None:
         """Takes from data what is to be known before the first fit.

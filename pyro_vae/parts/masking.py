@@ -77,9 +77,9 @@ class MaskedLikelihood(Likelihood):
         """
         return Observed(self.likelihood(z), self.fill)
 
-    def mean_like(self, z: Tensor, x: Tensor) -> Tensor:
+    def mean_like(self, p: Any, x: Tensor) -> Tensor:
         """Returns the mean of whole data, `(..., B, D)`, in units of x."""
-        return self.likelihood.mean_like(z, x)
+        return self.likelihood.mean_like(p.whole, x)
 
     def start(self, x: Tensor) -> None:
         """Shows the likelihood of whole data what was observed, `(N, D)`."""

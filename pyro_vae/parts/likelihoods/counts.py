@@ -118,9 +118,8 @@ class CountLikelihood(LinearLikelihood, ABC):
         size = self._known_size(f.shape[-1])
         return f + self.log_library + (size / f.shape[-1]).log()
 
-    def mean_like(self, z: Tensor, x: Tensor) -> Tensor:
-        """Returns the mean counts of latents, at the library sizes of x."""
-        p = self(z)
+    def mean_like(self, p: Distribution, x: Tensor) -> Tensor:
+        """Returns the mean counts, at the library sizes of x."""
         if isinstance(p, GivenLibrary):
             return p.given(x.sum(-1)).mean
         return p.mean
