@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from pyro_vae import figures
 from pyro_vae.data import Dataset
 from pyro_vae.data.draws import draw_once
+from pyro_vae.figures.questions import find_white
 from pyro_vae.parts.distributions import NormalMixture
 from pyro_vae.runs.history import HISTORY, read_history
 from pyro_vae.vae import VAE
@@ -34,8 +35,7 @@ def draw_images(vae: VAE, data: Dataset) -> dict[str, Figure]:
     shown = data.train[chosen]
     if data.is_binary:  # as training draws them anew in each epoch
         shown = draw_once(shown, seed=0)
-    test = data.test.nan_to_num(0.0)
-    white = max(1.0, float(test.max())) if len(test) else 1.0
+    white = find_white(data.test)
     shape, few = data.image_shape, slice(50)
     labels = None if data.test_labels is None else data.test_labels[few]
     drawn = {

@@ -39,6 +39,7 @@ from pyro_vae.evaluation import (
     estimate_elbo,
     evaluation_mode,
     find_method,
+    place_labels,
     split_gap,
     warn_of_few,
     zip_batches,
@@ -50,7 +51,7 @@ from pyro_vae.runs.folder import EVALUATION, FIGURES, OF_BEST
 from pyro_vae.runs.history import HISTORY, read_history
 from pyro_vae.runs.models import BEST, WEIGHTS
 from pyro_vae.runs.run import Run, load_run, read_config
-from pyro_vae.training import best_epoch, place_labels, resolve_device
+from pyro_vae.training import best_epoch, resolve_device
 from pyro_vae.vae import VAE
 
 CHUNK = 2500  # images between two looks at the bar

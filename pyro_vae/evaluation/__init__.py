@@ -2,7 +2,11 @@
 
 from pyro_vae.evaluation.aggregate import Aggregate, check_aggregate
 from pyro_vae.evaluation.annealing import Annealed, annealed_bound
-from pyro_vae.evaluation.by_label import by_label, split_labels
+from pyro_vae.evaluation.by_label import (
+    by_label,
+    place_labels,
+    split_labels,
+)
 from pyro_vae.evaluation.elbo import (
     Sums,
     assign,
@@ -56,6 +60,7 @@ __all__ = [
     "log_marginal_likelihood",
     "log_weights",
     "mean_elbo_terms",
+    "place_labels",
     "posterior_density",
     "posterior_kl",
     "split_gap",

@@ -16,6 +16,13 @@ from pyro_vae.vae import VAE
 Result = TypeVar("Result")
 
 
+def place_labels(vae: VAE, labels: Tensor | None) -> Tensor | None:
+    """Returns labels on the device of a conditional VAE; otherwise None."""
+    if labels is None or not vae.num_labels:
+        return None
+    return labels.to(next(vae.parameters()).device, torch.long)
+
+
 def split_labels(
     vae: VAE, labels: Tensor | None
 ) -> Iterator[tuple[VAE, Tensor]]:

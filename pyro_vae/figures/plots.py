@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyro_vae.evaluation import assign, evaluation_mode
+from pyro_vae.evaluation import assign, evaluation_mode, place_labels
 from pyro_vae.figures.images import image_grid, manifold
 from pyro_vae.figures.latents import latent_scatter
 from pyro_vae.figures.questions import (
@@ -22,9 +22,9 @@ from pyro_vae.figures.questions import (
     draw_rows,
     draw_samples,
     find_centers,
+    find_white,
     first_parameter,
     infer_all,
-    known_labels,
     label_array,
     shape_of,
 )
@@ -129,7 +129,7 @@ def plot_samples(
     if vae.num_labels:
         title = "Mean images of samples, a class a row, a z a column"
     return image_grid(
-        as_array(images / max(1.0, float(images.max()))),
+        as_array(images / find_white(images)),
         shape_of(vae, images, image_shape),
         ROW,
         title,
@@ -215,14 +215,13 @@ def _draw_pairs(
     """Draws whole rows of images, each above what a function makes of it."""
     columns = min(ROW, len(x))
     x = x[: len(x) // columns * columns].to(first_parameter(vae).device)
-    known = known_labels(vae, labels)
+    known = place_labels(vae, labels)
     known = None if known is None else known[: len(x)]
     with evaluation_mode(vae):
         answers = answer(x, known)
     both = [part.unflatten(0, (-1, columns)) for part in (x, answers)]
     pairs = torch.stack(both, dim=1).flatten(0, 2)
-    white = max(1.0, float(x.nan_to_num(0.0).max()))  # counts go beyond 1
-    return image_grid(as_array(pairs) / white, shape, columns, title)
+    return image_grid(as_array(pairs) / find_white(x), shape, columns, title)
 
 
 def plot_usage(vae: VAE, x: Tensor, labels: Tensor | None = None) -> Figure:
@@ -242,7 +241,7 @@ def plot_usage(vae: VAE, x: Tensor, labels: Tensor | None = None) -> Figure:
         >>> figure = plot_usage(vae, data.test, data.test_labels)
     """
     images = x.to(first_parameter(vae).device)
-    states = assign(vae, images, known_labels(vae, labels)).numpy()
+    states = assign(vae, images, place_labels(vae, labels)).numpy()
     return state_usage(states, label_array(labels), vae.num_states)
 
 

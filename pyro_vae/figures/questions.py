@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_vae.evaluation import evaluation_mode, zip_batches
+from pyro_vae.evaluation import evaluation_mode, place_labels, zip_batches
 from pyro_vae.figures.latents import Labels
 from pyro_vae.figures.style import Array
 from pyro_vae.parts.distributions import NormalMixture, center
@@ -52,7 +52,7 @@ def draw_rows(mixture: NormalMixture) -> Tensor:
 def infer_all(vae: VAE, x: Tensor, labels: Tensor | None) -> list[Distribution]:
     """Returns q(z given x) of images, batch by batch."""
     images = x.to(first_parameter(vae).device)
-    batches = zip_batches(images, known_labels(vae, labels), AT_A_TIME)
+    batches = zip_batches(images, place_labels(vae, labels), AT_A_TIME)
     with evaluation_mode(vae):
         return [vae.infer(*batch) for batch in batches]
 
@@ -93,11 +93,12 @@ def find_centers(vae: VAE, x: Tensor, labels: Tensor | None) -> Array:
     return as_array(torch.cat([center(q) for q in infer_all(vae, x, labels)]))
 
 
-def known_labels(vae: VAE, labels: Tensor | None) -> Tensor | None:
-    """Returns the labels that a conditional VAE takes; None for others."""
-    if labels is None or not vae.num_labels:
-        return None
-    return labels.to(first_parameter(vae).device, torch.long)
+def find_white(images: Tensor) -> float:
+    """Returns what is drawn as white: 1, or the largest where there is more.
+
+    Counts go beyond 1.
+    """
+    return max(1.0, float(images.nan_to_num(0.0).max())) if len(images) else 1.0
 
 
 def label_array(labels: Tensor | None) -> Labels | None:

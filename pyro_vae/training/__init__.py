@@ -4,7 +4,6 @@ from pyro_vae.training.ending import find_faults, find_rise
 from pyro_vae.training.loop import Fit, fit
 from pyro_vae.training.setup import (
     make_optimizer,
-    place_labels,
     resolve_device,
 )
 from pyro_vae.training.state import RESUMABLE
@@ -19,6 +18,5 @@ __all__ = [
     "fit",
     "is_over",
     "make_optimizer",
-    "place_labels",
     "resolve_device",
 ]

@@ -18,6 +18,7 @@ from pyro_vae.evaluation import (
     evaluation_mode,
     has_numbered_states,
     mean_elbo_terms,
+    place_labels,
     sum_terms,
     zip_batches,
 )
@@ -27,7 +28,7 @@ from pyro_vae.parts.masking import unmasked
 from pyro_vae.randomness import random_stream
 from pyro_vae.runs.history import Record
 from pyro_vae.training.objective import AnnealedObjective
-from pyro_vae.training.setup import Labeled, place_labels, training_images
+from pyro_vae.training.setup import Labeled, training_images
 from pyro_vae.training.state import Progress
 from pyro_vae.vae import VAE
 

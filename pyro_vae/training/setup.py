@@ -201,13 +201,6 @@ def check_labels(vae: VAE, data: Dataset) -> None:
             )
 
 
-def place_labels(vae: VAE, labels: Tensor | None) -> Tensor | None:
-    """Returns labels on the device of a conditional VAE; otherwise None."""
-    if labels is None or not vae.num_labels:
-        return None
-    return labels.to(next(vae.parameters()).device, torch.long)
-
-
 def start_likelihood(
     vae: VAE, data: Dataset, validation: Tensor | None
 ) -> None:
