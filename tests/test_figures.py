@@ -9,12 +9,15 @@ import gradient_estimators_figure
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib import colormaps
 from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
 
 import pyro_vae
-from pyro_vae import figures
+from pyro_vae import Config, build, figures
+from pyro_vae.figures import plots
+from pyro_vae.figures.questions import find_white
 from pyro_vae.figures.style import PALETTE
 
 PACKAGE = Path(pyro_vae.__file__).parent
@@ -77,6 +80,24 @@ def test_values_beyond_the_unit_interval_are_clipped():
     images = np.array([[-1.0, 0.25, 0.5, 2.0]])
     drawn = sheet(figures.image_grid(images, (2, 2), 2, "Clipped"))
     assert drawn[1:3, 1:3].tolist() == [[0, 0.25], [0.5, 1]]
+
+
+def test_the_largest_count_is_white(monkeypatch):
+    brightest = []
+
+    def keep(images, *_):
+        brightest.append(np.nanmax(images))
+
+    monkeypatch.setattr(plots, "image_grid", keep)
+    vae = build(Config(likelihood="poisson", hidden=(4,)), 64)
+    x = torch.zeros(4, 64)
+    x[2] = 20.0
+    plots.plot_reconstructions(vae, x)
+    vae.likelihood.usual_size.fill_(64_000.0)  # about 1,000 a pixel
+    plots.plot_samples(vae, 5)
+    assert brightest == pytest.approx([1.0, 1.0], rel=0.2)
+    hidden = torch.tensor([[torch.nan, 3.0]])
+    assert find_white(hidden) == 3.0 and find_white(hidden[:0]) == 1.0
 
 
 def test_images_in_color(rng):

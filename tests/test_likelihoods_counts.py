@@ -9,12 +9,14 @@ from scipy import stats
 from pyro_vae import (
     MLP,
     BernoulliLikelihood,
+    Config,
     ContinuousBernoulliLikelihood,
     DiscretizedLogisticLikelihood,
     GaussianLikelihood,
     NegativeBinomialLikelihood,
     PoissonLikelihood,
     StudentTLikelihood,
+    build,
 )
 from pyro_vae.parts.likelihoods import Levels, check_data
 from pyro_vae.parts.likelihoods.discretized_logistic import DiscretizedLogistic
@@ -144,6 +146,15 @@ def test_a_poisson_is_the_limit_of_little_dispersion():
     x, log_mean = torch.arange(40.0), torch.tensor(2.0)
     limit = MeanNegativeBinomial(log_mean, torch.tensor(1e9)).log_prob(x)
     assert torch.allclose(limit, LogPoisson(log_mean).log_prob(x), atol=1e-5)
+
+
+def test_a_reconstruction_has_the_library_of_its_row():
+    vae = build(Config(likelihood="poisson", hidden=(4,)), D)
+    x = counts(5, D)
+    sums = vae.reconstruct(x).sum(-1)
+    assert torch.allclose(sums, x.sum(-1).to(sums), rtol=1e-5)
+    usual = vae.generate(torch.zeros(5, 2)).sum(-1)
+    assert not torch.allclose(sums, usual)
 
 
 @pytest.mark.parametrize(
