@@ -14,6 +14,7 @@ from pyro_vae.cli import evaluate, fit
 from pyro_vae.cli.flags import CommandLine
 from pyro_vae.evaluation import (
     METHODS,
+    Effort,
     LogMarginal,
     aggregate,
     annealed_bound,
@@ -109,6 +110,31 @@ def test_the_quadrature_of_narrow_peaks_beside_one_far_out():
     truth = exact_log_marginal(vae, x, 0.01)
     assert (result.value - truth).abs().max() < 1e-2
     assert result.error.max() <= 1e-2
+
+
+@pytest.mark.parametrize("tolerance", [0.0, -1.0, math.nan, math.inf])
+def test_a_tolerance_is_a_positive_number(tmp_path, tolerance):
+    said = f"tolerance is {tolerance}; expected a positive, finite number"
+    with pytest.raises(ValueError, match=said):
+        integrate(linear_vae(1), torch.zeros(1, 6), tolerance)
+    words = [str(tmp_path), "--tolerance", str(tolerance)]
+    command = CommandLine(evaluate.Flags, None, words, "pyro-vae evaluate")
+    with pytest.raises(ValueError, match=said):  # before the folder is read
+        evaluate.main(command)
+
+
+def test_a_method_takes_the_tolerance_that_is_asked_for():
+    vae, x = linear_vae(), draw_images(linear_vae(), 5)
+    truth = exact_log_marginal(vae, x)
+    errors = []
+    for tolerance in (1e-6, 0.5):
+        found = log_marginal_likelihood(
+            vae, x, method="quadrature", tolerance=tolerance
+        )
+        assert found.error.max() <= tolerance
+        assert ((found.value - truth).abs() <= tolerance).all()
+        errors.append(found.error.max())
+    assert errors[1] > 1e-6  # less work was done
 
 
 def test_the_quadrature_of_heavy_tails_and_kinks():
@@ -300,7 +326,7 @@ def test_the_samples_of_ais_are_chains_times_temperatures(monkeypatch):
         asked.append((num_chains, num_temperatures, seed))
 
     monkeypatch.setattr(log_marginal, "annealed_bound", spy)
-    METHODS["ais"].estimate(linear_vae(), torch.zeros(1, 6), 5000, 3)
+    METHODS["ais"].estimate(linear_vae(), torch.zeros(1, 6), Effort(5000, 3))
     assert asked == [(25, 200, 3)]
 
 

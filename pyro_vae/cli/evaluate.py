@@ -32,9 +32,11 @@ from pyro_vae.cli.progress import Counter
 from pyro_vae.config import Config
 from pyro_vae.evaluation import (
     METHODS,
+    Effort,
     Gaps,
     LogMarginal,
     by_label,
+    check_tolerance,
     default_method,
     estimate_elbo,
     evaluation_mode,
@@ -77,6 +79,8 @@ class Flags:
             the latents.
         num_samples: Samples for each image: those of importance, or the chains
             of ais times their 200 temperatures.
+        tolerance: The largest error of an image that quadrature accepts, in
+            nats.
         limit: Evaluate the first LIMIT test images only.
         gap_images: Test images whose gap is split in two; 0 for none.
         ais_images: Test images that are annealed, if ais is among the methods.
@@ -95,6 +99,7 @@ class Flags:
     best: bool = False
     methods: tuple[MethodName, ...] = ()
     num_samples: int = 5000
+    tolerance: float = 0.01
     limit: int | None = None
     gap_images: int = 50
     ais_images: int = 50
@@ -118,6 +123,7 @@ def main(command: CommandLine[Flags]) -> int:
     flags = command.parse()
     check_at_least_1(flags, "ais_images", "limit")
     check_at_least_1(flags, "num_samples", most=MOST_SAMPLES)
+    check_tolerance(flags.tolerance)
     check_weights(flags.folder, flags.best)
     run = load_run(flags.folder, flags.data_dir, flags.best)
     if flags.redraw:
@@ -275,8 +281,8 @@ def split_gaps(
 def estimate(method: str, flags: Flags, vae: VAE, x: Tensor) -> LogMarginal:
     """Estimates log p(x) of some images by a method, or their ELBO."""
     if method != "elbo":
-        row = METHODS[method]
-        return row.estimate(vae, x, flags.num_samples, flags.seed)
+        effort = Effort(flags.num_samples, flags.seed, flags.tolerance)
+        return METHODS[method].estimate(vae, x, effort)
     with evaluation_mode(vae), random_stream(flags.seed, 0, x.device):
         parts = [
             estimate_elbo(vae, part, ELBO_SAMPLES)

@@ -23,6 +23,7 @@ from pyro_vae.evaluation.gaps import Gaps, posterior_kl, split_gap
 from pyro_vae.evaluation.importance import importance_bound, log_weights
 from pyro_vae.evaluation.log_marginal import (
     METHODS,
+    Effort,
     Method,
     default_method,
     find_method,
@@ -31,13 +32,18 @@ from pyro_vae.evaluation.log_marginal import (
     sum_states,
     warn_of_few,
 )
-from pyro_vae.evaluation.quadrature import integrate, posterior_density
+from pyro_vae.evaluation.quadrature import (
+    check_tolerance,
+    integrate,
+    posterior_density,
+)
 from pyro_vae.evaluation.result import Latents, LogMarginal
 
 __all__ = [
     "METHODS",
     "Aggregate",
     "Annealed",
+    "Effort",
     "Gaps",
     "Latents",
     "LogMarginal",
@@ -47,6 +53,7 @@ __all__ = [
     "assign",
     "by_label",
     "check_aggregate",
+    "check_tolerance",
     "compile_sums",
     "default_method",
     "estimate_elbo",

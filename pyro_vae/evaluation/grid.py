@@ -13,7 +13,7 @@ from pyro_vae.parts.distributions import center
 from pyro_vae.vae import VAE
 
 COARSE = 2  # points along each axis of a cell, when mass is looked for
-FINE = 8  # and when it is measured
+FINE = 4  # and when it is measured
 SLACK = 60.0  # nats below an image's best cell, at which one is left out
 POINTS = 512  # decoded at a time
 

@@ -51,17 +51,38 @@ def sum_states(vae: VAE, x: Tensor) -> LogMarginal:
     return LogMarginal(value, torch.zeros_like(value))
 
 
-def _sum(vae: VAE, x: Tensor, num_samples: int, seed: int) -> LogMarginal:
+@dataclass(frozen=True)
+class Effort:
+    """What a method may take to be as exact as it can.
+
+    Attributes:
+        num_samples: The samples for each image; they mean nothing to an exact
+            method.
+        seed: The seed of all randomness.
+        tolerance: The largest error of an image that quadrature accepts, in
+            nats.
+    """
+
+    num_samples: int = 5000
+    seed: int = 0
+    tolerance: float = 1e-3
+
+
+def _sum(vae: VAE, x: Tensor, effort: Effort) -> LogMarginal:
     return sum_states(vae, x)
 
 
-def _integrate(vae: VAE, x: Tensor, num_samples: int, seed: int) -> LogMarginal:
-    return integrate(vae, x)
+def _integrate(vae: VAE, x: Tensor, effort: Effort) -> LogMarginal:
+    return integrate(vae, x, effort.tolerance)
 
 
-def _anneal(vae: VAE, x: Tensor, num_samples: int, seed: int) -> LogMarginal:
-    num_chains = max(2, num_samples // TEMPERATURES)
-    return annealed_bound(vae, x, num_chains, TEMPERATURES, seed)
+def _sample(vae: VAE, x: Tensor, effort: Effort) -> LogMarginal:
+    return importance_bound(vae, x, effort.num_samples, effort.seed)
+
+
+def _anneal(vae: VAE, x: Tensor, effort: Effort) -> LogMarginal:
+    num_chains = max(2, effort.num_samples // TEMPERATURES)
+    return annealed_bound(vae, x, num_chains, TEMPERATURES, effort.seed)
 
 
 @dataclass(frozen=True)
@@ -71,16 +92,14 @@ class Method:
     Attributes:
         about: What it computes, in words.
         takes: The latents that it takes.
-        estimate: Takes a VAE, images `(B, D)`, the number of samples for each
-            image, and the seed of all randomness; the last two mean nothing
-            to an exact method.
+        estimate: Takes a VAE, images `(B, D)`, and the effort.
         is_exact: Whether its errors are tolerances of a computation, and not
             standard errors of sampling.
     """
 
     about: str
     takes: Latents
-    estimate: Callable[[VAE, Tensor, int, int], LogMarginal]
+    estimate: Callable[[VAE, Tensor, Effort], LogMarginal]
     is_exact: bool = False
 
 
@@ -89,13 +108,13 @@ class Method:
 METHODS = {
     "exact": Method("the sum over discrete latents", DISCRETE, _sum, True),
     "quadrature": Method(
-        "the integral over one or two latents, to 1e-3 nats",
+        "the integral over one or two latents, to a tolerance",
         FEW,
         _integrate,
         True,
     ),
     "importance": Method(
-        "a lower bound by samples from the guide", ANY, importance_bound
+        "a lower bound by samples from the guide", ANY, _sample
     ),
     "ais": Method(
         "annealed importance sampling, a lower bound for continuous latents "
@@ -113,6 +132,7 @@ def log_marginal_likelihood(
     method: str = "importance",
     seed: int = 0,
     labels: Tensor | None = None,
+    tolerance: float = 1e-3,
 ) -> LogMarginal:
     r"""Estimates or computes log p(x), image by image.
 
@@ -127,8 +147,8 @@ def log_marginal_likelihood(
             (`integrate`), `importance` (`importance_bound`) or `ais`
             (`annealed_bound`).
         seed: The seed of all randomness.
-        labels: The images' labels, `(B,)`, of a conditional VAE, whose
-            log p(x | y) it is.
+        labels: The labels, `(B,)`, of a conditional VAE: it is log p(x | y).
+        tolerance: The error, in nats, that `quadrature` accepts of an image.
 
     Warns:
         UserWarning: If more than a tenth of the images have an effective
@@ -141,11 +161,9 @@ def log_marginal_likelihood(
     """
     chosen = find_method(vae, method)
     check_data(vae.likelihood, x)
+    effort = Effort(num_samples, seed, tolerance)
     found = by_label(
-        lambda vae, x: chosen.estimate(vae, x, num_samples, seed),
-        vae,
-        x,
-        labels,
+        lambda vae, x: chosen.estimate(vae, x, effort), vae, x, labels
     )
     if found.effective_sample_size is not None:
         warn_of_few(vae, found.effective_sample_size, num_samples)

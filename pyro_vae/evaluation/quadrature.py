@@ -56,9 +56,11 @@ def integrate(vae: VAE, x: Tensor, tolerance: float = 1e-3) -> LogMarginal:
         more, added up without signs.
 
     Raises:
-        ValueError: If the latents are discrete, or more than two.
+        ValueError: If the latents are discrete, or more than two, or the
+            tolerance is no positive number.
         ArithmeticError: If the error does not become so small.
     """
+    check_tolerance(tolerance)
     FEW.check(vae.prior(), "quadrature")
     value, error = (x.new_empty(len(x), dtype=torch.float64) for _ in range(2))
     left = torch.arange(len(x), device=x.device)
@@ -83,6 +85,19 @@ def integrate(vae: VAE, x: Tensor, tolerance: float = 1e-3) -> LogMarginal:
         "in units of z, or farther out; expected it to end before: use method "
         "importance or ais"
     )
+
+
+def check_tolerance(tolerance: float) -> None:
+    """Refuses what no error can be compared with.
+
+    Raises:
+        ValueError: If the tolerance is no positive, finite number.
+    """
+    if not 0 < tolerance < math.inf:
+        raise ValueError(
+            f"tolerance is {tolerance}; expected a positive, finite number of "
+            "nats, such as 0.001"
+        )
 
 
 def _refine(grid: Grid, cells: Cells, tolerance: float) -> LogMarginal:
