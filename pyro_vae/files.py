@@ -7,13 +7,15 @@ import os
 import stat
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 try:
+    import fcntl
     import grp
     import pwd
-except ImportError:  # Windows has neither
-    pass
+except ImportError:  # Windows has none of them
+    fcntl = None  # type: ignore[assignment]
 
 PARTIAL = ".partial"  # the ending of a file that is being written
 
@@ -64,6 +66,23 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Lets one process at a time run a block, where the system has locks.
+
+    Args:
+        path: The file that is locked, in a folder of the user's own; it stays.
+    """
+    if fcntl is None:
+        yield
+        return
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with open(path, "ab") as file:
+        with contextlib.suppress(OSError):  # some file systems cannot
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield  # the end of the file's use ends the lock
 
 
 def find_cache() -> Path:

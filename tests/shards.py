@@ -1,7 +1,9 @@
 """Fits by several processes, and by one, to be compared."""
 
 import warnings
+from contextlib import nullcontext
 from datetime import timedelta
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -10,10 +12,34 @@ from torch import nn
 from pyro_vae import Config, build, fit
 from pyro_vae.data import Dataset
 from pyro_vae.svi import NonFiniteLossError, Shards
+from pyro_vae.svi.graphs import Program
 from tests.models import PAIRS, bend, without_timing
+from tests.shard_pairs import OWN_CASES, OWN_REFUSED, train_own
 
 WORLDS = (2, 3)
-LONG = "200 steps"
+LONG, LONG_COMPILED = "200 steps", "200 steps, compiled"
+INDUCTOR = "inductor"
+COMPILED = (
+    "normal, laplace",
+    "laplace, flow",
+    "student-t",
+    "poisson",
+    "discretized-logistic",
+    "iwae",
+    "dreg",
+    "categorical, score-function",
+    "mixture, particles",
+    "gumbel",
+    "warmup",
+    "clipping",
+    "dynamic",
+    "conditional",
+    "labeled",
+    "shards without rows",
+    "dropout",
+    "gamma",
+    "nan",
+)
 SMALL = {
     "epochs": 1,
     "batch_size": 8,  # of 15 images: 8 and 7
@@ -47,7 +73,7 @@ def list_cases():
             cases[f"{prior}, {name}"] = {"prior": prior, "gradient": name}
     for prior in ("normal", "categorical", "mixture"):
         cases[f"{prior}, particles"] = {"prior": prior, "num_particles": 3}
-    return cases | {
+    cases |= {
         "gumbel": {"prior": "categorical", "gradient": "gumbel-softmax"},
         "learned baseline": {
             "gradient": "score-function-baseline",
@@ -69,19 +95,28 @@ def list_cases():
         "free bits": {"free_bits": 0.1},
         "local": {"inference": "local"},
         "semi-amortized": {"inference": "semi-amortized"},
-        "compiled": {"engine": "compiled"},
         "dropout": {},
         "batch norm": {},
         "gamma": {},
         "nan": {},
         LONG: {"epochs": 100},  # of 2 steps each
     }
+    compiled = {"engine": "compiled"}
+    cases |= {f"{name}, compiled": cases[name] | compiled for name in COMPILED}
+    return cases | {
+        INDUCTOR: {"batch_size": 15, "epochs": 5, **compiled},
+        LONG_COMPILED: {"batch_size": 5, "epochs": 67, **compiled},
+        **{own: {} for own in [*OWN_CASES, *OWN_REFUSED]},
+    }
 
 
 def worlds_of(name):
     """Returns the numbers of processes that a case is run in."""
+    if name == INDUCTOR:
+        return WORLDS[:1]
     is_pair = tuple(name.split(", ")) in PAIRS
-    return WORLDS[-1:] if is_pair else WORLDS
+    is_twin = name in [f"{twin}, compiled" for twin in COMPILED]
+    return WORLDS[-1:] if is_pair or is_twin else WORLDS
 
 
 def make_data(choices):
@@ -100,17 +135,30 @@ def make_data(choices):
 
 def train(name, choices, shards):
     """Returns a fit's records and its parameters, or why it was refused."""
+    if name in OWN_CASES | OWN_REFUSED:
+        with backend(name):
+            return train_own(name, shards)
     if choices.get("prior") in ("categorical", "mixture"):
         choices = {**MIXED, **choices}
+    if shards.is_alone:  # the others are compared with the plainest fit
+        choices = {**choices, "engine": "eager"}
     config, data = Config(**{**SMALL, **choices}), make_data(choices)
     torch.manual_seed(0)
     vae = bend(build(config, 6, num_labels=3))
-    change(vae, name, shards)
+    change(vae, name.removesuffix(", compiled"), shards)
     try:
-        records = list(fit(vae, data, config, shards=shards))
+        with backend(name):
+            records = list(fit(vae, data, config, shards=shards))
     except (ValueError, NonFiniteLossError) as error:
         return str(error)
     return without_timing(records), vae.state_dict()
+
+
+def backend(name):
+    """Lets Python run recorded graphs, which costs no compilation."""
+    if name == INDUCTOR:
+        return nullcontext()
+    return mock.patch.object(Program, "compile", lambda program, inputs: None)
 
 
 def change(vae, name, shards):

@@ -1,5 +1,6 @@
 """Files written whole or not at all, and a folder for code that is run."""
 
+import fcntl
 import os
 import pwd
 import stat
@@ -196,3 +197,23 @@ def test_the_folder_is_checked_before_each_compilation(tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match="TORCHINDUCTOR_CACHE_DIR"):
         compile_graph(lambda x: [x.sin().tan()], [torch.ones(3)])
     assert not any(folder.iterdir())
+
+
+def test_processes_compile_the_same_graph_one_by_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    held = []
+
+    def compile_it(graph, inputs, options):
+        for path in (tmp_path / "cache" / "waiting").iterdir():
+            with open(path) as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    held.append(path.name)
+        return graph
+
+    monkeypatch.setattr(torch._inductor, "compile", compile_it)
+    for number in (1, 1, 2):
+        compile_graph(lambda x: [x + number], [torch.ones(2)])  # noqa: B023
+    assert held[0] == held[1]  # the same graph, whatever process it is of
+    assert len(held) == 3 and held[2] != held[0]

@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import multiprocessing
 
-from tests.shards import LONG, WORLDS, list_cases, run_all, worlds_of
+from tests.shard_pairs import OWN_REFUSED
+from tests.shards import (
+    LONG,
+    LONG_COMPILED,
+    WORLDS,
+    list_cases,
+    run_all,
+    worlds_of,
+)
 
 pytestmark = pytest.mark.slow  # it starts processes, and runs many cases
 
@@ -12,14 +20,14 @@ REFUSED = {
     "free bits": "free_bits is 0.1, a floor under a minibatch's mean KL",
     "local": "the inference is LocalInference, whose E-steps are not split",
     "semi-amortized": "SemiAmortized, whose E-steps are not split",
-    "compiled": "engine is 'compiled' in",
     "batch norm": "is BatchNorm1d, whose statistics are of a whole minibatch",
     "gamma": "draws from a gamma, beta or Student t distribution for each",
     "nan": "the loss is nan at site 'z' of the guide, in epoch 1, at step 1",
 }
-
-
-EXACT = [n for n in list_cases() if n not in (*REFUSED, LONG)]
+REFUSED |= {f"{name}, compiled": REFUSED[name] for name in ("gamma", "nan")}
+REFUSED |= OWN_REFUSED
+LONGEST = (LONG, LONG_COMPILED)
+EXACT = [n for n in list_cases() if n not in (*REFUSED, *LONGEST)]
 
 
 def compute(folder, names):
@@ -30,7 +38,9 @@ def compute(folder, names):
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    return compute(tmp_path_factory.mktemp("shards"), [*EXACT, *REFUSED])
+    """The outcomes of all cases in one set of processes."""
+    names = [*EXACT, *LONGEST, *REFUSED]
+    return compute(tmp_path_factory.mktemp("shards"), names)
 
 
 def check(outcomes, name):
@@ -46,13 +56,14 @@ def test_processes_take_the_steps_of_one(outcomes, name):
     check(outcomes, name)
 
 
-def test_they_take_200_steps_of_one(tmp_path):
-    check(compute(tmp_path, [LONG]), LONG)
+def test_they_take_200_steps_of_one(outcomes):
+    for name in LONGEST:
+        check(outcomes, name)
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_split_is_refused_by_all(outcomes, name):
-    for size in WORLDS:
+    for size in worlds_of(name):
         said, others = outcomes[name, size]
         assert REFUSED[name] in said
         assert set(others) == {said}

@@ -491,6 +491,19 @@ def test_what_is_computed_aside_is_not_recorded():
     assert graph(torch.zeros(2))[1] == 2
 
 
+@checks(PYRO, "is_subsample")
+def test_a_plate_s_own_draw_is_told_from_other_sites():
+    def model():
+        with pyro.plate("rows", 5, 2):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    nodes = poutine.trace(model).get_trace().nodes
+    draws = {name: compat.is_subsample(site) for name, site in nodes.items()}
+    assert draws["rows"] and not draws["z"]
+    assert nodes["rows"]["fn"].size == 5
+    assert nodes["rows"]["fn"].subsample_size == 2
+
+
 @checks(PYRO, "list_baselines")
 @checks(PYRO, "get_stored")
 @checks(PYRO, "put_stored")

@@ -21,6 +21,7 @@ from pyro.ops.provenance import extract_provenance
 from pyro.optim import PyroOptim
 from pyro.poutine import Trace
 from pyro.poutine.runtime import _PYRO_STACK, am_i_wrapped
+from pyro.poutine.util import site_is_subsample as is_subsample
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import (
     disable_proxy_modes_tracing,
@@ -48,6 +49,7 @@ __all__ = [
     "get_stored",
     "get_torch_optimizers",
     "get_unconstrained",
+    "is_subsample",
     "is_validation",
     "list_baselines",
     "make_fx",

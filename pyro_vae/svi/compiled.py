@@ -15,7 +15,8 @@ from pyro_vae.svi.eager import check_finite
 from pyro_vae.svi.estimator import computes_loss
 from pyro_vae.svi.gradients import CompiledGradients
 from pyro_vae.svi.optimizers import check_optimizer, make_updates
-from pyro_vae.svi.pairs import Pair, Run
+from pyro_vae.svi.pairs import ALONE, Pair, Run
+from pyro_vae.svi.shards import Shards
 from pyro_vae.svi.updates import Updates, has_stepped, mark_stepped
 
 
@@ -75,6 +76,12 @@ class CompiledSVI:
             for the first 1,000 steps of each graph, and compiles then: at a
             fixed step, so that a seed has one trace. Without a C++ compiler
             it goes on so.
+        shards: The processes that share each minibatch. Each of them begins it
+            (`rows = shards.begin(B)`) and calls `step` on its own rows, on a
+            pair whose plate has the size `shards.share(N)`. They draw as one
+            process would, losses and gradients are summed over all, outside of
+            any graph, and each takes the same update. The loss must be a sum
+            over the rows. What cannot be split is refused in all of them.
 
     Attributes:
         estimator: The estimator or function that was given as `loss`.
@@ -98,6 +105,7 @@ class CompiledSVI:
         clip_norm: float | None = None,
         compare: bool = True,
         engine: str = "compiled",
+        shards: Shards | None = None,
     ):
         check_optimizer(optim)
         if num_samples or num_steps:
@@ -111,6 +119,7 @@ class CompiledSVI:
         self.model, self.guide, self.optim = model, guide, optim
         self.estimator = Trace_ELBO() if loss is None else loss
         self._loss_and_grads, self.clip_norm = loss_and_grads, clip_norm
+        self.shards = shards or ALONE
         self._gradients = CompiledGradients(
             self._pair(), precision, compare, engine
         )
@@ -173,7 +182,9 @@ class CompiledSVI:
         """
         values = [loss.item() for loss in self._step(args, kwargs)]
         for value in values:
-            check_finite(value, self.model, self.guide, *args, **kwargs)
+            check_finite(
+                value, self.shards, self.model, self.guide, *args, **kwargs
+            )
         if not computes_loss(self.estimator):
             return math.inf
         return values[0] if len(values) == 1 else tuple(values)
@@ -181,9 +192,9 @@ class CompiledSVI:
     def step_tensor(self, *args: Any, **kwargs: Any) -> Any:
         """Takes a step and returns the loss as a tensor, `()`, or several.
 
-        On CUDA nothing waits for the device, unless the optimizer is another
-        than those that are the fastest. A loss that is not finite updates
-        nothing and is returned.
+        On CUDA nothing waits for the device, unless there are several
+        processes, or the optimizer is another than those that are the fastest.
+        A loss that is not finite updates nothing and is returned.
         """
         losses = self._step(args, kwargs)
         if not computes_loss(self.estimator):
@@ -210,6 +221,7 @@ class CompiledSVI:
             self.estimator,
             self._loss_and_grads,
             self.clip_norm,
+            self.shards,
         )
 
     def _look(self) -> None:

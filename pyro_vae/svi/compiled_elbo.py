@@ -17,7 +17,7 @@ from pyro.infer import (
 from pyro_vae.svi.compat import outside_traces
 from pyro_vae.svi.eager import check_finite
 from pyro_vae.svi.gradients import CompiledGradients, check_options
-from pyro_vae.svi.pairs import Pair
+from pyro_vae.svi.pairs import ALONE, Pair
 
 
 class CompiledELBO(ELBO):
@@ -82,7 +82,7 @@ class CompiledELBO(ELBO):
         with outside_traces():
             run = self._find(model, guide).compute(args, kwargs)
             value = run.losses[0].item()
-            check_finite(value, model, guide, *args, **kwargs)
+            check_finite(value, ALONE, model, guide, *args, **kwargs)
         for name in run.names:
             pyro.param(name)  # so that SVI sees which parameters there are
         for param, grad in run.by_parameter().items():

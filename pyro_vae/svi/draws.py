@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Categorical
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyro_vae.svi.compat import aten
+from pyro_vae.svi.compat import aten, untraced
 
 # Their number of random numbers depends on the values that come out.
 _REJECTING = {
@@ -193,6 +193,7 @@ class _Sharing(_Watching):
     def __init__(self, part: Part, places: Sequence[Place]):
         super().__init__()
         self.part, self._places = part, iter(places)
+        self._rows: dict[torch.device, Tensor] = {}
 
     def draw(
         self, function: Any, shape: tuple[int, ...], args: Any, kwargs: Any
@@ -242,8 +243,19 @@ class _Sharing(_Watching):
         """Returns the process's rows of what was drawn."""
         if isinstance(drawn, tuple):  # a dropout, and its mask
             return tuple([self._keep(one, dim) for one in drawn])
-        # As a tensor of its own, for the whole one need not be kept.
-        return drawn.narrow(dim, self.part.start, self.part.count).clone()
+        return drawn.index_select(dim, self._list_rows(drawn.device))
+
+    def _list_rows(self, device: torch.device) -> Tensor:
+        """Returns the places of the process's rows, `(b,)`.
+
+        They are an input of a recorded graph, so that processes with as many
+        rows have the same graph, and find it in the cache.
+        """
+        if device not in self._rows:
+            start, stop = self.part.start, self.part.stop
+            with untraced():
+                self._rows[device] = torch.arange(start, stop, device=device)
+        return self._rows[device]
 
     def _widen(self, value: Any, dim: int, num_dims: int) -> Any:
         """Returns a tensor with ones in the rows of other processes."""
@@ -254,9 +266,8 @@ class _Sharing(_Watching):
             return value
         shape = list(value.shape)
         shape[at] = self.part.size
-        widened = value.new_ones(shape)
-        widened.narrow(at, self.part.start, self.part.count).copy_(value)
-        return widened
+        rows = self._list_rows(value.device)
+        return value.new_ones(shape).index_copy(at, rows, value)
 
 
 @contextmanager

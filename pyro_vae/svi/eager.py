@@ -13,8 +13,10 @@ from torch import Tensor
 
 from pyro_vae.svi.compat import get_unconstrained
 from pyro_vae.svi.estimator import ReportingELBO
+from pyro_vae.svi.joint import Joint
 from pyro_vae.svi.optimizers import clip_gradients
-from pyro_vae.svi.shards import Shards, resize_rows
+from pyro_vae.svi.pairs import ALONE, Pair
+from pyro_vae.svi.shards import Shards
 from pyro_vae.svi.watch import ModuleCalls
 
 FINITE_AGAIN = "(a second run with other noise was finite)"
@@ -53,133 +55,80 @@ def make_svi(
         before the optimizer touches a parameter.
     """
     estimator: Any = loss  # ELBO does not declare what its subclasses have
-    shards = shards or Shards()
+    shards = shards or ALONE
+    joint = Joint(shards, clip_norm, means)
 
     def loss_and_grads(*args: Any, **kwargs: Any) -> float:
-        return _differentiate(estimator, shards, clip_norm, means, args, kwargs)
+        return _differentiate(estimator, joint, args, kwargs)
 
     return SVI(model, guide, optim, estimator.loss, loss_and_grads)
 
 
 def _differentiate(
-    estimator: Any,
-    shards: Shards,
-    clip_norm: float | None,
-    means: Sequence[Tensor],
-    args: tuple,
-    kwargs: dict,
+    estimator: Any, joint: Joint, args: tuple, kwargs: dict
 ) -> float:
     """Returns the loss, and leaves its gradients; model and guide are first."""
-    before = [mean.clone() for mean in means]
-    run = rehearse(estimator, shards, args, kwargs)
-    with (
-        poutine.trace(param_only=True) as capture,
-        shards.drawing("step", run),
-    ):
-        value = estimator.loss_and_grads(*args, **kwargs)
-    params = get_unconstrained(capture.trace)
-    if not shards.is_alone:
-        value = sum_step(shards, value, params, estimator, means)
+    before = [mean.clone() for mean in joint.means]
+    value, params = _run(estimator, joint, args, kwargs)
     try:
-        check_finite(value, *args, **kwargs)
-    except NonFiniteLossError as error:
+        check_finite(value, joint.shards, *args, **kwargs)
+    except NonFiniteLossError:
         for param in params:
             param.grad = None
-        for mean, old in zip(means, before, strict=True):
+        for mean, old in zip(joint.means, before, strict=True):
             mean.copy_(old)
-        said = str(error)
-        known = None if said.endswith(FINITE_AGAIN) else said
-        raise NonFiniteLossError(shards.first_of(known) or said) from None
-    clip_gradients(params, clip_norm)
+        raise
+    if joint.shards.is_alone:
+        clip_gradients(params, joint.clip_norm)
     return value
 
 
-def rehearse(
-    estimator: Any, shards: Shards, args: tuple, kwargs: dict
-) -> Callable[[int], None]:
-    """Returns what runs an estimator on another number of rows, to no effect.
+def _run(
+    estimator: Any, joint: Joint, args: tuple, kwargs: dict
+) -> tuple[float, list[Tensor]]:
+    """Leaves the gradients of a loss, summed over all processes.
 
-    Args:
-        estimator: A Pyro ELBO estimator.
-        shards: The processes, of which this one has begun a minibatch.
-        args: Model, guide, and their arguments for this process's rows.
-        kwargs: The same, by name.
+    Returns:
+        The loss, and the parameters that were announced.
     """
-
-    def run(number: int) -> None:
-        model, guide, *given = args
-        count = shards.part.count
-        with (
-            poutine.trace(param_only=True) as capture,
-            ModuleCalls(model, guide) as calls,
-        ):
-            estimator.loss_and_grads(
-                model,
-                guide,
-                *resize_rows(given, count, number),
-                **resize_rows(kwargs, count, number),
-            )
-        with torch.no_grad():
-            for buffer, value in calls.buffers:
-                buffer.copy_(value)
-        for param in get_unconstrained(capture.trace):
-            param.grad = None
-
-    return run
-
-
-def sum_step(
-    shards: Shards,
-    value: float,
-    announced: Sequence[Tensor],
-    loss: ELBO,
-    means: Sequence[Tensor],
-) -> float:
-    """Sums what each process's step has computed, and returns the loss.
-
-    Args:
-        shards: The processes.
-        value: This one's loss.
-        announced: The parameters, whose gradients become the sums.
-        loss: The estimator, whose report becomes the sum.
-        means: The means over this process's rows, which become those over the
-            whole minibatch.
-    """
-    params = [p for p in dict.fromkeys(announced) if p.requires_grad]
-    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
-    value_and_known = torch.tensor(
-        [value, *(p.grad is not None for p in params)],
-        dtype=grads[0].dtype,
-        device=grads[0].device,
-    )
-    reports = [loss.report()] if isinstance(loss, ReportingELBO) else []
-    sums, new_means = shards.sum([value_and_known, *grads, *reports], means)
-    total, *known = sums.pop(0).tolist()
-    if isinstance(loss, ReportingELBO):
-        loss.take_report(sums.pop())
-    for param, grad, count in zip(params, sums, known, strict=True):
-        param.grad = grad if count else None
-    with torch.no_grad():
-        for mean, new in zip(means, new_means, strict=True):
-            mean.copy_(new)
-    return total
+    if joint.shards.is_alone:
+        with poutine.trace(param_only=True) as capture:
+            value = estimator.loss_and_grads(*args, **kwargs)
+        return value, get_unconstrained(capture.trace)
+    model, guide, *given = args
+    pair = Pair(model, guide, estimator, None, None, joint.shards, joint.means)
+    run = joint.run(lambda: pair.run(tuple(given), kwargs))
+    for param, grad in run.by_parameter().items():
+        param.grad = grad
+    if isinstance(estimator, ReportingELBO) and run.report is not None:
+        estimator.take_report(run.report)
+    return run.losses[0].item(), run.announced
 
 
 def check_finite(
-    value: float, model: Callable, guide: Callable, *args: Any, **kwargs: Any
+    value: float,
+    shards: Shards,
+    model: Callable,
+    guide: Callable,
+    *args: Any,
+    **kwargs: Any,
 ) -> None:
     """Raises NonFiniteLossError, with the site, for a loss that is not finite.
 
     Args:
         value: The loss.
+        shards: The processes whose loss it is; all raise the same error.
         model: A Pyro model.
         guide: Its guide.
         args: Their arguments.
         kwargs: The same, by name.
     """
-    if not math.isfinite(value):
-        site = find_nonfinite_site(model, guide, *args, **kwargs)
-        raise NonFiniteLossError(f"the loss is {value} {site}")
+    if math.isfinite(value):
+        return
+    site = find_nonfinite_site(model, guide, *args, **kwargs)
+    if not shards.is_alone:  # another process may know it
+        site = shards.first_of(None if site == FINITE_AGAIN else site) or site
+    raise NonFiniteLossError(f"the loss is {value} {site}")
 
 
 @torch.no_grad()

@@ -13,8 +13,9 @@ from pyro_vae.svi.agreement import check_agreement
 from pyro_vae.svi.arguments import Arguments
 from pyro_vae.svi.compat import get_hooks
 from pyro_vae.svi.estimator import ReportingELBO, make_recordable
+from pyro_vae.svi.joint import Joint
 from pyro_vae.svi.matmul import check_precision
-from pyro_vae.svi.pairs import Pair, Run
+from pyro_vae.svi.pairs import Pair, Run, listed
 from pyro_vae.svi.programs import Programs, Step, warn_of_many
 from pyro_vae.svi.random_states import get_random_states, set_random_states
 from pyro_vae.svi.refusals import DynamicPairError
@@ -46,6 +47,7 @@ class CompiledGradients:
         self._patience = PATIENCE[engine]
         self.num_compilations = 0
         self._num_runs = 0
+        self._joint = Joint(pair.shards, pair.clip_norm)
         self._start_anew(pair)
 
     def look(self, pair: Pair) -> None:
@@ -86,12 +88,18 @@ class CompiledGradients:
     def compute(self, args: tuple, kwargs: dict) -> Run:
         """Returns losses and gradients, which the next call may overwrite.
 
-        Where a loss is not finite, buffers are left as they were.
+        They are summed over the processes that share the minibatch. Where a
+        loss is not finite, buffers are left as they were.
 
         Raises:
             DynamicPairError: If the pair is found not to be static.
             CompilationError: If the machine cannot compile.
         """
+        run = self._joint.run(lambda: self._compute(args, kwargs))
+        return self._finish(run)
+
+    def _compute(self, args: tuple, kwargs: dict) -> Run:
+        """Returns the losses and gradients of this process's rows."""
         programs = self._programs
         call = programs.take_apart(args, kwargs)
         step = programs.find_step(call)
@@ -107,7 +115,7 @@ class CompiledGradients:
                     "each; expected one backward pass: use "
                     "vectorize_particles=True, or pyro.infer.SVI"
                 )
-            return self._finish(run)
+            return run
         # Whether numbers are inputs in truth is seen when they first change.
         is_proof = step.numbers not in ((), programs.list_numbers(call))
         is_due = self.compare and _is_power_of_two(self._num_runs + 1)
@@ -119,11 +127,11 @@ class CompiledGradients:
             run = self._run(step, call, expected)
         except DynamicPairError:
             if is_proof and programs.fix_numbers():
-                return self.compute(args, kwargs)
+                return self._compute(args, kwargs)
             raise
         if is_proof:
             step.numbers = ()
-        return self._finish(run)
+        return run
 
     def _run_first(self, args: tuple, kwargs: dict) -> Run:
         """Computes what there is no graph for, and records one."""
@@ -144,10 +152,20 @@ class CompiledGradients:
 
     def compute_loss(self, args: tuple, kwargs: dict) -> Any:
         """Returns the loss, or a tuple of losses, without gradients."""
-        if not self._programs.params:
+        if not self._programs.params and self._pair.shards.is_alone:
             return self._programs.pair.compute_loss(args, kwargs)
-        values = [v.item() for v in self._programs.find_loss(args, kwargs)]
+        losses = self._joint.sum_losses(
+            lambda: self._compute_losses(args, kwargs)
+        )
+        values = [loss.item() for loss in losses]
         return values[0] if len(values) == 1 else tuple(values)
+
+    def _compute_losses(self, args: tuple, kwargs: dict) -> list[Tensor]:
+        """Returns the losses of this process's rows."""
+        if self._programs.params:
+            return self._programs.find_loss(args, kwargs)
+        losses = listed(self._programs.pair.compute_loss(args, kwargs))
+        return list(map(torch.as_tensor, losses))
 
     def _run(self, step: Step, call: Arguments, expected: Run | None) -> Run:
         """Runs a graph, and compares its results if asked to."""

@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from pyro_vae.files import find_cache, make_code_folder
+from pyro_vae.files import find_cache, make_code_folder, one_at_a_time
 
 __all__ = [
     "compile_by_inductor",
@@ -57,7 +58,9 @@ def compile_by_inductor(
 ) -> Callable[..., Sequence[Tensor]]:
     """Compiles a recorded graph for inputs of these shapes.
 
-    It takes any record of `make_fx`, and raises errors of many kinds.
+    It takes any record of `make_fx`, and raises errors of many kinds. Of
+    processes that want the same graph, one compiles it, and the others find it
+    in the cache.
     """
     from torch import _inductor  # here: a second or two to import
 
@@ -68,7 +71,13 @@ def compile_by_inductor(
     }
     # Inductor looks into its cache on disk only where there is a ShapeEnv.
     faked = faking(ShapeEnv())
-    with torch.no_grad(), _compile_cache(), warnings.catch_warnings(), faked:
+    with (
+        torch.no_grad(),
+        _compile_cache() as folder,
+        one_at_a_time(folder / "waiting" / _name(graph, inputs)),
+        warnings.catch_warnings(),
+        faked,
+    ):
         # One part of torch warns about another.
         warnings.simplefilter("ignore", FutureWarning)
         return _inductor.compile(
@@ -76,8 +85,14 @@ def compile_by_inductor(
         )
 
 
+def _name(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> str:
+    """Returns a name that graphs share if they are the same."""
+    shapes = [(tensor.shape, tensor.dtype, tensor.device) for tensor in inputs]
+    return sha256(f"{graph.code}{shapes}".encode()).hexdigest()
+
+
 @contextmanager
-def _compile_cache() -> Iterator[None]:
+def _compile_cache() -> Iterator[Path]:
     """Has Inductor keep what it compiles, and runs, in a folder of the user's.
 
     Its own choice, which it writes to the environment, is one of a name that
@@ -102,7 +117,7 @@ def _compile_cache() -> Iterator[None]:
     for key in named.keys() & vars(codecache).keys():
         setattr(codecache, key, str(named[key]))
     try:
-        yield
+        yield folder
     finally:
         for key in named.keys() & vars(codecache).keys():
             setattr(codecache, key, usual[key])

@@ -79,6 +79,17 @@ def clip_gradients(params: Iterable[Tensor], max_norm: float | None) -> None:
         nn.utils.clip_grad_norm_(list(unique), max_norm)
 
 
+def shorten(grads: list[Tensor], max_norm: float | None) -> list[Tensor]:
+    """Returns gradients as `clip_gradients` leaves them."""
+    if max_norm is None or not grads:
+        return grads
+    device = grads[0].device
+    norms = [torch.linalg.vector_norm(grad).to(device) for grad in grads]
+    norm = torch.linalg.vector_norm(torch.stack(norms))
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)  # 1e-6 as torch has it
+    return [grad * factor.to(grad) for grad in grads]
+
+
 def set_learning_rate(
     optim: PyroOptim, parameters: Iterable[nn.Parameter], rate: float
 ) -> None:

@@ -1,13 +1,14 @@
 """A model and a guide with the estimator of their loss, run eagerly."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
-from pyro import poutine
+from pyro import get_param_store, poutine
 from torch import Tensor
 
 from pyro_vae.svi.compat import get_unconstrained, list_baselines
@@ -16,7 +17,19 @@ from pyro_vae.svi.numbers import Numbers
 from pyro_vae.svi.optimizers import clip_gradients
 from pyro_vae.svi.places import is_foreign
 from pyro_vae.svi.reads import Reads
+from pyro_vae.svi.rows import (
+    Shapes,
+    check_sites,
+    list_modes,
+    list_sites,
+    resize_rows,
+    running_aside,
+)
+from pyro_vae.svi.shards import Shards
 from pyro_vae.svi.updates import has_stepped
+
+ALONE = Shards()
+Compute = Callable[[tuple, dict], Any]
 
 
 @dataclass
@@ -58,7 +71,11 @@ class Pair:
         guide: Its guide.
         loss: An estimator, or a function.
         loss_and_grads: A function that also computes gradients, or None.
-        clip_norm: The largest norm of all gradients together, or None.
+        clip_norm: The largest norm of all gradients together, or None. That
+            of several processes is known only when their gradients are summed.
+        shards: The processes that share a minibatch, of which this one runs
+            its rows, with the draws of the whole one.
+        means: Tensors that a run moves in proportion to means over its rows.
     """
 
     model: Callable
@@ -66,6 +83,8 @@ class Pair:
     loss: Any
     loss_and_grads: Callable | None
     clip_norm: float | None
+    shards: Shards = ALONE
+    means: Sequence[Tensor] = ()
 
     def is_same(self, other: "Pair") -> bool:
         """Returns whether another pair has the same parts."""
@@ -75,6 +94,7 @@ class Pair:
             and self.loss is other.loss
             and self.loss_and_grads is other.loss_and_grads
             and self.clip_norm == other.clip_norm
+            and self.shards is other.shards
         )
 
     def with_loss(self, loss: Any) -> "Pair":
@@ -87,13 +107,18 @@ class Pair:
         Warns:
             UserWarning: If no parameter has a gradient.
         """
-        with torch.enable_grad(), poutine.trace(param_only=True) as capture:
+        with (
+            torch.enable_grad(),
+            poutine.trace(param_only=True) as capture,
+            self._drawing(self._compute, args, kwargs),
+        ):
             value = self._compute(args, kwargs)
             # By identity: one parameter may have several names.
             for name in list_baselines():  # which are no parameters
                 capture.trace.nodes.pop(name, None)
             announced = list(dict.fromkeys(get_unconstrained(capture.trace)))
-        clip_gradients(announced, self.clip_norm)
+        if self.shards.is_alone:
+            clip_gradients(announced, self.clip_norm)
         grads = {p: p.grad for p in announced if p.grad is not None}
         for param in announced:
             param.grad = None
@@ -131,6 +156,73 @@ class Pair:
 
     def compute_loss(self, args: tuple, kwargs: dict) -> Any:
         """Computes the loss, or a tuple of losses, without gradients."""
+        with self._drawing(self._compute_loss, args, kwargs):
+            return self._compute_loss(args, kwargs)
+
+    def learn_loss(self, args: tuple, kwargs: dict) -> None:
+        """Learns, before `compute_loss` is recorded, what it does with rows.
+
+        Raises:
+            ValueError: If that cannot be split.
+        """
+        self._learn(self._compute_loss, args, kwargs)
+
+    @contextmanager
+    def _drawing(
+        self, compute: Compute, args: tuple, kwargs: dict
+    ) -> Iterator[None]:
+        """Draws, within a block, as one process would for these rows."""
+        if self.shards.is_alone:
+            yield
+            return
+        key = self._learn(compute, args, kwargs)
+        with self.shards.drawing(key):
+            yield
+
+    def _learn(self, compute: Compute, args: tuple, kwargs: dict) -> Hashable:
+        """Learns what a computation does with its rows, if it is not known.
+
+        Returns:
+            The name of the computation. It draws others in other modes of the
+            modules, and before it has made its parameters.
+
+        Raises:
+            ValueError: If it cannot be split.
+        """
+        parts = (self.model, self.guide, self.loss, self.loss_and_grads)
+        modes = list_modes(self.model, self.guide)
+        key: tuple[Hashable, ...] = (compute.__name__, *map(id, parts), modes)
+        made = self.shards.kept.get(key, (parts, set()))[1]
+        if made and all(name in get_param_store() for name in made):
+            key = (*key, "made")
+        if self.shards.is_alone or self.shards.knows(key):
+            return key
+        made = set[str]()
+        if not computes_loss(self.loss):
+            raise ValueError(
+                f"the loss is {type(self.loss).__name__}, whose gradient is "
+                "no sum over the rows; expected another one, or a single "
+                "process"
+            )
+        counts = self.shards.two_counts()
+
+        def run(function: Compute, number: int) -> Any:
+            given = resize_rows((args, kwargs), counts[0], number)
+            aside = running_aside(parts[:2], self.read([]), given, self.means)
+            with quietly(), aside as new:
+                result = function(*given)
+            made.update(new)
+            return result
+
+        self.shards.learn(key, partial(run, compute), (parts, made))
+        sites, others = (run(self._list_sites, number) for number in counts)
+        check_sites(sites, others)
+        return key
+
+    def _list_sites(self, args: tuple, kwargs: dict) -> Shapes:
+        return list_sites(self.model, self.guide, args, kwargs)
+
+    def _compute_loss(self, args: tuple, kwargs: dict) -> Any:
         function = getattr(self.loss, "loss", self.loss)
         return function(self.model, self.guide, *args, **kwargs)
 

@@ -138,6 +138,7 @@ class Programs:
             if self._fits(program, num_params, call):
                 return program(*self._inputs(call, num_params))
         try:
+            self.pair.learn_loss(args, kwargs)
             known.append((self._record_loss(call), len(self.params)))
         except DynamicPairError:
             if not self.fix_numbers():
@@ -286,6 +287,7 @@ class Programs:
             self._watch.modes(),
             self._reads.token,
             list_settings(self.pair.loss),
+            None if self.pair.shards.is_alone else self.pair.shards.part,
             torch.get_default_dtype(),
             *map(autocast_dtype, ("cpu", "cuda")),
         )

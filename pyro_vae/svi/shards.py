@@ -4,6 +4,7 @@ The loss of a minibatch and its gradients are sums over its images, so that
 what the processes have computed is summed, in one buffer.
 """
 
+import pickle
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial, reduce
@@ -44,6 +45,8 @@ class Shards:
             step tells them.
         is_stopping: Whether one of them has asked before the last step; it is
             the same in all.
+        has_failure: Whether one had nothing to add to the last sum.
+        kept: What was kept beside each block that was learned, by its name.
     """
 
     def __init__(self, group: Any = None):
@@ -51,8 +54,9 @@ class Shards:
         self.rank = 0 if group is None else dist.get_rank(group)
         self.world_size = 1 if group is None else dist.get_world_size(group)
         self.part = Part(0, 0, 0)
-        self.wants_stop = self.is_stopping = False
+        self.wants_stop = self.is_stopping = self.has_failure = False
         self._places: dict[Hashable, list[Place]] = {}
+        self.kept: dict[Hashable, Any] = {}
 
     @property
     def is_alone(self) -> bool:
@@ -88,56 +92,75 @@ class Shards:
             return num_data
         return num_data * self.part.count / self.part.size
 
-    @contextmanager
-    def drawing(
-        self, key: Hashable, run: Callable[[int], Any]
-    ) -> Iterator[None]:
-        """Draws, within a block, the rows of what one process would draw.
+    def knows(self, key: Hashable) -> bool:
+        """Returns whether `learn` was called for a block."""
+        return key in self._places
 
-        The random states are then those of one process.
+    def learn(
+        self, key: Hashable, run: Callable[[int], Any], kept: Any = None
+    ) -> None:
+        """Learns where the rows are in what a block draws.
 
         Args:
             key: The name of the block.
             run: Does its work on another number of rows, and leaves no trace
                 but in torch's random states.
+            kept: What is to be kept beside it.
 
         Raises:
             ValueError: If something is drawn that cannot be split.
         """
+        count, other = self.two_counts()
+        first = list_draws(partial(run, count))
+        try:
+            second = list_draws(partial(run, other))
+        except (RuntimeError, IndexError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(
+                f"the step cannot be taken with {other} rows in the place of "
+                f"{count} ({reason}); expected tensors whose first dimension "
+                "is that of the rows, if it has their number: fit in one "
+                "process"
+            ) from error
+        self._places[key] = find_places(first, second)
+        self.kept[key] = kept
+
+    @contextmanager
+    def drawing(self, key: Hashable) -> Iterator[None]:
+        """Draws, within a block, the rows of what one process would draw.
+
+        The random states are then those of one process.
+
+        Args:
+            key: The name of the block, which was given to `learn`.
+
+        Raises:
+            ValueError: If the block draws something else than then.
+        """
         if self.is_alone:
             yield
             return
-        if key not in self._places:
-            self._places[key] = self._learn(run)
         with keeping_rows(self.part, self._places[key]):
             yield
 
-    def _learn(self, run: Callable[[int], Any]) -> list[Place]:
-        """Returns where the rows are in what is drawn, or fails in all."""
+    def two_counts(self) -> tuple[int, int]:
+        """Returns the number of this process's rows, and another one."""
         count = self.part.count
-        # With fewer rows, since a share of the data has enough for them.
-        other = count - 1 if count > 1 else 2
-        said, places = None, list[Place]()
-        try:
-            first, second = (
-                list_draws(partial(run, number)) for number in (count, other)
-            )
-            places = find_places(first, second)
-        except ValueError as error:
-            said = str(error)
-        said = self.first_of(said)
-        if said is not None:
-            raise ValueError(said)
-        return places
+        # Fewer, since a share of the data has enough for them.
+        return count, count - 1 if count > 1 else 2
 
     def sum(
-        self, tensors: Sequence[Tensor], means: Sequence[Tensor] = ()
+        self,
+        tensors: Sequence[Tensor],
+        means: Sequence[Tensor] = (),
+        has_failed: bool = False,
     ) -> tuple[list[Tensor], list[Tensor]]:
         r"""Sums tensors over the processes, all in one buffer.
 
         Args:
             tensors: Of the same shapes in every process, on one device.
             means: Tensors that are means over a process's rows.
+            has_failed: Whether this process has nothing to add, for an error.
 
         Returns:
             The sums of the tensors, and the means over the whole minibatch,
@@ -153,16 +176,16 @@ class Shards:
             [
                 *(tensor.reshape(-1).to(dtype) for tensor in tensors),
                 *(mean.reshape(-1).to(dtype) * weight for mean in means),
-                given[0].new_tensor([0.0], dtype=dtype),
+                given[0].new_zeros(2, dtype=dtype),
             ]
         )
         if self.part.is_empty:
             flat.zero_()  # its row is another's, whatever came of it here
-        flat[-1] = float(self.wants_stop)
+        flat[-2], flat[-1] = float(has_failed), float(self.wants_stop)
         with _losses_told():
             dist.all_reduce(flat, group=self.group)
-        self.is_stopping = bool(flat[-1] > 0)
-        parts = flat[:-1].split([tensor.numel() for tensor in given])
+        self.has_failure, self.is_stopping = (flat[-2:] > 0).tolist()
+        parts = flat[:-2].split([tensor.numel() for tensor in given])
         sums = [
             part.view(tensor.shape).to(tensor.dtype)
             for part, tensor in zip(parts, given, strict=True)
@@ -196,6 +219,39 @@ class Shards:
             dist.all_gather_object(values, value, group=self.group)
         return next((v for v in values if v is not None), None)
 
+    @contextmanager
+    def failing_together(self) -> Iterator[None]:
+        """Fails in all processes if a block, which none waits in, fails in one.
+
+        Raises:
+            Exception: The error of the first process that has one.
+        """
+        failure = None
+        try:
+            yield
+        except Exception as error:
+            failure = error
+        self.fail_together(failure)
+
+    def fail_together(self, failure: Exception | None) -> None:
+        """Raises the error of the first process that has one.
+
+        Args:
+            failure: This process's own.
+        """
+        first = self.first_of(failure and _sendable(failure))
+        if first is not None:
+            raise first from failure
+
+
+def _sendable(error: Exception) -> Exception:
+    """Returns an error that another process can be told."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever its class does
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
 
 @contextmanager
 def _losses_told() -> Iterator[None]:
@@ -211,27 +267,3 @@ def _losses_told() -> Iterator[None]:
             "another process of this fit has ended, or does not answer; what "
             "was saved before is whole"
         ) from error
-
-
-def resize_rows(value: Any, count: int, number: int) -> Any:
-    """Returns arguments with another number of rows.
-
-    Args:
-        value: A tensor, whose rows are repeated or left out if it has `count`
-            of them; a number that is no integer, such as a share of the data
-            set, which grows with them; a tuple, list or dictionary of such; or
-            anything else.
-        count: The number of rows.
-        number: The number that they are to have.
-    """
-    if isinstance(value, Tensor):
-        if value.dim() == 0 or len(value) != count:
-            return value
-        return value[torch.arange(number, device=value.device) % count]
-    if isinstance(value, float):
-        return value * number / count
-    if isinstance(value, dict):
-        return {k: resize_rows(v, count, number) for k, v in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(resize_rows(v, count, number) for v in value)
-    return value

@@ -206,9 +206,9 @@ def read_rows(shards: Shards, images: Tensor | Rows, index: Tensor) -> Tensor:
 
     Where they are read from a file, dynamic binarization draws them here.
     """
-    with shards.drawing(
-        "images", lambda number: images[index[:1].expand(number)]
-    ):
+    if not (shards.is_alone or shards.knows("images")):
+        shards.learn("images", lambda number: images[index[:1].expand(number)])
+    with shards.drawing("images"):
         return images[index]
 
 

@@ -57,12 +57,10 @@ def resolve_engine(
     vae: VAE,
     objective: AnnealedObjective,
     num_steps: int,
-    is_alone: bool = True,
 ) -> str:
     """Returns the engine that a run steps with: `eager` or `compiled`.
 
-    `auto` compiles from `COMPILE_FROM` steps on, if the loss can be compiled
-    and there is one process.
+    `auto` compiles from `COMPILE_FROM` steps on, if the loss can be compiled.
 
     Raises:
         ValueError: If the compiled engine was asked for and cannot take it.
@@ -76,7 +74,6 @@ def resolve_engine(
         )
     if config.engine != "auto":
         return config.engine
-    is_possible = is_possible and is_alone
     return "compiled" if is_long(num_steps) and is_possible else "eager"
 
 
@@ -94,11 +91,6 @@ def check_split(vae: VAE, config: FitConfig, shards: Shards) -> None:
     if shards.is_alone:
         return
     count = shards.world_size
-    if config.engine == "compiled":
-        raise ValueError(
-            f"engine is 'compiled' in {count} processes, whose steps are not "
-            "compiled; expected auto or eager"
-        )
     if config.free_bits:
         raise ValueError(
             f"free_bits is {config.free_bits}, a floor under a minibatch's "

@@ -72,6 +72,7 @@ class Stepper:
             *self._pair,
             precision=self.config.matmul_precision,
             clip_norm=self._clip_norm,
+            shards=self.shards,
         )
 
     def fall_back(self, error: Exception) -> None:
@@ -108,7 +109,8 @@ class Stepper:
             NonFiniteLossError: If the loss is NaN or infinite.
         """
         self.objective.set_weight(number)
-        is_whole = len(x) == self.config.batch_size
+        size = len(x) if self.shards.is_alone else self.shards.part.size
+        is_whole = size == self.config.batch_size
         svi = (self.compiled if is_whole else None) or self._eager
         try:
             loss = self._take_step(svi, x, *inferred, **given)

@@ -99,9 +99,7 @@ class Trainer:
         )
         self.recorder = Recorder(vae, self.data, validation, config, objective)
         num_steps = self.epochs * self.num_batches
-        self.engine = resolve_engine(
-            config, vae, objective, num_steps, self.shards.is_alone
-        )
+        self.engine = resolve_engine(config, vae, objective, num_steps)
         self.folder: RunFolder | None = None
 
     @property
@@ -178,9 +176,10 @@ class Trainer:
         num_steps = self.epochs * self.num_batches
         try:
             # Where a long run's step cannot be compiled, its evaluations can.
-            is_auto = config.engine == "auto" and self.shards.is_alone
+            is_auto = config.engine == "auto"
             if is_compiled or (is_auto and is_long(num_steps)):
-                self._compile_evaluation()
+                with self.shards.failing_together():
+                    self._compile_evaluation()
             if is_compiled:
                 self.stepper.compile_steps()
         except (CompilationError, DynamicPairError) as error:

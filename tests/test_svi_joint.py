@@ -1,0 +1,100 @@
+"""The parts of one minibatch in recorded graphs, without processes."""
+
+import pyro
+import pytest
+import torch
+from pyro.optim import SGD
+
+from pyro_vae.svi import CompiledSVI, Shards, graphs
+from tests.models import linear_vae
+
+
+class Half(Shards):
+    """One of two processes, which hears nothing of the other."""
+
+    def __init__(self, rank):
+        super().__init__()
+        self.rank, self.world_size = rank, 2
+
+    def first_of(self, value):
+        return value
+
+    def sum(self, tensors, means=(), has_failed=False):
+        self.has_failure = has_failed
+        return list(tensors), list(means)
+
+
+@pytest.fixture
+def records(monkeypatch):
+    """The graphs that are compiled, which Python runs."""
+    known = []
+    monkeypatch.setattr(
+        graphs,
+        "compile_by_inductor",
+        lambda graph, inputs: known.append(graph) or graph,
+    )
+    return known
+
+
+def step(shards, size, number=1):
+    """Returns the loss and what parameters have become after some steps."""
+    torch.manual_seed(0)
+    x = torch.randn(size, 6)
+    vae = linear_vae()
+    pair = (vae.model, vae.guide, SGD({"lr": 1.0}))
+    svi = CompiledSVI(*pair, shards=shards)
+    before = torch.nn.utils.parameters_to_vector(vae.parameters()).detach()
+    for _ in range(number):
+        mine = x[shards.begin(size)]
+        loss = svi.step(mine, shards.share(100))
+    after = torch.nn.utils.parameters_to_vector(vae.parameters()).detach()
+    return torch.cat([torch.tensor([loss]), before - after])
+
+
+@pytest.mark.usefixtures("records")
+@pytest.mark.parametrize("size", [4, 5])
+def test_the_parts_of_a_step_sum_to_the_whole(size):
+    parts = [step(Half(rank), size) for rank in (0, 1)]
+    torch.testing.assert_close(sum(parts), step(Shards(), size))
+
+
+def test_parts_of_as_many_rows_have_the_same_graph(records):
+    for rank in (0, 1):
+        step(Half(rank), 4)
+    first, second = (record.code for record in records)
+    assert first == second
+    assert "all_reduce" not in first
+
+
+def test_an_error_leaves_the_random_states(records):
+    shards = Half(0)
+    vae = linear_vae()
+    svi = CompiledSVI(vae.model, vae.guide, SGD({"lr": 1.0}), shards=shards)
+    x = torch.randn(4, 6)[shards.begin(4)]
+    svi.step(x, shards.share(100))
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match="an argument of the step is <obj"):
+        svi.step(x, shards.share(100), object())
+    assert torch.equal(torch.get_rng_state(), state)
+    svi.step(x, shards.share(100))
+
+
+def test_the_pair_is_learned_without_a_trace(records):
+    def model(x, share):
+        with pyro.plate("data", share, subsample=x):
+            pyro.sample("z", pyro.distributions.Normal(x, 1.0))
+
+    def guide(x, share):
+        loc = pyro.param("loc", lambda: torch.randn(()))
+        with pyro.plate("data", share, subsample=x):
+            pyro.sample("z", pyro.distributions.Normal(loc + x, 1.0))
+
+    found = []
+    for shards in (Half(0), Shards()):
+        with pyro.get_param_store().scope():
+            torch.manual_seed(0)
+            svi = CompiledSVI(model, guide, SGD({"lr": 0.0}), shards=shards)
+            x = torch.ones(4)[shards.begin(4)]
+            svi.step(x, shards.share(100))
+            found.append((pyro.param("loc").item(), torch.rand(1).item()))
+    assert found[0] == found[1]
