@@ -2,15 +2,20 @@
 
 import warnings
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from unittest import mock
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from pyro_vae import Config, build, fit
-from pyro_vae.data import Dataset
+from pyro_vae.data import Dataset, Rows
 from pyro_vae.svi import NonFiniteLossError, Shards
 from pyro_vae.svi.graphs import Program
 from tests.models import PAIRS, bend, without_timing
@@ -19,6 +24,7 @@ from tests.shard_pairs import OWN_CASES, OWN_REFUSED, train_own
 WORLDS = (2, 3)
 LONG, LONG_COMPILED = "200 steps", "200 steps, compiled"
 INDUCTOR = "inductor"
+FILE = "images in a file"
 COMPILED = (
     "normal, laplace",
     "laplace, flow",
@@ -104,6 +110,7 @@ def list_cases():
     compiled = {"engine": "compiled"}
     cases |= {f"{name}, compiled": cases[name] | compiled for name in COMPILED}
     return cases | {
+        FILE: {"binarize": "dynamic", "likelihood": "bernoulli", "epochs": 2},
         INDUCTOR: {"batch_size": 15, "epochs": 5, **compiled},
         LONG_COMPILED: {"batch_size": 5, "epochs": 67, **compiled},
         **{own: {} for own in [*OWN_CASES, *OWN_REFUSED]},
@@ -146,12 +153,37 @@ def train(name, choices, shards):
     torch.manual_seed(0)
     vae = bend(build(config, 6, num_labels=3))
     change(vae, name.removesuffix(", compiled"), shards)
+    run = partial(fit, vae, config=config, shards=shards)
     try:
-        with backend(name):
-            records = list(fit(vae, data, config, shards=shards))
+        with backend(name), TemporaryDirectory() as folder:
+            if name == FILE:
+                records = fit_file(run, data, Path(folder), shards)
+            else:
+                records = list(run(data))
     except (ValueError, NonFiniteLossError) as error:
         return str(error)
     return without_timing(records), vae.state_dict()
+
+
+def fit_file(run, data, folder, shards):
+    """Fits images that stay in a file, of which each process reads its own."""
+    np.save(folder / "images.npy", data.train.numpy())
+    images, read = np.load(folder / "images.npy", mmap_mode="r"), []
+
+    def read_some(rows):
+        read.extend(rows.tolist())
+        return torch.from_numpy(images[rows])
+
+    def check(step, elbo):
+        assert len({*read}) == shards.part.count
+        read.clear()
+
+    rows, records = Rows(read_some, *data.train.shape), []
+    for record in run(replace(data, train=rows), on_step=check):
+        read.clear()  # what was read between the epochs
+        records.append(record)
+    assert type(images) is np.memmap
+    return records
 
 
 def backend(name):

@@ -19,9 +19,13 @@ import pyro_vae.training.loop as loop
 
 harm, script, *sys.argv[1:] = sys.argv[1:]
 usual = loop.take_step
+is_first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+is_mine = os.environ["RANK"] == "1" and is_first
+if harm == "killed early" and is_mine:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 def step(trainer, x, *arguments):
-    if trainer.progress.epoch == 1 and os.environ["RANK"] == "1":
+    if trainer.progress.epoch == 1 and is_mine:
         if harm == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         elif harm == "error":
@@ -35,9 +39,10 @@ runpy.run_path(script, run_name="__main__")
 """
 
 
-def torchrun(folder, count, *words):
+def torchrun(folder, count, *words, restarts=0):
     launcher = ["-m", "torch.distributed.run", "--standalone"]
     launcher += ["--nproc-per-node", str(count)]
+    launcher += ["--max-restarts", str(restarts)]
     return subprocess.run(
         [sys.executable, *launcher, *map(str, words)],
         cwd=folder,
@@ -87,6 +92,35 @@ def test_harm_to_one_process_ends_all_and_is_said_once(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("harm", ["killed", "killed early"])
+def test_torchrun_starts_anew_where_the_checkpoint_is(tmp_path, harm):
+    (tmp_path / "driver.py").write_text(DRIVER)
+    words = (*SMALL, "run", "--epochs", 3)
+    harmed = ("driver.py", harm, SCRIPTS / "fit.py", *words)
+    result = torchrun(tmp_path, 2, *harmed, restarts=1)
+    assert result.returncode == 0, result.stderr
+    goes_on = "started anew by torchrun: run holds the run to epoch 1"
+    assert (goes_on in result.stdout) == (harm == "killed")
+    words = (*SMALL, "alone", "--epochs", 3)
+    assert run(tmp_path, "fit.py", *words).returncode == 0
+    check_same_history(tmp_path, "alone", "run")
+
+
+def check_same_history(folder, *names):
+    alone, shared = (read_history(folder / name / HISTORY) for name in names)
+    for one, other in zip(alone, shared, strict=True):
+        for key in one.keys() - {*TIMING}:
+            assert other[key] == pytest.approx(one[key], rel=1e-4), key
+
+
+def test_a_restart_that_would_overwrite_is_refused(tmp_path):
+    words = (SCRIPTS / "fit.py", *SMALL, "run", "--overwrite")
+    result = torchrun(tmp_path, 1, *words, restarts=1)
+    assert result.returncode != 0
+    assert "error: --overwrite was given, and torchrun's" in result.stderr
+
+
+@pytest.mark.slow
 def test_a_run_goes_on_in_another_number_of_processes(tmp_path):
     words = (*SMALL, "alone", "--epochs", 3)
     assert run(tmp_path, "fit.py", *words).returncode == 0
@@ -99,9 +133,4 @@ def test_a_run_goes_on_in_another_number_of_processes(tmp_path):
     assert result.returncode == 0, result.stderr
     last = (*more[:-1], 3)
     assert run(tmp_path, "fit.py", *last).returncode == 0
-    alone, shared = (
-        read_history(tmp_path / name / HISTORY) for name in ("alone", "shared")
-    )
-    for one, other in zip(alone, shared, strict=True):
-        for key in one.keys() - {*TIMING}:
-            assert other[key] == pytest.approx(one[key], rel=1e-4), key
+    check_same_history(tmp_path, "alone", "shared")

@@ -13,7 +13,7 @@ from pyro_vae.cli.drawing import draw_run
 from pyro_vae.cli.flags import CommandLine, to_flag
 from pyro_vae.cli.outcome import sum_up, warn_of_faults
 from pyro_vae.cli.output import check_inner_folder, write_figures
-from pyro_vae.cli.processes import joined
+from pyro_vae.cli.processes import count_restarts, joined, may_restart
 from pyro_vae.cli.progress import Progress
 from pyro_vae.config import (
     PRESETS,
@@ -121,6 +121,7 @@ def fit_together(command: CommandLine[Flags], shards: Shards) -> int:
         config = replace(config, dataset=data.name)
     folder = flags.output or Path("results", f"{data.name}-{config.prior}")
     go_on = f"{command.program} --resume --output {shlex.quote(str(folder))}"
+    flags = going_on(flags, folder, shards)
     interrupt = command.interrupt
     progress = Progress(config.batch_size, interrupt)
     try:
@@ -138,6 +139,29 @@ def fit_together(command: CommandLine[Flags], shards: Shards) -> int:
     if is_stopped(command, shards):
         print(f"stopped; everything is saved in {folder}. To go on: {go_on}")
     return interrupt.status
+
+
+def going_on(flags: Flags, folder: Path, shards: Shards) -> Flags:
+    """Returns the flags, with --resume if torchrun has started anew.
+
+    Before the first checkpoint there is nothing to go on with.
+
+    Raises:
+        ValueError: If --overwrite is given, with which a second start could
+            not tell the run that it has begun from the one to be replaced.
+    """
+    if flags.overwrite and may_restart():
+        raise ValueError(
+            "--overwrite was given, and torchrun's --max-restarts; expected "
+            "one of the two: delete the folder, or leave --max-restarts out"
+        )
+    if not count_restarts() or flags.resume:
+        return flags
+    epoch = shards.agree(epoch_saved(folder))
+    if epoch is None:
+        return flags
+    print(f"started anew by torchrun: {folder} holds the run to epoch {epoch}")
+    return replace(flags, resume=True)
 
 
 def train(

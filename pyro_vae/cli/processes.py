@@ -31,6 +31,8 @@ def joined() -> Iterator[Shards]:
         yield Shards()
         return
     store, rank, world_size = next(dist.rendezvous("env://"))
+    # The store outlives a restart, with the addresses of processes before it.
+    store = dist.PrefixStore(f"restart {count_restarts()}", store)
     if torch.cuda.is_available():
         place = int(os.environ["LOCAL_RANK"])
         torch.cuda.set_device(place % torch.cuda.device_count())
@@ -48,6 +50,16 @@ def joined() -> Iterator[Shards]:
                 sys.exit(2)
             raise
     dist.destroy_process_group()
+
+
+def count_restarts() -> int:
+    """Returns how often torchrun has started its processes anew."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def may_restart() -> bool:
+    """Returns whether torchrun starts processes anew when one of them ends."""
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
 
 
 @contextmanager
