@@ -12,6 +12,7 @@ import pytest
 import simulated_counts
 import torch
 from combinations import write_page
+from processes import write_lines as write_process_lines
 from pyro_programs import write_lines
 from simulated_counts import sum_up
 
@@ -696,6 +697,30 @@ def test_the_page_of_combinations_is_its_table():
     table = pd.read_csv(REFERENCE / "combinations.csv")
     text = (ROOT / "docs" / "combinations.md").read_text()
     assert text == write_page(table, epochs=4)
+
+
+def test_the_page_of_processes_says_what_its_table_does():
+    table = pd.read_csv(REFERENCE / "processes.csv")
+    text = (ROOT / "docs" / "scale.md").read_text()
+    assert "\n".join(write_process_lines(table)) in text
+    words = text.replace("\n", " ")
+    assert f"its {table['megabytes'].max():.1f} MB alone" in words
+    ms = table.set_index(["engine", "batch_size", "processes"])["step_ms"]
+    few, many = ms["compiled", 128, 1], ms["compiled", 1024, 1]
+    compiled = ms["compiled", 1024, 2] / many
+    eager = ms["eager", 1024, 2] / ms["eager", 1024, 1]
+    assert f"they take {compiled:.2f} of its time compiled" in words
+    assert f"and {eager:.2f} eagerly" in words
+    for engine in ("compiled", "eager"):  # two take longer than one
+        assert ms[engine, 128, 2] > ms[engine, 128, 1]
+    image = (many - few) / (1024 - 128)
+    start = few - 128 * image
+    assert f"about {start:.1f} ms" in words and f"{image:.3f} ms for" in words
+    for size, whole in ((128, few), (1024, many)):
+        shared = size / 8 * image
+        assert (
+            f"{start:.1f} + {shared:.1f} ms in the place of {whole:.1f} at"
+        ) in words
 
 
 def test_the_table_of_pyros_programs():

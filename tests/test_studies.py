@@ -398,3 +398,26 @@ def test_the_figures_of_studies_are_drawn_again(tmp_path):
             assert drawn.width > 1000
     result = run(tmp_path, "redraw.py", "gradients/nowhere")
     assert "holds no amortization.csv, benchmark.csv" in result.stderr
+
+
+def test_processes(tmp_path, float32):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    table = pd.read_csv(REFERENCE / "processes.csv")
+    table.to_csv(folder / "processes.csv", index=False)
+    words = ("--engines", "eager", "--batch-sizes", 128, "--steps", 2)
+    result = run(tmp_path, "processes.py", "--output", "out", *words)
+    assert result.returncode == 0, result.stderr
+    new = pd.read_csv(folder / "processes.csv")
+    assert list(new) == list(table) and len(new) == len(table)
+    keys = ["engine", "batch_size", "processes"]
+    both = table.set_index(keys)["step_ms"] == new.set_index(keys)["step_ms"]
+    assert list(both[~both].index) == [("eager", 128, 1)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--steps", 0], "--steps is 0; expected at least 1")],
+)
+def test_processes_refuse(tmp_path, arguments, message):
+    assert message in error_of(run(tmp_path, "processes.py", *arguments))

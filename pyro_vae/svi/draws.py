@@ -5,6 +5,7 @@ random stream. Which dimension of a draw counts the rows is learned by running
 the same code on another number of rows.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,12 @@ _REJECTING = {
     aten.randperm.default: "a permutation, such as Pyro's subsample",
 }
 _CATEGORIES = aten.multinomial.default  # of `(..., K)`, flattened by torch
+
+
+@functools.cache  # for it is asked of all that a step does
+def _is_random(operator: Any) -> bool:
+    """Returns whether an operator draws."""
+    return torch.Tag.nondeterministic_seeded in operator.tags
 
 
 @dataclass(frozen=True)
@@ -79,10 +86,10 @@ class _Watching(TorchDispatchMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        kwargs = dict(kwargs or {})
-        if torch.Tag.nondeterministic_seeded not in function.tags:
-            return function(*args, **kwargs)
-        return self.draw(function, self._shape(function, args), args, kwargs)
+        if not _is_random(function):
+            return function(*args, **(kwargs or {}))
+        shape = self._shape(function, args)
+        return self.draw(function, shape, args, dict(kwargs or {}))
 
     def draw(
         self, function: Any, shape: tuple[int, ...], args: Any, kwargs: Any
