@@ -79,6 +79,38 @@ def test_an_error_leaves_the_random_states(records):
     svi.step(x, shards.share(100))
 
 
+@pytest.mark.usefixtures("records")
+def test_rows_of_no_minibatch_are_refused():
+    vae, shards = linear_vae(), Half(0)
+    svi = CompiledSVI(vae.model, vae.guide, SGD({"lr": 1.0}), shards=shards)
+    with pytest.raises(ValueError, match=r"expected rows = shards.begin\(B\)"):
+        svi.step(torch.randn(2, 6), 100)
+    with pytest.raises(ValueError, match="no minibatch was begun"):
+        svi.evaluate_loss(torch.randn(2, 6), 100)
+
+
+@pytest.mark.usefixtures("records")
+def test_all_rows_in_each_process_are_refused():
+    vae, shards = linear_vae(), Half(0)
+    svi = CompiledSVI(vae.model, vae.guide, SGD({"lr": 1.0}), shards=shards)
+    shards.begin(4)
+    with pytest.raises(ValueError, match="site 'z' of the guide is not of the"):
+        svi.step(torch.randn(4, 6), 100)
+
+
+@pytest.mark.usefixtures("records")
+def test_a_gradient_given_beforehand_is_refused():
+    vae, shards = linear_vae(), Half(0)
+    svi = CompiledSVI(vae.model, vae.guide, SGD({"lr": 1.0}), shards=shards)
+    x = torch.randn(4, 6)
+    for param in vae.parameters():
+        param.grad = torch.zeros_like(param)  # as Pyro's SVI leaves them
+    svi.step(x[shards.begin(4)], shards.share(100))
+    param.grad = torch.ones_like(param)
+    with pytest.raises(ValueError, match="several processes share the"):
+        svi.step(x[shards.begin(4)], shards.share(100))
+
+
 def test_the_pair_is_learned_without_a_trace(records):
     def model(x, share):
         with pyro.plate("data", share, subsample=x):

@@ -47,6 +47,7 @@ class Joint:
         """
         if self.shards.is_alone:
             return compute()
+        self._check_begun()
         states, failure, run = get_random_states(), None, self._last
         try:
             run = compute()
@@ -65,9 +66,19 @@ class Joint:
         """Returns the sums of losses, `()` each; errors are as in `run`."""
         if self.shards.is_alone:
             return compute()
+        self._check_begun()
         with self.shards.failing_together():
             losses = compute()
         return self.shards.sum(losses)[0]
+
+    def _check_begun(self) -> None:
+        """Refuses rows of no minibatch."""
+        if not self.shards.part.size:
+            raise ValueError(
+                f"the step is one of {self.shards.world_size} processes, and "
+                "no minibatch was begun; expected rows = shards.begin(B) "
+                "before, and those rows of its B as the arguments"
+            )
 
     def _fail(self, failure: Exception | None, states: list[Tensor]) -> None:
         """Raises the error of the first process that has one."""

@@ -177,7 +177,7 @@ def train_epoch(trainer: Trainer, on_step: OnStep, stop: Stop) -> bool:
             index = index.to(trainer.device)
             mine = index[trainer.shards.begin(len(index))]
             given = trainer.known.given(images, mine, places)
-            x = read_rows(trainer.shards, images, mine)
+            x = read_rows(trainer, images, mine)
             elbo = take_step(trainer, x, index, given)
             tell(progress.step, elbo, on_step)
             is_inside = progress.batch < trainer.num_batches
@@ -201,14 +201,18 @@ def is_stopped(shards: Shards, stop: Stop) -> bool:
     return shards.wants_stop if shards.is_alone else shards.is_stopping
 
 
-def read_rows(shards: Shards, images: Tensor | Rows, index: Tensor) -> Tensor:
+def read_rows(trainer: Trainer, images: Tensor | Rows, index: Tensor) -> Tensor:
     """Returns this process's images of a minibatch, `(b, D)`.
 
     Where they are read from a file, dynamic binarization draws them here.
     """
-    if not (shards.is_alone or shards.knows("images")):
-        shards.learn("images", lambda number: images[index[:1].expand(number)])
-    with shards.drawing("images"):
+    shards = trainer.shards
+    key = ("images", type(images), trainer.config.binarize)
+    if shards.is_alone:
+        return images[index]
+    if not shards.knows(key):
+        shards.learn(key, lambda number: images[index[:1].expand(number)])
+    with shards.drawing(key):
         return images[index]
 
 
