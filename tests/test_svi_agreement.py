@@ -12,9 +12,6 @@ from pyro_vae.svi.agreement import (
 from pyro_vae.svi.pairs import Run
 
 
-EPS = torch.finfo(torch.get_default_dtype()).eps
-
-
 class Kink(nn.Module):
     """A ReLU of a sum that is next to zero, and a smooth part."""
 
@@ -26,7 +23,8 @@ class Kink(nn.Module):
     def run(self):
         self.weights.grad = None
         x = torch.tensor([3.0, -1.0])
-        loss = self.scale * ((self.weights * x).sum() - EPS).relu()
+        rounding = torch.finfo(self.weights.dtype).eps
+        loss = self.scale * ((self.weights * x).sum() - rounding).relu()
         loss = loss + self.weights.square().sum()
         loss.backward()
         grad = self.weights.grad
