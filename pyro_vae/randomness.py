@@ -10,7 +10,7 @@ from torch import Tensor
 
 @contextmanager
 def random_stream(
-    seed: int, stream: int, device: torch.device
+    seed: int, stream: int, device: torch.device, part: int = 0
 ) -> Iterator[None]:
     """Seeds torch's generators for a block, and restores their states after it.
 
@@ -19,8 +19,10 @@ def random_stream(
         stream: The number of one of its independent streams: 0 for
             evaluations, e for the training of epoch e.
         device: The device whose generator is seeded, beside the CPU's.
+        part: The number of one of the stream's independent parts.
     """
-    number = np.random.SeedSequence((seed, stream)).generate_state(1, np.uint64)
+    numbers = np.random.SeedSequence((seed, stream, part))
+    number = numbers.generate_state(1, np.uint64)
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.default_generator.manual_seed(int(number[0]))

@@ -16,6 +16,7 @@ from torch import nn
 
 from pyro_vae import Config, build, fit
 from pyro_vae.data import Dataset, Rows
+from pyro_vae.evaluation import elbo
 from pyro_vae.svi import NonFiniteLossError, Shards
 from pyro_vae.svi.graphs import Program
 from tests.models import PAIRS, bend, without_timing
@@ -231,6 +232,7 @@ def run_all(rank, folder, names):
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
+    elbo.EVALUATION_BATCH = 4  # images, so that all have a batch to evaluate
     dist.init_process_group(
         "gloo",
         init_method=f"file://{folder}/meeting",

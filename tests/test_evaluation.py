@@ -20,6 +20,7 @@ from pyro_vae.evaluation import (
     annealed_bound,
     check_aggregate,
     default_method,
+    elbo,
     estimate_elbo,
     importance,
     importance_bound,
@@ -28,13 +29,16 @@ from pyro_vae.evaluation import (
     log_marginal,
     log_marginal_likelihood,
     log_weights,
+    mean_elbo_terms,
     posterior_density,
     posterior_kl,
     split_gap,
     sum_states,
+    sum_terms,
 )
 from pyro_vae.objectives import make_objective
 from pyro_vae.runs.files import FileError
+from pyro_vae.svi import Shards
 from tests.models import (
     NOISE,
     draw_images,
@@ -110,6 +114,36 @@ def test_the_quadrature_of_narrow_peaks_beside_one_far_out():
     truth = exact_log_marginal(vae, x, 0.01)
     assert (result.value - truth).abs().max() < 1e-2
     assert result.error.max() <= 1e-2
+
+
+def test_processes_share_the_batches_of_an_evaluation(monkeypatch):
+    class One(Shards):
+        """One of two processes, which sees its own sums alone."""
+
+        def __init__(self, rank):
+            super().__init__()
+            self.rank, self.world_size, self.seen = rank, 2, []
+
+        def gather(self, value):
+            return [value]
+
+        def sum_terms(self, x):
+            self.seen.append(x)
+            return sum_terms(vae, x)
+
+    monkeypatch.setattr(elbo, "EVALUATION_BATCH", 4)
+    vae = linear_vae()
+    x = draw_images(vae, 10)
+    whole = mean_elbo_terms(vae, x)
+    shards = [One(0), One(1)]
+    parts = [
+        mean_elbo_terms(vae, x, compute_sums=one.sum_terms, shards=one)
+        for one in shards
+    ]
+    for term, *both in zip(whole, *parts, strict=True):
+        assert term == pytest.approx(sum(both), rel=1e-12)
+    assert [[len(b) for b in one.seen] for one in shards] == [[4, 2], [4]]
+    assert torch.equal(torch.cat([shards[0].seen[0], *shards[1].seen]), x[:8])
 
 
 @pytest.mark.parametrize("tolerance", [0.0, -1.0, math.nan, math.inf])

@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 from pyro_vae.evaluation.result import LogMarginal
 from pyro_vae.parts.distributions.one_hots import MOST_STATES
 from pyro_vae.randomness import random_stream
-from pyro_vae.svi import NonFiniteLossError, compile_graph
+from pyro_vae.svi import NonFiniteLossError, Shards, compile_graph
 from pyro_vae.vae import VAE
 
 EVALUATION_BATCH = 1000  # images
@@ -30,8 +30,12 @@ def mean_elbo_terms(
     seed: int = 0,
     compute_sums: Sums | None = None,
     labels: Tensor | None = None,
+    shards: Shards | None = None,
 ) -> tuple[float, float]:
     """Estimates the two terms of the ELBO with one sample of z per image.
+
+    Each batch of images has noise of its own, so that the processes of a fit
+    can share the batches.
 
     Args:
         vae: The VAE.
@@ -40,6 +44,7 @@ def mean_elbo_terms(
         compute_sums: Returns the sums of the two terms over images; by
             default `sum_terms`.
         labels: The images' labels, `(N,)`, of a conditional VAE.
+        shards: Processes that share the batches; by default this one alone.
 
     Returns:
         The means over the images of the expected log-likelihood and of the
@@ -49,14 +54,19 @@ def mean_elbo_terms(
         NonFiniteLossError: If one is NaN or infinite.
     """
     compute_sums = compute_sums or partial(sum_terms, vae)
+    shards = shards or Shards()
+    batches = [*zip_batches(images, labels, evaluation_batch(vae))]
     sums = torch.zeros(2, dtype=torch.float64)
     with (
-        random_stream(seed, 0, images.device),
+        shards.failing_together(),
         pyro.validation_enabled(False),
         evaluation_mode(vae),
     ):
-        for batch in zip_batches(images, labels, evaluation_batch(vae)):
-            sums += torch.stack(list(compute_sums(*batch))).cpu()
+        for number in range(shards.rank, len(batches), shards.world_size):
+            with random_stream(seed, 0, images.device, number):
+                parts = list(compute_sums(*batches[number]))
+            sums += torch.stack(parts).cpu()
+    sums = torch.stack(shards.gather(sums)).sum(0)
     expected_log_likelihood, kl = (sums / len(images)).tolist()
     if not math.isfinite(expected_log_likelihood - kl):
         raise NonFiniteLossError(

@@ -210,13 +210,18 @@ class Shards:
             dist.broadcast_object_list(values, group=self.group, group_src=0)
         return values[0]
 
-    def first_of(self, value: Any) -> Any:
-        """Returns the value of the first process that has one, or None."""
+    def gather(self, value: Any) -> list[Any]:
+        """Returns the values of all processes, in their order."""
         if self.is_alone:
-            return value
+            return [value]
         values: list[Any] = [None] * self.world_size
         with _losses_told():
             dist.all_gather_object(values, value, group=self.group)
+        return values
+
+    def first_of(self, value: Any) -> Any:
+        """Returns the value of the first process that has one, or None."""
+        values = self.gather(value)
         return next((v for v in values if v is not None), None)
 
     @contextmanager
@@ -239,6 +244,8 @@ class Shards:
         Args:
             failure: This process's own.
         """
+        if self.is_alone and failure is not None:
+            raise failure
         first = self.first_of(failure and _sendable(failure))
         if first is not None:
             raise first from failure

@@ -27,6 +27,7 @@ from pyro_vae.parts.likelihoods import bits_per_dimension
 from pyro_vae.parts.masking import unmasked
 from pyro_vae.randomness import random_stream
 from pyro_vae.runs.history import Record
+from pyro_vae.svi import Shards
 from pyro_vae.training.objective import AnnealedObjective
 from pyro_vae.training.setup import Labeled, training_images
 from pyro_vae.training.state import Progress
@@ -50,6 +51,7 @@ class Recorder:
         validation: Images that were held out, and their labels; or None.
         config: The run's configuration.
         objective: What the run maximizes.
+        shards: The processes that share the evaluation.
     """
 
     def __init__(
@@ -59,9 +61,11 @@ class Recorder:
         validation: Labeled | None,
         config: FitConfig,
         objective: AnnealedObjective,
+        shards: Shards,
     ):
         self.vae, self.data, self.validation = vae, data, validation
         self.config, self.objective = config, objective
+        self.shards = shards
         self._compute_sums: Sums = partial(sum_terms, vae)
 
     def compile(self) -> None:
@@ -115,6 +119,7 @@ class Recorder:
             self.config.seed,
             self._compute_sums,
             place_labels(self.vae, labels),
+            self.shards,
         )
 
     def _bits(self, elbo: float) -> Record:

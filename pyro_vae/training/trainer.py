@@ -97,7 +97,9 @@ class Trainer:
         self.stepper = Stepper(
             vae, config, objective, optim, self.num_data, self.shards
         )
-        self.recorder = Recorder(vae, self.data, validation, config, objective)
+        self.recorder = Recorder(
+            vae, self.data, validation, config, objective, self.shards
+        )
         num_steps = self.epochs * self.num_batches
         self.engine = resolve_engine(config, vae, objective, num_steps)
         self.folder: RunFolder | None = None
@@ -212,7 +214,6 @@ class Trainer:
             NonFiniteLossError: If a number in it is NaN or infinite; nothing
                 is written then.
         """
-        # Each process evaluates, so that none waits for another.
         record = self.shards.agree(self.recorder.record(self.progress))
         for name, value in record.items():
             if not math.isfinite(value):
