@@ -100,8 +100,9 @@ def list_cases():
         "shards without rows": {"batch_size": 2},
         "one row": {"gradient": "score-function-baseline", "batch_size": 1},
         "free bits": {"free_bits": 0.1},
-        "local": {"inference": "local"},
-        "semi-amortized": {"inference": "semi-amortized"},
+        "local": {"inference": "local", "e_steps": 3, "epochs": 2},
+        "semi-amortized": {"inference": "semi-amortized", "e_steps": 2},
+        "e-steps": {"inference": "local", "e_steps": "inf"},
         "dropout": {},
         "batch norm": {},
         "gamma": {},
@@ -232,7 +233,7 @@ def run_all(rank, folder, names):
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
-    elbo.EVALUATION_BATCH = 4  # images, so that all have a batch to evaluate
+    elbo.EVALUATION_BATCH = 3  # of 4 images, so that there are two batches
     dist.init_process_group(
         "gloo",
         init_method=f"file://{folder}/meeting",

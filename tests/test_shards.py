@@ -18,8 +18,7 @@ pytestmark = pytest.mark.slow  # it starts processes, and runs many cases
 
 REFUSED = {
     "free bits": "free_bits is 0.1, a floor under a minibatch's mean KL",
-    "local": "the inference is LocalInference, whose E-steps are not split",
-    "semi-amortized": "SemiAmortized, whose E-steps are not split",
+    "e-steps": "e_steps is inf: they go on as long as a minibatch's mean ELBO",
     "batch norm": "is BatchNorm1d, whose statistics are of a whole minibatch",
     "gamma": "draws from a gamma, beta or Student t distribution for each",
     "nan": "the loss is nan at site 'z' of the guide, in epoch 1, at step 1",

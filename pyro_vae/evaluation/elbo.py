@@ -56,16 +56,8 @@ def mean_elbo_terms(
     compute_sums = compute_sums or partial(sum_terms, vae)
     shards = shards or Shards()
     batches = [*zip_batches(images, labels, evaluation_batch(vae))]
-    sums = torch.zeros(2, dtype=torch.float64)
-    with (
-        shards.failing_together(),
-        pyro.validation_enabled(False),
-        evaluation_mode(vae),
-    ):
-        for number in range(shards.rank, len(batches), shards.world_size):
-            with random_stream(seed, 0, images.device, number):
-                parts = list(compute_sums(*batches[number]))
-            sums += torch.stack(parts).cpu()
+    with shards.failing_together(), evaluation_mode(vae):
+        sums = _sum_batches(compute_sums, batches, seed, shards)
     sums = torch.stack(shards.gather(sums)).sum(0)
     expected_log_likelihood, kl = (sums / len(images)).tolist()
     if not math.isfinite(expected_log_likelihood - kl):
@@ -75,6 +67,22 @@ def mean_elbo_terms(
             "smaller learning_rate or init_std"
         )
     return expected_log_likelihood, kl
+
+
+def _sum_batches(
+    compute_sums: Sums,
+    batches: Sequence[tuple[Tensor, ...]],
+    seed: int,
+    shards: Shards,
+) -> Tensor:
+    """Returns the sums of the two terms over this process's batches, `(2,)`."""
+    sums = torch.zeros(2, dtype=torch.float64)
+    with pyro.validation_enabled(False):
+        for number in range(shards.rank, len(batches), shards.world_size):
+            batch = batches[number]
+            with random_stream(seed, 0, batch[0].device, number):
+                sums += torch.stack(list(compute_sums(*batch))).cpu()
+    return sums
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.inference.e_step import EStep, ImageParameters, InferredModel
+from pyro_vae.svi import Shards
 
 HELD_OUT_STEPS = 100  # for an image without a lambda of its own yet
 # ImageParameters' fields by their names in the checkpoints of all versions.
@@ -42,6 +43,18 @@ class Inference(ABC):
         """Returns lambda of images that were not trained on, `(B, F)`.
 
         It is None where the encoder answers.
+        """
+
+    def share(  # noqa: B027
+        self, index: Tensor, mine: slice, shards: Shards
+    ) -> None:
+        """Tells the other processes of a fit what `prepare` has changed.
+
+        Args:
+            index: The places of a minibatch's images in the training set,
+                `(B,)`.
+            mine: Which of them this process has prepared.
+            shards: The processes.
         """
 
     def compile_for(self, sizes: Sequence[int]) -> None:  # noqa: B027
@@ -139,6 +152,16 @@ class LocalInference(Inference):
         rows, _ = self.step.run(vae, x, images.rows(index), self.num_steps)
         images.put(index, rows)
         return (rows.parameters,)
+
+    def share(self, index: Tensor, mine: slice, shards: Shards) -> None:
+        """Gives every process the lambda of the whole minibatch."""
+        images = self._started()
+        parts = []
+        for tensor in images.tensors():
+            part = tensor.new_zeros(len(index), tensor.shape[1])
+            part[mine] = tensor[index[mine]]
+            parts.append(part)
+        images.put(index, ImageParameters(*shards.sum(parts)[0]))
 
     def infer(self, vae: InferredModel, x: Tensor) -> Tensor:
         """Returns lambda of images that were not trained on, `(B, F)`.

@@ -1,5 +1,6 @@
 """fit(): minibatch after minibatch, epoch after epoch."""
 
+import copy
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyro
+import torch
 from torch import Tensor
 
 from pyro_vae.config import FitConfig, check_describes, find_short_warmup
@@ -216,6 +218,37 @@ def read_rows(trainer: Trainer, images: Tensor | Rows, index: Tensor) -> Tensor:
         return images[index]
 
 
+def infer_rows(
+    trainer: Trainer, x: Tensor, index: Tensor
+) -> tuple[Tensor, ...]:
+    """Returns what model and guide take of this process's images, after N.
+
+    Args:
+        trainer: The fit.
+        x: This process's images of the minibatch, `(b, D)`.
+        index: The places of all of its images in the training set, `(B,)`.
+    """
+    vae, shards = trainer.vae, trainer.shards
+    if shards.is_alone or vae.inference.is_amortized:
+        return vae.inference.prepare(vae, x, index)
+    part = shards.part
+    mine = slice(part.start, part.stop)
+
+    def prepare(number: int) -> tuple[Tensor, ...]:
+        rows = x[torch.arange(number, device=x.device) % len(x)]
+        aside = copy.deepcopy(vae.inference)  # it may keep what it finds
+        return aside.prepare(vae, rows, index[:1].expand(number))
+
+    with shards.failing_together():
+        key = ("inference", vae.training)
+        if not shards.knows(key):
+            shards.learn(key, prepare)
+        with shards.drawing(key):
+            inferred = vae.inference.prepare(vae, x, index[mine])
+    vae.inference.share(index, mine, shards)
+    return inferred
+
+
 def take_step(
     trainer: Trainer, x: Tensor, index: Tensor, given: Mapping[str, Any]
 ) -> Number:
@@ -228,7 +261,7 @@ def take_step(
         given: What the step is told of this process's labels.
     """
     progress = trainer.progress
-    inferred = trainer.vae.inference.prepare(trainer.vae, x, index)
+    inferred = infer_rows(trainer, x, index)
     try:
         value, elbo = trainer.stepper.step(
             progress.step + 1, x, *inferred, **given

@@ -1,5 +1,6 @@
 """What a configuration's choices come to here: device, engine, optimizer."""
 
+import math
 from typing import Any
 
 import torch
@@ -97,11 +98,11 @@ def check_split(vae: VAE, config: FitConfig, shards: Shards) -> None:
             f"mean KL, and {count} processes have a part of it each; expected "
             "0, or one process"
         )
-    if not vae.inference.is_amortized:
+    if getattr(vae.inference, "num_steps", 1) == math.inf:
         raise ValueError(
-            f"the inference is {type(vae.inference).__name__}, whose E-steps "
-            f"are not split, in {count} processes; expected "
-            "inference=amortized, or one process"
+            "e_steps is inf: they go on as long as a minibatch's mean ELBO "
+            f"rises, and {count} processes have a part of it each; "
+            "expected a number of steps, or one process"
         )
     for name, module in vae.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -193,6 +193,8 @@ class Trainer:
         if self.vae.inference.is_amortized:
             self.recorder.compile()
             return
+        if not self.shards.is_alone:
+            return  # a graph would draw for one process's rows alone
         sizes = (self.config.batch_size, evaluation_batch(self.vae))
         self.vae.inference.compile_for(sizes)
 
