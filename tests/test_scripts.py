@@ -517,7 +517,7 @@ def test_evaluate(tmp_path):
     kl = summary["kl(q, posterior) by quadrature"]
     assert summary["gaps together"] == pytest.approx(kl, abs=0.3)
     exact = table[(table["what"] == "quadrature") & table["image"].notna()]
-    assert len(exact) == 50 and exact["tolerance"].max() <= 1e-3
+    assert len(exact) == 50 and exact["tolerance"].max() <= 1e-2
     sampled = table[(table["what"] == "importance") & table["image"].notna()]
     assert (sampled["sampling_error"] > 0).all()
     assert (sampled["effective_sample_size"] > 1).all()
