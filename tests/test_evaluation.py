@@ -36,6 +36,7 @@ from pyro_vae.evaluation import (
     sum_states,
     sum_terms,
 )
+from pyro_vae.evaluation.grid import log_joint
 from pyro_vae.objectives import make_objective
 from pyro_vae.runs.files import FileError
 from pyro_vae.svi import Shards
@@ -155,6 +156,17 @@ def test_a_tolerance_is_a_positive_number(tmp_path, tolerance):
     command = CommandLine(evaluate.Flags, None, words, "pyro-vae evaluate")
     with pytest.raises(ValueError, match=said):  # before the folder is read
         evaluate.main(command)
+
+
+def test_the_domain_follows_a_small_tolerance():
+    torch.manual_seed(0)
+    vae = build(Config(latent_dim=1, hidden=(8,)), 9)
+    x, step = torch.rand(4, 9), 6e-5
+    z = torch.arange(-12, 12, step).unsqueeze(-1)
+    with torch.no_grad():
+        truth = log_joint(vae, z, x).logsumexp(0) + math.log(step)
+    found = integrate(vae, x, 1e-8)
+    assert ((found.value - truth).abs() <= found.error + 1e-10).all()
 
 
 def test_a_method_takes_the_tolerance_that_is_asked_for():
@@ -360,7 +372,9 @@ def test_the_samples_of_ais_are_chains_times_temperatures(monkeypatch):
         asked.append((num_chains, num_temperatures, seed))
 
     monkeypatch.setattr(log_marginal, "annealed_bound", spy)
-    METHODS["ais"].estimate(linear_vae(), torch.zeros(1, 6), Effort(5000, 3))
+    METHODS["ais"].estimate(
+        linear_vae(), torch.zeros(1, 6), Effort(5000, 3, 1e-3)
+    )
     assert asked == [(25, 200, 3)]
 
 

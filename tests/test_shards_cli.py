@@ -134,3 +134,15 @@ def test_a_run_goes_on_in_another_number_of_processes(tmp_path):
     last = (*more[:-1], 3)
     assert run(tmp_path, "fit.py", *last).returncode == 0
     check_same_history(tmp_path, "alone", "shared")
+
+
+@pytest.mark.slow
+def test_a_restart_leaves_a_run_that_was_there_before_the_launch(tmp_path):
+    words = (SCRIPTS / "fit.py", *SMALL, "run", "--epochs")
+    assert torchrun(tmp_path, 1, *words, 1).returncode == 0
+    before = (tmp_path / "run" / HISTORY).read_bytes()
+    result = torchrun(tmp_path, 1, *words, 2, restarts=1)
+    assert result.returncode != 0
+    assert "exists; expected a new folder" in result.stderr
+    assert "started anew" not in result.stdout
+    assert (tmp_path / "run" / HISTORY).read_bytes() == before

@@ -82,3 +82,15 @@ def test_random_states_are_left_alone():
     model, state = Kink(), torch.get_rng_state()
     list(run_nearby(model.run(), "highest", model.run))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_is_not_a_number_is_a_disagreement_and_excuses_none():
+    model = Kink()
+    truth = model.run()
+    lost = across(truth, float("nan"))
+    with pytest.raises(DisagreementError):
+        check_agreement([truth], lost, "highest")
+    with pytest.raises(DisagreementError):  # a nearby run at a domain's edge
+        check_agreement(
+            [truth, across(truth, float("inf"))], across(truth), "highest"
+        )

@@ -13,7 +13,7 @@ from pyro_vae.cli.drawing import draw_run
 from pyro_vae.cli.flags import CommandLine, to_flag
 from pyro_vae.cli.outcome import sum_up, warn_of_faults
 from pyro_vae.cli.output import check_inner_folder, write_figures
-from pyro_vae.cli.processes import count_restarts, joined, may_restart
+from pyro_vae.cli.processes import Launched, joined, may_restart
 from pyro_vae.cli.progress import Progress
 from pyro_vae.config import (
     PRESETS,
@@ -144,7 +144,8 @@ def fit_together(command: CommandLine[Flags], shards: Shards) -> int:
 def going_on(flags: Flags, folder: Path, shards: Shards) -> Flags:
     """Returns the flags, with --resume if torchrun has started anew.
 
-    Before the first checkpoint there is nothing to go on with.
+    Before the first checkpoint there is nothing to go on with. A run that was
+    there before the launch is left alone.
 
     Raises:
         ValueError: If --overwrite is given, with which a second start could
@@ -155,9 +156,9 @@ def going_on(flags: Flags, folder: Path, shards: Shards) -> Flags:
             "--overwrite was given, and torchrun's --max-restarts; expected "
             "one of the two: delete the folder, or leave --max-restarts out"
         )
-    if not count_restarts() or flags.resume:
+    if flags.resume or not isinstance(shards, Launched):
         return flags
-    epoch = shards.agree(epoch_saved(folder))
+    epoch = shards.agree(epoch_saved(folder) if shards.has_begun else None)
     if epoch is None:
         return flags
     print(f"started anew by torchrun: {folder} holds the run to epoch {epoch}")
@@ -180,8 +181,7 @@ def train(
     torch.manual_seed(config.seed)
     sizes = (data.data_dim, data.image_shape, max(2, data.num_labels))
     vae = build(config, *sizes)
-    caveats = find_caveats(vae, data)
-    for caveat in caveats:
+    for caveat in (caveats := find_caveats(vae, data)):
         warnings.warn(caveat, stacklevel=2)
     records = fit(
         vae,
@@ -195,6 +195,8 @@ def train(
         notes={"preset": flags.preset},
         shards=shards,
     )
+    if isinstance(shards, Launched) and shards.rank == 0:
+        shards.note_begun()
     progress.start(records.epochs, records.num_batches, records.engine)
     for record in records:
         progress.on_record(record)

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,6 +16,28 @@ from pyro_vae.cli.streams import open_nowhere
 from pyro_vae.svi import Shards
 
 TIMEOUT = timedelta(minutes=10)  # for a process that lives and is silent
+
+
+class Launched(Shards):
+    """The processes of one launch of torchrun, which may start them anew.
+
+    Args:
+        group: Their process group.
+        store: What outlives a start of theirs.
+    """
+
+    def __init__(self, group: Any, store: Any):
+        super().__init__(group)
+        self._store = store
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a run was begun, or taken up, since the launch."""
+        return bool(self._store.check(["begun"]))
+
+    def note_begun(self) -> None:
+        """Notes that the run's folder was accepted."""
+        self._store.set("begun", "")
 
 
 @contextmanager
@@ -30,9 +53,10 @@ def joined() -> Iterator[Shards]:
     if not dist.is_torchelastic_launched():
         yield Shards()
         return
-    store, rank, world_size = next(dist.rendezvous("env://"))
+    launch, rank, world_size = next(dist.rendezvous("env://"))
     # The store outlives a restart, with the addresses of processes before it.
-    store = dist.PrefixStore(f"restart {count_restarts()}", store)
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = dist.PrefixStore(f"restart {restarts}", launch)
     if torch.cuda.is_available():
         place = int(os.environ["LOCAL_RANK"])
         torch.cuda.set_device(place % torch.cuda.device_count())
@@ -41,7 +65,7 @@ def joined() -> Iterator[Shards]:
     )
     with _quiet(rank > 0):
         try:
-            yield Shards(dist.group.WORLD)
+            yield Launched(dist.group.WORLD, launch)
         except Exception:
             is_first = True
             with contextlib.suppress(Exception):  # the store may be gone
@@ -50,11 +74,6 @@ def joined() -> Iterator[Shards]:
                 sys.exit(2)
             raise
     dist.destroy_process_group()
-
-
-def count_restarts() -> int:
-    """Returns how often torchrun has started its processes anew."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def may_restart() -> bool:

@@ -63,9 +63,9 @@ class Effort:
             nats.
     """
 
-    num_samples: int = 5000
-    seed: int = 0
-    tolerance: float = 1e-3
+    num_samples: int
+    seed: int
+    tolerance: float
 
 
 def _sum(vae: VAE, x: Tensor, effort: Effort) -> LogMarginal:

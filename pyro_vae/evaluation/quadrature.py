@@ -69,7 +69,7 @@ def integrate(vae: VAE, x: Tensor, tolerance: float = 1e-3) -> LogMarginal:
         for _ in range(SIZES):
             grid = Grid(vae, x[left], low, (high - low) / CELLS, CELLS)
             cells = grid.integrate(*grid.find())
-            is_inside = grid.edge_mass(cells) < EDGE
+            is_inside = grid.edge_mass(cells) < min(EDGE, tolerance / 100)
             cells = cells.where(is_inside[cells.image])
             found = _refine(grid, cells, tolerance)
             inside = left[is_inside]

@@ -280,16 +280,6 @@ class CompiledSVI:
         given = {p: p.grad for p in run.announced if p.grad is not None}
         if not given:
             return run.stepped, run.gradients
-        is_sum_alone = self.clip_norm is None and self.shards.is_alone
-        if not is_sum_alone and any(g.any() for g in given.values()):
-            reason = "clip_norm is given"
-            if not self.shards.is_alone:
-                reason = "several processes share the minibatch"
-            raise ValueError(
-                "parameters have a gradient of their own before the step, and "
-                f"{reason}; expected one of the two: add the penalty to the "
-                "model by pyro.factor"
-            )
         gradients = run.by_parameter()
         for param, grad in given.items():
             gradients[param] = gradients.get(param, 0) + grad

@@ -57,6 +57,11 @@ class Part:
         """The number of rows that are computed."""
         return self.stop - self.start
 
+    @property
+    def rows(self) -> slice:
+        """The rows that are computed, of the whole minibatch."""
+        return slice(self.start, self.stop)
+
 
 class Draw(NamedTuple):
     """One operator that draws, and the shape of its draws."""

@@ -125,7 +125,8 @@ def check_finite(
     """
     if math.isfinite(value):
         return
-    site = find_nonfinite_site(model, guide, *args, **kwargs)
+    with shards.failing_together():
+        site = find_nonfinite_site(model, guide, *args, **kwargs)
     if not shards.is_alone:  # another process may know it
         site = shards.first_of(None if site == FINITE_AGAIN else site) or site
     raise NonFiniteLossError(f"the loss is {value} {site}")

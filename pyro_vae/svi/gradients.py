@@ -51,7 +51,6 @@ class CompiledGradients:
         self._patience = PATIENCE[engine]
         self.num_compilations = 0
         self._num_runs = 0
-        self._joint = Joint(pair.shards, pair.clip_norm)
         self._start_anew(pair)
 
     def look(self, pair: Pair) -> None:
@@ -84,6 +83,7 @@ class CompiledGradients:
             warn_of_many(self.num_compilations)
 
         self._pair = pair
+        self._joint = Joint(pair.shards, pair.clip_norm)
         recorded = pair.with_loss(make_recordable(pair.loss))
         self._programs = Programs(
             recorded, self.precision, self._patience, count
@@ -99,8 +99,14 @@ class CompiledGradients:
             DynamicPairError: If the pair is found not to be static.
             CompilationError: If the machine cannot compile.
         """
-        run = self._joint.run(lambda: self._compute(args, kwargs))
+        run = self._joint.run(lambda: self._compute_own(args, kwargs))
         return self._finish(run)
+
+    def _compute_own(self, args: tuple, kwargs: dict) -> Run:
+        """Returns what `_compute` does, unless gradients are given wrongly."""
+        run = self._compute(args, kwargs)
+        self._pair.check_given(run.announced)
+        return run
 
     def _compute(self, args: tuple, kwargs: dict) -> Run:
         """Returns the losses and gradients of this process's rows."""

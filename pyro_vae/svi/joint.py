@@ -17,8 +17,9 @@ class Joint:
 
     What the processes compute, they compute alone: no recorded graph holds a
     collective, and a process may compute a step in another way than the
-    others, or repeat it. A process that fails joins the sum with zeros, and
-    says so in it; then all raise its error, and random states are as before.
+    others, or repeat it. A process that fails says so in the sum, which is
+    then of no use; all raise its error, and random states and means are as
+    before.
 
     Args:
         shards: The processes.
@@ -49,16 +50,17 @@ class Joint:
             return compute()
         self._check_begun()
         states, failure, run = get_random_states(), None, self._last
+        before = [mean.clone() for mean in self.means]
         try:
             run = compute()
         except Exception as error:
             failure = error
         if self._last is None or run is None:
-            self._fail(failure, states)
+            self._fail(failure, states, before)
         assert run is not None
         total = self._sum(run, failure is not None)
         if self.shards.has_failure:
-            self._fail(failure, states)
+            self._fail(failure, states, before)
         self._last = total
         return total
 
@@ -80,13 +82,24 @@ class Joint:
                 "before, and those rows of its B as the arguments"
             )
 
-    def _fail(self, failure: Exception | None, states: list[Tensor]) -> None:
+    def _fail(
+        self,
+        failure: Exception | None,
+        states: list[Tensor],
+        means: list[Tensor],
+    ) -> None:
         """Raises the error of the first process that has one."""
         try:
             self.shards.fail_together(failure)
         except Exception:
             set_random_states(states)
+            self._set_means(means)
             raise
+
+    @torch.no_grad()
+    def _set_means(self, values: Sequence[Tensor]) -> None:
+        for mean, value in zip(self.means, values, strict=True):
+            mean.copy_(value)
 
     def _sum(self, run: Run, has_failed: bool) -> Run:
         params = [p for p in run.announced if p.requires_grad]
@@ -100,9 +113,7 @@ class Joint:
         sums, means = self.shards.sum(parts, self.means, has_failed)
         losses = [sums.pop(0) for _ in run.losses]
         marks, report = sums.pop(0), sums.pop() if reports else None
-        with torch.no_grad():
-            for mean, new in zip(self.means, means, strict=True):
-                mean.copy_(new)
+        self._set_means(means)
         pairs = zip(params, sums, marks.tolist(), strict=True)
         found = {param: grad for param, grad, count in pairs if count}
         stepped = run.stepped  # the list itself, where it is all of them

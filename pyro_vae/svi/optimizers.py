@@ -83,9 +83,7 @@ def shorten(grads: list[Tensor], max_norm: float | None) -> list[Tensor]:
     """Returns gradients as `clip_gradients` leaves them."""
     if max_norm is None or not grads:
         return grads
-    device = grads[0].device
-    norms = [torch.linalg.vector_norm(grad).to(device) for grad in grads]
-    norm = torch.linalg.vector_norm(torch.stack(norms))
+    norm = nn.utils.get_total_norm(grads)
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)  # 1e-6 as torch has it
     return [grad * factor.to(grad) for grad in grads]
 

@@ -154,6 +154,25 @@ class Pair:
         roots = (self.model, self.guide, *own, *called)
         return Reads(*roots, numbers=numbers)
 
+    def check_given(self, announced: Sequence[Tensor]) -> None:
+        """Refuses gradients that are given before a step, and do not add to it.
+
+        Raises:
+            ValueError: If a sum or a norm has to be of the step's own alone.
+        """
+        if self.clip_norm is None and self.shards.is_alone:
+            return
+        given = [p.grad for p in announced if p.grad is not None]
+        if any(bool(grad.any()) for grad in given):
+            reason = "clip_norm is given"
+            if not self.shards.is_alone:
+                reason = "several processes share the minibatch"
+            raise ValueError(
+                "parameters have a gradient of their own before the step, and "
+                f"{reason}; expected one of the two: add the penalty to the "
+                "model by pyro.factor"
+            )
+
     def compute_loss(self, args: tuple, kwargs: dict) -> Any:
         """Computes the loss, or a tuple of losses, without gradients."""
         with self._drawing(self._compute_loss, args, kwargs):

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from pyro import get_param_store, poutine
+from pyro.distributions import Delta, Unit
 from torch import Tensor, nn
 
 from pyro_vae.svi.arguments import list_tensors
@@ -160,7 +161,7 @@ def list_sites(
             if site["type"] != "sample":
                 continue
             if not is_subsample(site):
-                if site["log_prob"].any():  # else it adds nothing
+                if not _adds_nothing(site["fn"]):
                     shape = tuple(site["log_prob"].shape)
                     shapes[f"{name!r} of the {place}"] = shape
                 continue
@@ -172,6 +173,22 @@ def list_sites(
                     "arguments of the step, and a plate with subsample=them"
                 )
     return shapes
+
+
+def _adds_nothing(distribution: Any) -> bool:
+    """Returns whether a log-density is 0 by what it is, and not by its value.
+
+    It is that of a point, or of a guide's factor that stands for a gradient
+    alone, which may be of rows that are none of the minibatch's.
+    """
+    while hasattr(distribution, "base_dist"):
+        distribution = distribution.base_dist
+    if isinstance(distribution, Delta):
+        density = distribution.log_density
+        return not (density.requires_grad or density.any())
+    if isinstance(distribution, Unit) and distribution.has_rsample:
+        return not distribution.log_factor.any()
+    return False
 
 
 def check_sites(shapes: Shapes, others: Shapes) -> None:

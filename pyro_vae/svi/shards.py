@@ -76,7 +76,7 @@ class Shards:
             start = min(start, size - 1)
             stop = start + 1
         self.part = Part(size, start, stop, is_empty)
-        return slice(start, stop)
+        return self.part.rows
 
     def share(self, num_data: int) -> int | float:
         r"""Returns how many images of the data set this process's rows are.
@@ -91,6 +91,11 @@ class Shards:
         if self.is_alone:
             return num_data
         return num_data * self.part.count / self.part.size
+
+    def forget(self) -> None:
+        """Forgets what was learned of blocks, as those of an earlier fit."""
+        self._places.clear()
+        self.kept.clear()
 
     def knows(self, key: Hashable) -> bool:
         """Returns whether `learn` was called for a block."""
@@ -126,13 +131,18 @@ class Shards:
         self.kept[key] = kept
 
     @contextmanager
-    def drawing(self, key: Hashable) -> Iterator[None]:
+    def drawing(
+        self,
+        key: Hashable,
+        run: Callable[[int], Any] | None = None,
+    ) -> Iterator[None]:
         """Draws, within a block, the rows of what one process would draw.
 
         The random states are then those of one process.
 
         Args:
-            key: The name of the block, which was given to `learn`.
+            key: The name of the block.
+            run: What `learn` takes, where it was not called for the block.
 
         Raises:
             ValueError: If the block draws something else than then.
@@ -140,6 +150,8 @@ class Shards:
         if self.is_alone:
             yield
             return
+        if run is not None and not self.knows(key):
+            self.learn(key, run)
         with keeping_rows(self.part, self._places[key]):
             yield
 

@@ -208,13 +208,11 @@ def read_rows(trainer: Trainer, images: Tensor | Rows, index: Tensor) -> Tensor:
 
     Where they are read from a file, dynamic binarization draws them here.
     """
-    shards = trainer.shards
-    key = ("images", type(images), trainer.config.binarize)
-    if shards.is_alone:
-        return images[index]
-    if not shards.knows(key):
-        shards.learn(key, lambda number: images[index[:1].expand(number)])
-    with shards.drawing(key):
+
+    def read(number: int) -> Tensor:
+        return images[index[:1].expand(number)]
+
+    with trainer.shards.drawing("images", read):
         return images[index]
 
 
@@ -231,21 +229,16 @@ def infer_rows(
     vae, shards = trainer.vae, trainer.shards
     if shards.is_alone or vae.inference.is_amortized:
         return vae.inference.prepare(vae, x, index)
-    part = shards.part
-    mine = slice(part.start, part.stop)
+    mine, inference = shards.part.rows, vae.inference
 
     def prepare(number: int) -> tuple[Tensor, ...]:
         rows = x[torch.arange(number, device=x.device) % len(x)]
-        aside = copy.deepcopy(vae.inference)  # it may keep what it finds
+        aside = copy.deepcopy(inference)  # it may keep what it finds
         return aside.prepare(vae, rows, index[:1].expand(number))
 
-    with shards.failing_together():
-        key = ("inference", vae.training)
-        if not shards.knows(key):
-            shards.learn(key, prepare)
-        with shards.drawing(key):
-            inferred = vae.inference.prepare(vae, x, index[mine])
-    vae.inference.share(index, mine, shards)
+    with shards.failing_together(), shards.drawing("inference", prepare):
+        inferred = inference.prepare(vae, x, index[mine])
+    inference.share(index, mine, shards)
     return inferred
 
 

@@ -71,6 +71,7 @@ class Trainer:
         shards: Shards | None = None,
     ):
         self.shards = shards or Shards()
+        self.shards.forget()
         check_training_memory(vae, config, len(data.train))
         check_labels(vae, data)
         check_labeled(vae, data, config)
