@@ -101,6 +101,11 @@ def find_cache() -> Path:
         ) from None
 
 
+def find_code_folder() -> Path:
+    """Returns the folder for the library's own compiled code."""
+    return make_code_folder((find_cache() / "loops").absolute())
+
+
 @functools.cache
 def make_code_folder(folder: Path) -> Path:
     """Returns a folder for code that will be run: the given one if it is safe.

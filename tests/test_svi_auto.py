@@ -29,7 +29,7 @@ def compiled(monkeypatch):
         return graph
 
     monkeypatch.setitem(gradients.PATIENCE, "auto", 5)
-    monkeypatch.setattr(graphs, "compile_by_inductor", note)
+    monkeypatch.setattr(graphs, "compile_record", note)
     return taken, when
 
 
@@ -68,7 +68,7 @@ def test_without_a_compiler_it_goes_on(monkeypatch, compiled):
     def fail(graph, inputs):
         raise RuntimeError("no C++ compiler")
 
-    monkeypatch.setattr(graphs, "compile_by_inductor", fail)
+    monkeypatch.setattr(graphs, "compile_record", fail)
     expected = losses(make_eager, compiled[0])
     with pytest.warns(UserWarning, match="steps stay as they are"):
         ours = losses(make_auto, compiled[0])

@@ -12,6 +12,7 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import Adam
 
 from pyro_vae.svi import (
+    backend,
     CompilationError,
     CompiledSVI,
     DynamicPairError,
@@ -164,6 +165,7 @@ def test_without_a_compiler_a_sentence(monkeypatch):
     def fail(*_):
         raise OSError("no such compiler")
 
+    monkeypatch.setattr(backend, "fuse", fail)
     monkeypatch.setattr(torch._inductor, "compile", fail)
     svi = CompiledSVI(unit_model, lambda x: None, Adam({"lr": 0.1}))
     with pytest.raises(
@@ -235,7 +237,7 @@ def test_a_matrix_that_cannot_be_factorized_is_an_error(
             assert "check_errors" not in graph.code
             return graph
 
-        monkeypatch.setattr("pyro_vae.svi.graphs.compile_by_inductor", keep)
+        monkeypatch.setattr("pyro_vae.svi.graphs.compile_record", keep)
 
     def factorize(x, y):
         return [torch.linalg.solve(y, x), torch.linalg.cholesky(x)]

@@ -434,7 +434,7 @@ def test_without_a_compiler_auto_goes_on_eagerly_and_says_so(few, monkeypatch):
         )
         return without_timing(records)
 
-    monkeypatch.setattr(graphs, "compile_by_inductor", fail)
+    monkeypatch.setattr(graphs, "compile_record", fail)
     long = replace(CONFIG, epochs=1000)
     expected = first_records(replace(long, engine="eager"))
     with pytest.warns(UserWarning, match="no such compiler.*going on eagerly"):

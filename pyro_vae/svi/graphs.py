@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
+from pyro_vae.svi.backend import compile_record
 from pyro_vae.svi.checks import Checks, Read, split_checks
 from pyro_vae.svi.compat import (
     make_fx,
@@ -21,11 +22,7 @@ from pyro_vae.svi.compat import (
     without_checkpoints,
 )
 from pyro_vae.svi.factorizations import Factorizations, split_factorizations
-from pyro_vae.svi.inductor import (
-    compile_by_inductor,
-    faking,
-    load_compiler,
-)
+from pyro_vae.svi.inductor import faking, load_compiler
 from pyro_vae.svi.matmul import choose_matmuls
 from pyro_vae.svi.noise import keep_draws
 from pyro_vae.svi.random_states import keep_random_states
@@ -96,7 +93,7 @@ class Program:
         _keep_freed_memory()
         inputs = [*tensors, *self._constants]
         try:
-            self._run = compile_by_inductor(self._record, inputs)
+            self._run = compile_record(self._record, inputs)
         except Exception as error:  # Inductor raises many kinds
             raise CompilationError(
                 f"the step could not be compiled here ({first_line(error)}); "

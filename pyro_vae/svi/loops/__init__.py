@@ -1,0 +1,1 @@
+"""Elementwise operations of a recorded graph, as loops in C."""

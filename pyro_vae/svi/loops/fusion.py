@@ -1,0 +1,234 @@
+"""A recorded graph whose elementwise operations run as loops in C."""
+
+import ctypes
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from pyro_vae.svi.compat import aten
+from pyro_vae.svi.loops.compiler import load_library
+from pyro_vae.svi.loops.layout import Layout, lay_out, list_written
+from pyro_vae.svi.loops.schedule import (
+    Group,
+    Schedule,
+    list_reads,
+    make_schedule,
+)
+from pyro_vae.svi.loops.source import GroupSource, write_header
+
+
+ALIGNED = 64  # bytes
+
+
+class Segment:
+    """Groups with no operator of torch's in between: one function in C.
+
+    Args:
+        number: The segment's number in its graph.
+        groups: Its groups, in order.
+        kept: The nodes whose results are used after it.
+        stored: All nodes whose results are stored.
+        layout: The graph's layout.
+
+    Attributes:
+        inputs: The nodes that it takes, in order.
+        outputs: The nodes that it returns, in order.
+        source: The function, in C.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        groups: Sequence[Group],
+        kept: set[fx.Node],
+        stored: set[fx.Node],
+        layout: Layout,
+    ):
+        self.__name__ = self.__qualname__ = f"segment_{number}"  # fx asks
+        made = [n for group in groups for n in group.loops if n in stored]
+        self.outputs = [node for node in made if node in kept]
+        self.inputs = [
+            root for root in _list_roots(groups) if root not in made
+        ]
+        self._made = [
+            (value.shape, value.stride(), value.dtype)
+            for value in map(layout.values.__getitem__, self.outputs)
+        ]
+        arguments = [*self.inputs, *self.outputs]
+        names = {node: f"p{place}" for place, node in enumerate(arguments)}
+        inner = [node for node in made if node not in kept]
+        size, places = 0, {}
+        for node in inner:
+            value = layout.values[node]
+            places[node], names[node] = size, f"b{len(places)}"
+            size += -(-value.numel() * value.element_size() // ALIGNED) * ALIGNED
+        self._scratch = size
+        given = [*(names[node] for node in arguments), "scratch"]
+        lines = [f"void {self.__name__}("]
+        lines += [", ".join(f"char *{name}" for name in given), ") {"]
+        for node, place in places.items():
+            lines.append(f"char *const {names[node]} = scratch + {place}L;")
+        for group in groups:
+            lines += GroupSource(group, stored, names).write()
+        self.source = "\n".join([*lines, "}"])
+        self._function: Callable[..., None] | None = None
+
+    def load(self, library: ctypes.CDLL) -> None:
+        """Takes its function from a library."""
+        function = getattr(library, self.__name__)
+        count = len(self.inputs) + len(self.outputs) + 1
+        function.argtypes = [ctypes.c_void_p] * count
+        function.restype = None
+        self._function = function
+
+    def __call__(self, *tensors: Tensor) -> list[Tensor]:
+        assert self._function is not None
+        made = [
+            torch.empty_strided(shape, strides, dtype=dtype)
+            for shape, strides, dtype in self._made
+        ]
+        scratch = torch.empty(self._scratch, dtype=torch.uint8)
+        self._function(
+            *[tensor.data_ptr() for tensor in tensors],
+            *[tensor.data_ptr() for tensor in made],
+            scratch.data_ptr(),
+        )
+        return made
+
+
+def _list_roots(groups: Sequence[Group]) -> Iterable[fx.Node]:
+    """Returns the nodes whose tensors groups read, each once."""
+    return dict.fromkeys(
+        access.root
+        for group in groups
+        for loop in group.loops.values()
+        for access in list_reads(loop)
+        if not group.computes(access)
+    )
+
+
+class _Builder:
+    """Builds the graph of segments, and of what torch runs between them."""
+
+    def __init__(self, layout: Layout):
+        self.layout, self.graph = layout, fx.Graph()
+        self._known: dict[fx.Node, fx.Node] = {}
+
+    def copy(self, node: fx.Node) -> fx.Node:
+        """Returns a node's copy, after copies of all that it needs."""
+        if node not in self._known:
+            self._known[node] = self._copy(node)
+        return self._known[node]
+
+    def _copy(self, node: fx.Node) -> fx.Node:
+        """Copies a node; a view is taken of the storage's owner at once."""
+        value, root = self.layout.values.get(node), self.layout.roots.get(node)
+        if root in (None, node) or any(list_written(node)):
+            return self.graph.node_copy(node, self.copy)
+        owner = self.layout.values[root]
+        if value.dtype != owner.dtype:
+            return self.graph.node_copy(node, self.copy)
+        known, offset = self.copy(root), value.storage_offset()
+        shape, strides = tuple(value.shape), value.stride()
+        if (shape, strides, offset) == (
+            tuple(owner.shape),
+            owner.stride(),
+            owner.storage_offset(),
+        ):
+            return known
+        return self.graph.call_function(
+            aten.as_strided.default, (known, shape, strides, offset)
+        )
+
+    def call(self, segment: Segment) -> None:
+        """Calls a segment."""
+        inputs = tuple(map(self.copy, segment.inputs))
+        made = self.graph.call_function(segment, inputs)
+        for place, node in enumerate(segment.outputs):
+            self._known[node] = self.graph.call_function(
+                operator.getitem, (made, place)
+            )
+
+
+def fuse(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphModule:
+    """Returns a graph that computes the same, with loops in C.
+
+    Args:
+        graph: A record of `make_fx`, of operators of ATen.
+        inputs: What it takes, on the CPU; later ones have the same layouts.
+
+    Raises:
+        UnsuitableError: If the graph is of another kind.
+        CompilerError: If there is no compiler here, or it fails.
+        OSError: If there is no folder to keep what it has compiled.
+    """
+    _split_biases(graph.graph)
+    layout = lay_out(graph, inputs)
+    schedule = make_schedule(graph, layout)
+    builder, segments = _Builder(layout), list[Segment]()
+    for node in graph.graph.nodes:
+        if node.op == "placeholder":
+            builder.copy(node)
+    for part in _cut(schedule):
+        if isinstance(part, fx.Node):
+            builder.copy(part)
+            continue
+        groups, kept = part
+        stored = schedule.stored
+        segment = Segment(len(segments), groups, kept, stored, layout)
+        segments.append(segment)
+        builder.call(segment)
+    results = next(node for node in graph.graph.nodes if node.op == "output")
+    builder.copy(results)
+    sources = [write_header(), *(segment.source for segment in segments)]
+    if segments:
+        library = load_library("\n".join(sources))
+        for segment in segments:
+            segment.load(library)
+    return fx.GraphModule(_Holder(segments), builder.graph)
+
+
+def _cut(
+    schedule: Schedule,
+) -> list[fx.Node | tuple[list[Group], set[fx.Node]]]:
+    """Returns operators, and the groups between them.
+
+    With each run of groups come the nodes that are used after it.
+    """
+    parts: list[fx.Node | tuple[list[Group], set[fx.Node]]] = []
+    used = set(schedule.returned)
+    run: list[Group] = []
+    for step in reversed([None, *schedule.steps]):
+        if isinstance(step, Group):
+            run.insert(0, step)
+            continue
+        if run:
+            parts.append((run, set(used)))
+            used |= set(_list_roots(run))
+            run = []
+        if step is not None:
+            parts.append(step)
+            used |= schedule.reads[step]
+    return parts[::-1]
+
+
+def _split_biases(graph: fx.Graph) -> None:
+    """Adds the bias of a matrix product by itself, in a loop with others."""
+    for node in list(graph.nodes):
+        if node.target is not aten.addmm.default or node.kwargs:
+            continue
+        bias, left, right = node.args
+        with graph.inserting_before(node):
+            product = graph.call_function(aten.mm.default, (left, right))
+            result = graph.call_function(aten.add.Tensor, (product, bias))
+        node.replace_all_uses_with(result)
+        graph.erase_node(node)
+
+
+class _Holder(torch.nn.Module):
+    def __init__(self, segments: Sequence[Any]):
+        super().__init__()
+        self.segments = list(segments)

@@ -1,0 +1,172 @@
+"""Where the tensors of a recorded graph lie: shapes, strides and storages.
+
+The graph is run once on tensors without data, which share storages as real
+ones would. So a view is known as a part of the tensor that it looks at, and
+need not be made.
+"""
+
+import math
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx
+
+from pyro_vae.svi.compat import read_example
+
+Shape = tuple[int, ...]
+
+
+class UnsuitableError(Exception):
+    """A graph that loops cannot be made of; Inductor gets it."""
+
+
+class Access(NamedTuple):
+    """How a loop over some shape walks through a tensor's storage.
+
+    Attributes:
+        root: The node that the storage belongs to.
+        offset: The first element, counted from the root's own first.
+        strides: Elements between neighbors in each dimension of the loop.
+        dtype: What lies there.
+    """
+
+    root: fx.Node
+    offset: int
+    strides: Shape
+    dtype: torch.dtype
+
+
+@dataclass
+class Layout:
+    """What is known of a graph's tensors before it runs.
+
+    Attributes:
+        values: Each node's result, without data.
+        roots: For each node with a tensor, the one that owns its storage.
+        written: The roots whose storages are changed in place.
+    """
+
+    values: dict[fx.Node, Any]
+    roots: dict[fx.Node, fx.Node]
+    written: set[fx.Node]
+
+    def is_view(self, node: fx.Node) -> bool:
+        """Returns whether a node's tensors lie in those of another."""
+        value = self.values[node]
+        if isinstance(value, list | tuple):
+            return _is_split(node)
+        return isinstance(value, Tensor) and self.roots[node] is not node
+
+    def access(self, node: fx.Node, shape: Shape) -> Access:
+        """Returns how a loop over a shape reads a node that broadcasts."""
+        value, root = self.values[node], self.roots[node]
+        missing = len(shape) - value.dim()
+        strides = tuple(
+            0 if size == 1 else stride
+            for size, stride in zip(value.shape, value.stride(), strict=True)
+        )
+        offset = value.storage_offset() - self.values[root].storage_offset()
+        return Access(root, offset, (0,) * missing + strides, value.dtype)
+
+
+def lay_out(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Layout:
+    """Finds the layouts of a graph of ATen operations, without running it.
+
+    Raises:
+        UnsuitableError: If the graph has something else, or is not for the CPU.
+    """
+    layout = Layout({}, {}, set())
+    owners: dict[int, fx.Node] = {}
+    given = iter(inputs)
+    for node in graph.graph.nodes:
+        if node.op == "output":
+            continue
+        if node.op == "placeholder":
+            value: Any = _without_data(next(given))
+        else:
+            value = _run(node, layout.values)
+        _check_strides(node, value)
+        layout.values[node] = value
+        if isinstance(value, Tensor):
+            owner = owners.setdefault(_storage(value), node)
+            layout.roots[node] = owner
+        for argument in list_written(node):
+            layout.written.add(layout.roots[argument])
+    return layout
+
+
+def list_written(node: fx.Node) -> Iterable[fx.Node]:
+    """Yields the arguments that an operator changes in place."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not schema.is_mutable:
+        return
+    named = dict(node.kwargs)
+    positional = zip(schema.arguments, node.args, strict=False)
+    named.update({argument.name: value for argument, value in positional})
+    for argument in schema.arguments:
+        info, value = argument.alias_info, named.get(argument.name)
+        if info is not None and info.is_write and value is not None:
+            yield from value if isinstance(value, list | tuple) else [value]
+
+
+def make_strides(shape: Sequence[int]) -> Shape:
+    """Returns the strides of a contiguous tensor."""
+    return tuple(math.prod(shape[place + 1 :]) for place in range(len(shape)))
+
+
+def _without_data(tensor: Tensor) -> Tensor:
+    if tensor.device.type != "cpu" or tensor.layout != torch.strided:
+        raise UnsuitableError("a tensor that is not strided, or on the CPU")
+    return torch.empty_strided(
+        tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta"
+    )
+
+
+def _run(node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+    """Runs an operator on tensors without data."""
+    if node.op != "call_function" or not (
+        isinstance(node.target, torch._ops.OpOverload)
+        or node.target is operator.getitem
+    ):
+        raise UnsuitableError(f"{node.target} is no operator of ATen")
+    args = fx.map_arg(node.args, values.get)
+    kwargs = dict(fx.map_arg(node.kwargs, values.get))
+    if "device" in kwargs:
+        kwargs["device"] = "meta"
+    try:
+        return node.target(*args, **kwargs)
+    except (RuntimeError, NotImplementedError) as error:
+        raise UnsuitableError(f"{node.target} has no layout") from error
+
+
+def _check_strides(node: fx.Node, value: Any) -> None:
+    """Compares a layout with that of the result that was recorded."""
+    example = read_example(node)
+    if isinstance(example, Tensor) and isinstance(value, Tensor):
+        if skip_short(example.stride(), example.shape) != skip_short(
+            value.stride(), value.shape
+        ):
+            raise UnsuitableError(f"{node.target} has other strides")
+
+
+def skip_short(strides: Sequence[int], shape: Sequence[int]) -> Shape:
+    """Returns the strides of dimensions that have more than one element."""
+    return tuple(
+        stride for stride, size in zip(strides, shape, strict=True) if size > 1
+    )
+
+
+def _storage(value: Tensor) -> int:
+    return value.untyped_storage()._cdata
+
+
+def _is_split(node: fx.Node) -> bool:
+    """Returns whether an operator returns several views."""
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and any(
+        argument.alias_info is not None and not argument.alias_info.is_write
+        for argument in schema.arguments
+    )

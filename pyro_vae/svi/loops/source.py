@@ -1,0 +1,372 @@
+"""Groups of loops, written in C."""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from pyro_vae.svi.loops.layout import Access, Shape
+from pyro_vae.svi.loops.loops import Loop, Operand, Result
+from pyro_vae.svi.loops.operators import C_TYPES, FUNCTIONS, ROUNDED
+from pyro_vae.svi.loops.schedule import Group
+
+LARGE = 1 << 15  # elements of a group that several threads share
+CHUNK = 64  # rows that are summed before their sums are
+MOST_CHUNKS = 64
+SHORT = 8  # a dimension that is not worth to be the innermost loop
+
+INITIAL = {
+    "sum": "0",
+    "mean": "0",
+    "max": "-__builtin_inf()",
+    "min": "__builtin_inf()",
+}
+COMBINE = {
+    "sum": "{0} += {1};",
+    "mean": "{0} += {1};",
+    "max": "if ({1} > {0} || {1} != {1}) {0} = {1};",
+    "min": "if ({1} < {0} || {1} != {1}) {0} = {1};",
+}
+
+
+def write_header() -> str:
+    """Returns the declarations that all groups need."""
+    lines = ["typedef unsigned short half_word; typedef unsigned int word;"]
+    for name in FUNCTIONS:
+        for kind, letter in (("float", "f"), ("double", "")):
+            count = 2 if name == "pow" else 1
+            lines += [
+                "#pragma omp declare simd notinbranch",
+                f"extern {kind} {name}{letter}({', '.join([kind] * count)});",
+            ]
+    lines += [
+        "extern void *malloc(unsigned long);",
+        "extern void free(void *);",
+        "static inline float widen(half_word given) {",
+        "  union { word bits; float value; } u = {(word)given << 16};",
+        "  return u.value;",
+        "}",
+        "static inline half_word round_even(float given) {",
+        "  union { float value; word bits; } u = {given};",
+        "  word up = u.bits + 0x7fff + ((u.bits >> 16) & 1);",
+        "  return given != given ? 0x7fc0 : up >> 16;",
+        "}",
+    ]
+    return "\n".join(lines)
+
+
+@dataclass
+class Reduction:
+    """One reduced result of a group.
+
+    Attributes:
+        loop: The loop that it belongs to.
+        result: The result.
+        strides: Of its accumulators, in each dimension of the nest; 0 in those
+            that are reduced.
+        count: The number of accumulators.
+    """
+
+    loop: Loop
+    result: Result
+    strides: Shape
+    count: int
+
+
+class GroupSource:
+    """Writes one group.
+
+    Args:
+        group: The group.
+        stored: The nodes whose results are stored.
+        names: The names of the pointers to the nodes' tensors, in C.
+    """
+
+    def __init__(
+        self,
+        group: Group,
+        stored: set[fx.Node],
+        names: dict[fx.Node, str],
+    ):
+        self.group, self.stored, self.names = group, stored, names
+        self._loops = list(group.loops.values())
+        self._reads: dict[Access, str] = {}
+        self._variables: dict[fx.Node, str] = {}
+        self._results = [
+            (loop, result)
+            for loop in self._loops
+            for result in loop.results
+            if loop.reduction is not None or loop.node in stored
+        ]
+        for loop in self._loops:
+            for operand in loop.operands:
+                source = operand.source
+                if isinstance(source, Access) and not group.computes(source):
+                    self._reads.setdefault(source, f"r{len(self._reads)}")
+        self._nest()
+
+    def _nest(self) -> None:
+        """Chooses the loops: fewer and longer ones, in the order of memory."""
+        walks = [access.strides for access in self._reads]
+        walks += [result.strides for _, result in self._results]
+        dims = [dim for dim, n in enumerate(self.group.shape) if n != 1]
+        dims.sort(key=lambda dim: -sum(walk[dim] for walk in walks))
+        merged: list[list[int]] = []  # from the outermost
+        for dim in dims:
+            size = self.group.shape[dim]
+            if merged and all(
+                walk[merged[-1][-1]] == walk[dim] * size for walk in walks
+            ):
+                merged[-1].append(dim)
+            else:
+                merged.append([dim])
+        sizes = [math.prod(self.group.shape[d] for d in m) for m in merged]
+        order = list(range(len(merged)))
+        if order and sizes[-1] < SHORT and max(sizes) >= 4 * sizes[-1]:
+            order.append(order.pop(sizes.index(max(sizes))))
+        self.sizes = tuple(sizes[place] for place in order) or (1,)
+        self._lasts = [merged[place][-1] for place in order]
+
+    def _strides(self, strides: Shape) -> Shape:
+        """Returns strides over the nest, from strides over the shape."""
+        return tuple(strides[dim] for dim in self._lasts) or (0,)
+
+    def write(self) -> Iterator[str]:
+        """Yields the lines of a block in C."""
+        reductions = self._reductions()
+        shared = self._shared(reductions)
+        chunks = self._count_chunks(shared, reductions)
+        yield "{"
+        yield from self._declare()
+        for place, reduction in enumerate(reductions):
+            copies = chunks if reduction.strides[shared] == 0 else 1
+            yield from _declare_accumulators(place, reduction, copies)
+        elements = math.prod(self.sizes)
+        if chunks > 1 and elements >= LARGE:
+            yield "#pragma omp parallel for schedule(static)"
+        yield f"for (long c = 0; c < {chunks}; c++) {{"
+        size = self.sizes[shared]
+        yield f"const long low = {size}L * c / {chunks};"
+        yield f"const long high = {size}L * (c + 1) / {chunks};"
+        for place, reduction in enumerate(reductions):
+            kind = C_TYPES[reduction.loop.dtype]
+            step = reduction.count if reduction.strides[shared] == 0 else 0
+            yield f"{kind} *restrict const a{place} = s{place} + {step} * c;"
+        yield from self._loop_nest(shared, reductions)
+        yield "}"
+        for place, reduction in enumerate(reductions):
+            copies = chunks if reduction.strides[shared] == 0 else 1
+            yield from self._finish(place, reduction, copies)
+        yield "}"
+
+    def _reductions(self) -> list[Reduction]:
+        found = []
+        for loop, result in self._results:
+            if loop.reduction is None:
+                continue
+            strides, count = [], 1
+            walked = self._strides(result.strides)
+            reduced = [
+                any(dim == last for dim in loop.dims) for last in self._lasts
+            ] or [True]
+            for place in reversed(range(len(self.sizes))):
+                strides.append(0 if reduced[place] else count)
+                count *= 1 if reduced[place] else self.sizes[place]
+            assert len(walked) == len(strides)
+            found.append(Reduction(loop, result, tuple(strides[::-1]), count))
+        return found
+
+    def _shared(self, reductions: list[Reduction]) -> int:
+        """Returns the loop that is cut into chunks: the outermost long one."""
+        for place, size in enumerate(self.sizes):
+            if size >= SHORT:
+                return place
+        return len(self.sizes) - 1
+
+    def _count_chunks(self, shared: int, reductions: list[Reduction]) -> int:
+        elements, size = math.prod(self.sizes), self.sizes[shared]
+        across = [r for r in reductions if r.strides[shared] == 0]
+        if sum(r.count for r in across) * 4 > elements:
+            return 1
+        if across:
+            return max(1, min(MOST_CHUNKS, -(-size // CHUNK), size)) if (
+                elements < LARGE
+            ) else max(1, min(MOST_CHUNKS, max(8, -(-size // CHUNK)), size))
+        return max(1, min(16, size)) if elements >= LARGE else 1
+
+    def _declare(self) -> Iterator[str]:
+        for access, name in self._reads.items():
+            kind = C_TYPES.get(access.dtype) or ROUNDED[access.dtype]
+            base = self.names[access.root]
+            yield (
+                f"const {kind} *restrict const {name} = "
+                f"(const {kind} *){base} + {access.offset};"
+            )
+        for place, (loop, result) in enumerate(self._results):
+            kind = C_TYPES.get(loop.dtype) or ROUNDED[loop.dtype]
+            base = self.names[loop.node]
+            yield (
+                f"{kind} *restrict const w{place} = "
+                f"({kind} *){base} + {result.offset};"
+            )
+
+    def _loop_nest(
+        self, shared: int, reductions: list[Reduction]
+    ) -> Iterator[str]:
+        """Yields the loops; what is constant in one is computed before it."""
+        last = len(self.sizes) - 1
+        local = [p for p, r in enumerate(reductions) if r.strides[last] == 0]
+        body = self._write_body(reductions, local)
+        yield from body[-1]
+        for place, size in enumerate(self.sizes):
+            low, high = ("low", "high") if place == shared else ("0", size)
+            if place == last:
+                yield from _start_sums(reductions, local)
+            yield f"for (long i{place} = {low}; i{place} < {high}; i{place}++) {{"
+            yield from body[place]
+        yield "}"
+        for number in local:
+            reduction = reductions[number]
+            index = _index(reduction.strides[:-1])
+            combine = COMBINE[reduction.loop.reduction or ""]
+            yield combine.format(f"a{number}[{index}]", f"l{number}")
+        yield "}" * last
+
+    def _write_body(
+        self, reductions: list[Reduction], local: list[int]
+    ) -> dict[int, list[str]]:
+        """Returns the lines that belong into each loop, and before all (-1)."""
+        last = len(self.sizes) - 1
+        lines: dict[int, list[str]] = {n: [] for n in range(-1, last + 1)}
+        depths: dict[str, int] = {}
+        for access, name in self._reads.items():
+            walked = self._strides(access.strides)
+            depth = max((n for n, step in enumerate(walked) if step), default=-1)
+            element = f"{name}[{_index(walked)}]"
+            kind = C_TYPES.get(access.dtype, "float")
+            if access.dtype in ROUNDED:
+                element = f"widen({element})"
+            depths[f"v{name}"] = depth
+            lines[depth].append(f"const {kind} v{name} = {element};")
+        numbers = {id(r.result): place for place, r in enumerate(reductions)}
+        writes = {id(r): place for place, (_, r) in enumerate(self._results)}
+        for loop in self._loops:
+            operands = [self._read(operand) for operand in loop.operands]
+            depth = max(
+                (depths.get(_name(operand), -1) for operand in operands),
+                default=-1,
+            )
+            letter = "f" if loop.operands[0].dtype == torch.float32 else ""
+            for result in loop.results:
+                text = result.expression.format(*operands, f=letter)
+                if loop.reduction is not None:
+                    place = numbers[id(result)]
+                    lines[last] += _add_to(reductions[place], place, local, text)
+                    continue
+                name = f"t{len(self._variables)}"
+                self._variables[loop.node], depths[name] = name, depth
+                kind = C_TYPES.get(loop.dtype, "float")
+                lines[depth].append(f"const {kind} {name} = {text};")
+                if loop.node in self.stored:
+                    index = _index(self._strides(result.strides))
+                    if loop.dtype in ROUNDED:
+                        name = f"round_even({name})"
+                    write = writes[id(result)]
+                    lines[last].append(f"w{write}[{index}] = {name};")
+        return lines
+
+    def _read(self, operand: Operand) -> str:
+        """Returns an operand's value in the innermost loop."""
+        source = operand.source
+        if isinstance(source, str):
+            return source
+        name = self._variables.get(source.root)
+        if source in self._reads:
+            name = f"v{self._reads[source]}"
+        if operand.dtype == torch.bool and source.dtype != torch.bool:
+            return f"({name} != 0)"
+        if source.dtype == operand.dtype:
+            return str(name)
+        return f"(({C_TYPES[operand.dtype]}){name})"
+
+    def _finish(
+        self, place: int, reduction: Reduction, copies: int
+    ) -> Iterator[str]:
+        """Combines the accumulators and writes the results."""
+        loop, result = reduction.loop, reduction.result
+        write = next(
+            p for p, (_, r) in enumerate(self._results) if r is result
+        )
+        kind = loop.reduction or ""
+        walked, outer = self._strides(result.strides), reduction.strides
+        for depth, size in enumerate(self.sizes):
+            if outer[depth]:
+                yield f"for (long i{depth} = 0; i{depth} < {size}; i{depth}++)"
+        number = f"{_index(outer)}"
+        total = "long" if not loop.dtype.is_floating_point else "double"
+        yield f"{{ {total} total = s{place}[{number}];"
+        yield f"for (long c = 1; c < {copies}; c++) {{"
+        yield f"const {total} part = s{place}[{reduction.count}L * c + {number}];"
+        yield COMBINE[kind].format("total", "part")
+        yield "}"
+        scale = math.prod(self.group.shape[dim] for dim in loop.dims)
+        mean = f" / {scale}" if kind == "mean" else ""
+        yield f"w{write}[{_index(walked)}] = total{mean}; }}"
+        yield f"free(s{place});"
+
+
+def _declare_accumulators(
+    place: int, reduction: Reduction, copies: int
+) -> Iterator[str]:
+    kind, count = C_TYPES[reduction.loop.dtype], reduction.count * copies
+    start = INITIAL[reduction.loop.reduction or ""]
+    yield (
+        f"{kind} *restrict const s{place} = "
+        f"({kind} *)malloc({max(count, 1)}L * sizeof({kind}));"
+    )
+    yield f"for (long i = 0; i < {count}; i++) s{place}[i] = {start};"
+
+
+def _start_sums(
+    reductions: list[Reduction], local: list[int]
+) -> Iterator[str]:
+    """Declares what the innermost loop reduces to, and vectorizes the loop."""
+    sums = []
+    for number in local:
+        loop = reductions[number].loop
+        start = INITIAL[loop.reduction or ""]
+        yield f"{C_TYPES[loop.dtype]} l{number} = {start};"
+        if loop.reduction in ("sum", "mean"):
+            sums.append(f"l{number}")
+    if len(sums) == len(local):
+        clause = f" reduction(+: {', '.join(sums)})" if sums else ""
+        yield f"#pragma omp simd{clause}"
+
+
+def _add_to(
+    reduction: Reduction, place: int, local: list[int], text: str
+) -> Iterator[str]:
+    """Adds an expression's value to an accumulator."""
+    index = _index(reduction.strides)
+    target = f"l{place}" if place in local else f"a{place}[{index}]"
+    yield f"const {C_TYPES[reduction.loop.dtype]} e{place} = {text};"
+    yield COMBINE[reduction.loop.reduction or ""].format(target, f"e{place}")
+
+
+def _name(operand: str) -> str:
+    """Returns the variable in an operand, which may be cast or compared."""
+    found = re.search(r"\b(?:vr|t)\d+\b", operand)
+    return found[0] if found else ""
+
+
+def _index(strides: Shape) -> str:
+    """Returns an element's index, in C, from the loops' variables."""
+    terms = [
+        f"i{place}" if stride == 1 else f"{stride}L * i{place}"
+        for place, stride in enumerate(strides)
+        if stride
+    ]
+    return " + ".join(terms) or "0"

@@ -1,0 +1,378 @@
+"""Loops in C compute what torch computes."""
+
+import itertools
+import subprocess
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pyro_vae.svi.loops import compiler, operators
+from pyro_vae.svi.loops.compiler import CompilerError, load_library
+from pyro_vae.svi.loops.fusion import Segment, fuse
+from pyro_vae.svi.loops.layout import UnsuitableError
+
+SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, 30.0, -30.0, 1e-30, -1e-30, 200.0]
+EDGES = [*SPECIAL, float("inf"), -float("inf"), float("nan")]
+
+ONE = {
+    "abs": torch.abs,
+    "cos": torch.cos,
+    "erf": torch.erf,
+    "exp": torch.exp,
+    "expm1": torch.expm1,
+    "log": torch.log,
+    "log1p": torch.log1p,
+    "neg": torch.neg,
+    "reciprocal": torch.reciprocal,
+    "relu": torch.relu,
+    "rsqrt": torch.rsqrt,
+    "sgn": torch.sgn,
+    "sigmoid": torch.sigmoid,
+    "sign": torch.sign,
+    "silu": torch.nn.functional.silu,
+    "sin": torch.sin,
+    "softplus": torch.nn.functional.softplus,
+    "softplus of another kind": lambda x: torch.nn.functional.softplus(x, 2, 9),
+    "sqrt": torch.sqrt,
+    "tanh": torch.tanh,
+    "clamp": lambda x: x.clamp(-0.7, 0.6),
+    "clamp with the bounds in turn": lambda x: x.clamp(0.7, -0.6),
+    "clamp from below": lambda x: x.clamp(min=-0.7),
+    "clamp from above": lambda x: x.clamp(max=0.6),
+    "clamp_min": lambda x: torch.clamp_min(x, 0.1),
+    "clamp_max": lambda x: torch.clamp_max(x, 0.1),
+    "rsub": lambda x: 3 - x,
+    "isnan": torch.isnan,
+    "to float": lambda x: x.float() * 2,
+    "to double": lambda x: x.double() * 2,
+    "to bool": lambda x: x.bool(),
+    "a number": lambda x: (x + 0.1) * 3 / 7 - 2,
+    "compared": lambda x: (x > 0.5) & (x <= 30) | ~(x != x),
+    "chosen": lambda x: torch.where(x > 0, x, 2 * x),
+    "masked": lambda x: x.masked_fill(x > 1, -3.0),
+    "ones": lambda x: torch.ones_like(x) * 2 + x,
+    "zeros": lambda x: x.new_zeros(x.shape) + x,
+    "full": lambda x: torch.full_like(x, 0.3) - x,
+    "new": lambda x: x.new_full((3,), 0.3),
+    **{
+        f"to the power {power}": lambda x, power=power: x**power
+        for power in (0.5, 1, 2, 3, -0.5, -1, -2, 1.7, 4, 0)
+    },
+}
+TWO = {
+    "add": torch.add,
+    "div": torch.div,
+    "maximum": torch.maximum,
+    "minimum": torch.minimum,
+    "mul": torch.mul,
+    "pow": torch.pow,
+    "sub": torch.sub,
+    **{name: getattr(torch, name) for name in ("eq", "ge", "gt", "le", "lt")},
+    "ne": torch.ne,
+    "sigmoid_backward": torch.ops.aten.sigmoid_backward,
+    "softplus_backward": lambda g, x: torch.ops.aten.softplus_backward(
+        g, x, 1, 20
+    ),
+    "tanh_backward": torch.ops.aten.tanh_backward,
+    "threshold_backward": lambda g, x: torch.ops.aten.threshold_backward(
+        g, x, 0
+    ),
+}
+
+
+def record(function, *inputs):
+    return make_fx(lambda *tensors: [function(*tensors)])(*inputs)
+
+
+def compute(function, *inputs):
+    """Returns what the loops compute, and whether torch ran nothing."""
+    fused = fuse(record(function, *inputs), inputs)
+    (result,) = fused(*inputs)
+    targets = {
+        node.target
+        for node in fused.graph.nodes
+        if node.op == "call_function"
+    }
+    alone = all(
+        isinstance(target, Segment) or target.__name__ == "getitem"
+        for target in targets
+    )
+    return result, alone
+
+
+def check(function, *inputs, alone=True):
+    result, is_alone = compute(function, *inputs)
+    expected = function(*inputs)
+    assert result.dtype == expected.dtype
+    assert result.stride() == expected.stride()
+    torch.testing.assert_close(
+        result,
+        expected,
+        rtol=2e-6 if torch.float32 in (expected.dtype, inputs[0].dtype) else 1e-13,
+        atol=1e-300,
+        equal_nan=True,
+    )
+    assert is_alone == alone
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ONE)
+def test_one_operand(name, dtype):
+    check(ONE[name], torch.tensor(EDGES, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", TWO)
+def test_two_operands(name, dtype):
+    pairs = torch.tensor(list(itertools.product(EDGES, EDGES)), dtype=dtype)
+    check(TWO[name], *(column.clone() for column in pairs.T))
+
+
+def test_all_operators_are_tested():
+    seen = set()
+    x = torch.tensor(EDGES)
+    for function in ONE.values():
+        seen |= {str(n.target) for n in record(function, x).graph.nodes}
+    for function in TWO.values():
+        seen |= {str(n.target) for n in record(function, x, x).graph.nodes}
+    known = operators.ELEMENTWISE.keys() | operators.COMPARISONS.keys()
+    spelled_otherwise = {
+        name for name in known if name.endswith(".Scalar")
+    } | {"aten.add.Scalar"}
+    assert known - seen <= spelled_otherwise
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, y: x + y,
+        lambda x, y: x * 2 - y,
+        lambda x, y: x > y,
+        lambda x, y: torch.maximum(x, y) - x,
+        lambda x, y: torch.where(x > y, x, y),
+        lambda x, y: -x,
+        lambda x, y: x.double() * y,
+        lambda x, y: (x * y).sum(),
+        lambda x, y: (x > y).sum(0),
+    ],
+)
+def test_integers(function):
+    x = torch.tensor([[1, -7, 1 << 40], [3, 0, -(1 << 62)]])
+    check(function, x, torch.tensor([2, -7, 9]))
+
+
+def test_integers_that_divide_are_torchs():
+    x = torch.tensor([7, -7, 9])
+    check(lambda x: x // 2 + x % 4, x, alone=False)
+    check(lambda x: x / 2, x)
+
+
+SHAPES = [(), (1,), (5,), (1, 7), (6, 1), (6, 7), (3, 1, 7), (2, 6, 7)]
+
+
+@pytest.mark.parametrize("one", SHAPES)
+@pytest.mark.parametrize("two", [(), (7,), (6, 1), (6, 7), (3, 1, 1), (1, 1)])
+def test_shapes_that_broadcast(one, two):
+    try:
+        torch.broadcast_shapes(one, two)
+    except RuntimeError:
+        pytest.skip("they do not")
+    x, y = torch.randn(one), torch.randn(two)
+    check(lambda x, y: (x * y + y).exp(), x, y)
+
+
+@pytest.mark.parametrize("shape", [(40, 70), (3, 200), (200, 3), (3, 5, 40)])
+@pytest.mark.parametrize("keepdim", [False, True])
+@pytest.mark.parametrize("name", ["sum", "mean", "amax", "amin"])
+def test_reductions(name, keepdim, shape):
+    x = torch.randn(shape)
+    for count in range(1, len(shape) + 1):
+        for dims in itertools.combinations(range(len(shape)), count):
+            check(lambda x: getattr(x, name)(dims, keepdim=keepdim), x)  # noqa: B023
+    check(lambda x: x.sum() + x.mean(), x)
+    check(lambda x: x.sum(-1).sum(-1), x.transpose(0, 1))
+
+
+@pytest.mark.parametrize("name", ["amax", "amin", "sum"])
+def test_reductions_of_what_is_no_number(name):
+    x = torch.randn(6, 50)
+    x[1, 3] = float("nan")
+    x[2, 4], x[3, 5] = float("inf"), -float("inf")
+    for dims in (0, 1, (0, 1)):
+        check(lambda x: getattr(x, name)(dims), x)  # noqa: B023
+
+
+@pytest.mark.parametrize("rows", [70_000, 131_072])
+def test_a_long_sum_is_as_exact_as_torchs(rows):
+    x = torch.rand(rows, 4, dtype=torch.float32)
+    expected = x.double().sum(0)
+    for function in (lambda x: x.sum(0), lambda x: x.t().sum(1)):
+        result, _ = compute(function, x)
+        assert (result / expected - 1).abs().max() < 2e-6
+
+
+VIEWS = {
+    "transposed": lambda x: x.t() + 1,
+    "a slice": lambda x: x[1:5, ::2] * 2,
+    "a column": lambda x: x[:, 3] + x[:, 4],
+    "a part that is reshaped": lambda x: (x * 2)[:4].reshape(2, -1) + 1,
+    "reshaped": lambda x: (x + 1).reshape(-1).exp(),
+    "split": lambda x: torch.stack(x.exp().split(2, -1)).sum(0),
+    "chunks": lambda x: x.chunk(2, -1)[1].exp() + x.chunk(2, -1)[0],
+    "expanded": lambda x: x.exp()[:, :1].expand(6, 8) + x,
+    "twice over": lambda x: x.exp() + x.exp().t().sum(1),
+    "of what is transposed": lambda x: (x.t().exp() * 2).t() + x,
+    "a diagonal": lambda x: x.exp()[:, :6].diagonal() * 2,
+    "contiguous": lambda x: x.t().contiguous() + 1,
+    "a view alone": lambda x: x.exp().t(),
+    "a part of a result": lambda x: x.exp()[2:],
+    "softmax": lambda x: (x - x.amax(1, True)).exp()
+    / (x - x.amax(1, True)).exp().sum(1, True),
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_views(name):
+    x = torch.randn(6, 8)
+    for given in (x, torch.randn(8, 6).t(), torch.randn(7, 9)[1:, 1:]):
+        result, _ = compute(VIEWS[name], given)
+        expected = VIEWS[name](given)
+        torch.testing.assert_close(result, expected)
+        assert result.stride() == expected.stride()
+
+
+@pytest.mark.parametrize("n", [1, 2, 8, 40])
+@pytest.mark.parametrize("k", [1, 3, 50])
+@pytest.mark.parametrize("m", [1, 4, 30])
+def test_narrow_products(n, k, m):
+    alone = min(n, k, m) <= 8
+    for a, b in itertools.product((False, True), repeat=2):
+        x = torch.randn(k, n).t() if a else torch.randn(n, k)
+        y = torch.randn(m, k).t() if b else torch.randn(k, m)
+        for function in (
+            lambda x, y: (x.exp() @ y).relu(),
+            lambda x, y: x @ (y * 2),
+            lambda x, y: torch.addmm(y[0], x, y),
+        ):
+            result, is_alone = compute(function, x, y)
+            torch.testing.assert_close(result, function(x, y))
+            assert is_alone == alone
+
+
+def test_what_is_changed_in_place():
+    def function(x, y):
+        before = x * 2
+        x.add_(y)
+        after = x.exp() + before
+        new = torch.zeros(3)
+        new[1] = y.sum()
+        first = new * 2
+        new.mul_(0.5)
+        return after.sum() + before.sum() + (first - new).sum()
+
+    one, two = torch.randn(3), torch.randn(3)
+    graph = make_fx(lambda x, y: [function(x, y)])(one.clone(), two)
+    x, y = one.clone(), one.clone()
+    (result,) = fuse(graph, [x, two])(x, two)
+    assert torch.allclose(result, function(y, two))
+    assert torch.equal(x, y)
+
+
+def test_inputs_that_share_a_storage():
+    def function(x, y):
+        before = y * 2
+        x.mul_(3)
+        return before + y
+
+    graph = make_fx(lambda x, y: [function(x, y)])(
+        torch.ones(4), torch.ones(4)
+    )
+    fused = fuse(graph, [torch.ones(4), torch.ones(4)])
+    x, y = torch.ones(4), torch.ones(4)
+    assert torch.equal(fused(x, x)[0], function(y, y))
+    assert torch.equal(x, y)
+
+
+def test_random_numbers_keep_their_order():
+    def function(x):
+        one = torch.randn(3) * x
+        two = torch.rand(3) + torch.empty(3).normal_()
+        return one.exp() + two
+
+    x = torch.ones(3)
+    graph = record(function, x)
+    torch.manual_seed(3)
+    expected = function(x)
+    torch.manual_seed(3)
+    assert torch.allclose(fuse(graph, [x])(x)[0], expected)
+
+
+@pytest.mark.parametrize("shape", [(300, 500), (5, 40_000), (40_000, 5)])
+def test_threads_change_nothing(shape):
+    x, y = torch.randn(shape), torch.randn(shape[1])
+    functions = [
+        lambda x, y: ((x * y).tanh() + y).sum(1),
+        lambda x, y: (x.exp() * y).sum(0) + x.amax(0),
+        lambda x, y: (x.sin() + y).sum(),
+    ]
+    threads = torch.get_num_threads()
+    try:
+        for function in functions:
+            torch.set_num_threads(1)
+            fused = fuse(record(function, x, y), [x, y])
+            (one,) = fused(x, y)
+            torch.set_num_threads(4)
+            (four,) = fused(x, y)
+            assert torch.equal(one, four)
+            torch.testing.assert_close(one, function(x, y))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_bfloat16_is_rounded_as_torch_rounds_it():
+    convert = torch.ops.prims.convert_element_type
+    x = torch.tensor([*EDGES, 1.00390625, 1.01171875, 3.4e38])
+    x = torch.cat([x, torch.randn(500)]).float()
+    check(lambda x: convert(x.exp(), torch.bfloat16), x)
+    check(lambda x: convert(x, torch.float32) * 2, x.bfloat16())
+
+
+def test_a_graph_of_another_kind_is_refused():
+    x = torch.randn(3).to_sparse()
+    graph = make_fx(lambda x: [x * 2])(torch.randn(3))
+    with pytest.raises(UnsuitableError, match="strided"):
+        fuse(graph, [x])
+
+
+def test_a_library_is_compiled_once(monkeypatch):
+    source = "int three(void) { return 3; }"
+    assert load_library(source).three() == 3
+
+    def fail(*_, **__):
+        raise AssertionError("it was compiled again")
+
+    monkeypatch.setattr(compiler, "_compile", fail)
+    assert load_library(source).three() == 3
+
+
+def test_a_compiler_that_fails():
+    with pytest.raises(CompilerError, match="error"):
+        load_library("this is not C")
+
+
+def test_without_a_compiler(monkeypatch):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    compiler.find_compiler.cache_clear()
+    with pytest.raises(CompilerError, match="expected gcc"):
+        load_library("int four(void) { return 4; }")
+    compiler.find_compiler.cache_clear()
+
+
+def test_a_compiler_that_takes_too_long(monkeypatch):
+    def run(command, **_):
+        raise subprocess.TimeoutExpired(command, 1)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(CompilerError, match="timed out"):
+        compiler._compile("gcc", [], "", compiler.Path("x.so"))
