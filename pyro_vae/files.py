@@ -102,8 +102,17 @@ def find_cache() -> Path:
 
 
 def find_code_folder() -> Path:
-    """Returns the folder for the library's own compiled code."""
-    return make_code_folder((find_cache() / "loops").absolute())
+    """Returns the folder for what is compiled, which is still to be checked.
+
+    It is the one that TORCHINDUCTOR_CACHE_DIR names, or `compiled` in the
+    cache. torch's own choice, which it writes into that variable, has a name
+    that anybody can guess, in the system's folder of temporary files, where
+    another user may have put code before.
+    """
+    named = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    if named is None or Path(named).name.startswith("torchinductor_"):
+        return (find_cache() / "compiled").absolute()
+    return Path(named).absolute()
 
 
 @functools.cache

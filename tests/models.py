@@ -17,7 +17,8 @@ from pyro_vae import (
 from pyro_vae.config.variants import PRIORS
 from pyro_vae.objectives import is_analytic
 from pyro_vae.parts.flows import Couplings
-from pyro_vae.svi import graphs
+from pyro_vae.svi import backend, graphs
+from pyro_vae.svi.loops.compiler import CompilerError
 
 TIMING = ("seconds", "images_per_second")
 PAIRS = [
@@ -111,3 +112,12 @@ def keep_the_record(monkeypatch):
     To compile a graph takes seconds of a core, to record it none.
     """
     monkeypatch.setattr(graphs, "compile_record", lambda graph, _: graph)
+
+
+def use_inductor(monkeypatch):
+    """Has Inductor compile, as where there are no loops in C."""
+
+    def refuse(*_):
+        raise CompilerError("not here")
+
+    monkeypatch.setattr(backend, "fuse", refuse)

@@ -13,6 +13,9 @@ from torch._inductor import codecache
 
 from pyro_vae import files
 from pyro_vae.svi import compile_graph
+from pyro_vae.svi.loops import compiler
+from pyro_vae.svi.loops.compiler import CompilerError
+from tests.models import use_inductor
 
 
 @pytest.fixture(autouse=True)
@@ -161,13 +164,16 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("chosen", [False, True])
+@pytest.mark.parametrize("by", ["loops", "Inductor"])
 def test_what_is_compiled_is_kept_in_the_users_folder(
-    tmp_path, monkeypatch, chosen
+    tmp_path, monkeypatch, chosen, by
 ):
+    if by == "Inductor":
+        use_inductor(monkeypatch)
     name = "TORCHINDUCTOR_CACHE_DIR"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     monkeypatch.delenv(name, raising=False)
-    folder = tmp_path / "home" / "pyro_vae" / "inductor"
+    folder = tmp_path / "home" / "pyro_vae" / "compiled"
     if chosen:
         folder = tmp_path / "chosen"
         monkeypatch.setenv(name, str(folder))
@@ -182,14 +188,20 @@ def test_what_is_compiled_is_kept_in_the_users_folder(
     torch.testing.assert_close(
         compiled(torch.zeros(3)), [torch.full((3,), float(chosen)).sin().cos()]
     )
-    assert list(folder.rglob("*.so")) and list(folder.rglob("*.gch"))
+    assert list(folder.rglob("*.so"))
+    assert bool(list(folder.rglob("*.gch"))) == (by == "Inductor")
     assert not guessable.exists()
     assert str(guessable) == codecache._HEADER_DIR
     if chosen:
         assert os.environ[name] == str(folder)
 
 
-def test_the_folder_is_checked_before_each_compilation(tmp_path, monkeypatch):
+@pytest.mark.parametrize("by", ["loops", "Inductor"])
+def test_the_folder_is_checked_before_each_compilation(
+    tmp_path, monkeypatch, by
+):
+    if by == "Inductor":
+        use_inductor(monkeypatch)
     folder = tmp_path / "code"
     folder.mkdir()
     folder.chmod(0o777)
@@ -203,17 +215,28 @@ def test_processes_compile_the_same_graph_one_by_one(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     held = []
 
-    def compile_it(graph, inputs, options):
+    def look():
         for path in (tmp_path / "cache" / "waiting").iterdir():
             with open(path) as file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     held.append(path.name)
+
+    def compile_it(graph, inputs, options):
+        look()
         return graph
 
+    def compile_loops(compiler, flags, source, path):
+        look()
+        raise CompilerError("none")
+
     monkeypatch.setattr(torch._inductor, "compile", compile_it)
+    monkeypatch.setattr(compiler, "_compile", compile_loops)
     for number in (1, 1, 2):
         compile_graph(lambda x: [x + number], [torch.ones(2)])  # noqa: B023
-    assert held[0] == held[1]  # the same graph, whatever process it is of
-    assert len(held) == 3 and held[2] != held[0]
+    loops, graphs = held[::2], held[1::2]
+    for names in (loops, graphs):
+        # The same graph has the same name, whatever process it is of.
+        assert len(names) == 3
+        assert names[0] == names[1] != names[2]

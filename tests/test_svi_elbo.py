@@ -170,7 +170,9 @@ def test_it_is_taken_as_its_parent_by_compiled_svi():
 
 def test_a_network_of_the_pair():
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(1, 4, False), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    net = nn.Sequential(
+        nn.Linear(1, 4, False), nn.BatchNorm1d(4), nn.Linear(4, 1)
+    )
     start = {k: v.clone() for k, v in net.state_dict().items()}
 
     def model(y):

@@ -12,14 +12,14 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import Adam
 
 from pyro_vae.svi import (
-    backend,
     CompilationError,
     CompiledSVI,
     DynamicPairError,
+    backend,
     compile_graph,
 )
 from pyro_vae.svi.programs import MANY
-from tests.models import keep_the_record
+from tests.models import keep_the_record, use_inductor
 
 
 def chance():
@@ -201,10 +201,14 @@ DRAWS = {
 }
 
 
+@pytest.mark.parametrize("by", ["loops", "Inductor"])
 @pytest.mark.parametrize(
     "draws", [KEPT, pytest.param(DRAWS, marks=pytest.mark.slow)]
 )
-def test_every_distribution_draws_as_in_torch(draws):
+def test_every_distribution_draws_as_in_torch(draws, by, monkeypatch):
+    if by == "Inductor":
+        use_inductor(monkeypatch)
+
     def draw(p):
         return [make(p).double() for make in draws.values()]
 

@@ -2,11 +2,16 @@
 
 import itertools
 import subprocess
+import sys
 
+import pyro
 import pytest
 import torch
+from pyro.infer import SVI, Trace_ELBO
+from pyro.optim import Adam
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyro_vae import CompiledSVI, VAEConfig, build
 from pyro_vae.svi.loops import compiler, operators
 from pyro_vae.svi.loops.compiler import CompilerError, load_library
 from pyro_vae.svi.loops.fusion import Segment, fuse
@@ -90,9 +95,7 @@ def compute(function, *inputs):
     fused = fuse(record(function, *inputs), inputs)
     (result,) = fused(*inputs)
     targets = {
-        node.target
-        for node in fused.graph.nodes
-        if node.op == "call_function"
+        node.target for node in fused.graph.nodes if node.op == "call_function"
     }
     alone = all(
         isinstance(target, Segment) or target.__name__ == "getitem"
@@ -109,7 +112,9 @@ def check(function, *inputs, alone=True):
     torch.testing.assert_close(
         result,
         expected,
-        rtol=2e-6 if torch.float32 in (expected.dtype, inputs[0].dtype) else 1e-13,
+        rtol=2e-6
+        if torch.float32 in (expected.dtype, inputs[0].dtype)
+        else 1e-13,
         atol=1e-300,
         equal_nan=True,
     )
@@ -137,9 +142,9 @@ def test_all_operators_are_tested():
     for function in TWO.values():
         seen |= {str(n.target) for n in record(function, x, x).graph.nodes}
     known = operators.ELEMENTWISE.keys() | operators.COMPARISONS.keys()
-    spelled_otherwise = {
-        name for name in known if name.endswith(".Scalar")
-    } | {"aten.add.Scalar"}
+    spelled_otherwise = {name for name in known if name.endswith(".Scalar")} | {
+        "aten.add.Scalar"
+    }
     assert known - seen <= spelled_otherwise
 
 
@@ -189,7 +194,11 @@ def test_reductions(name, keepdim, shape):
     x = torch.randn(shape)
     for count in range(1, len(shape) + 1):
         for dims in itertools.combinations(range(len(shape)), count):
-            check(lambda x: getattr(x, name)(dims, keepdim=keepdim), x)  # noqa: B023
+
+            def reduce(x, dims=dims):
+                return getattr(x, name)(dims, keepdim=keepdim)
+
+            check(reduce, x)
     check(lambda x: x.sum() + x.mean(), x)
     check(lambda x: x.sum(-1).sum(-1), x.transpose(0, 1))
 
@@ -227,8 +236,9 @@ VIEWS = {
     "contiguous": lambda x: x.t().contiguous() + 1,
     "a view alone": lambda x: x.exp().t(),
     "a part of a result": lambda x: x.exp()[2:],
-    "softmax": lambda x: (x - x.amax(1, True)).exp()
-    / (x - x.amax(1, True)).exp().sum(1, True),
+    "softmax": lambda x: (
+        (x - x.amax(1, True)).exp() / (x - x.amax(1, True)).exp().sum(1, True)
+    ),
 }
 
 
@@ -285,9 +295,7 @@ def test_inputs_that_share_a_storage():
         x.mul_(3)
         return before + y
 
-    graph = make_fx(lambda x, y: [function(x, y)])(
-        torch.ones(4), torch.ones(4)
-    )
+    graph = make_fx(lambda x, y: [function(x, y)])(torch.ones(4), torch.ones(4))
     fused = fuse(graph, [torch.ones(4), torch.ones(4)])
     x, y = torch.ones(4), torch.ones(4)
     assert torch.equal(fused(x, x)[0], function(y, y))
@@ -376,3 +384,19 @@ def test_a_compiler_that_takes_too_long(monkeypatch):
     monkeypatch.setattr(subprocess, "run", run)
     with pytest.raises(CompilerError, match="timed out"):
         compiler._compile("gcc", [], "", compiler.Path("x.so"))
+
+
+def test_inductor_compiles_where_there_is_no_gcc(monkeypatch):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    compiler.find_compiler.cache_clear()
+    losses = []
+    for kind in (SVI, CompiledSVI):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        vae = build(VAEConfig(hidden=(5,)), data_dim=6)
+        svi = kind(vae.model, vae.guide, Adam({"lr": 0.01}), Trace_ELBO())
+        x = torch.rand(4, 6)
+        losses.append([svi.step(x) for _ in range(3)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+    assert "torch._inductor.compile_fx" in sys.modules
+    compiler.find_compiler.cache_clear()

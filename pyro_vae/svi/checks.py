@@ -96,6 +96,8 @@ def split_checks(
 ) -> Checks:
     """Takes the tensors that Python has read out of a record's results.
 
+    The record's code is still to be written anew.
+
     Args:
         graph: A record, whose last results they are.
         reads: What was read.
@@ -109,12 +111,13 @@ def split_checks(
             a tensor that is changed in place.
     """
     asked, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    if not reads:
+        return Checks(fx.GraphModule({}, asked), [])
     asked.graph_copy(graph.graph, copies)
     (output,) = graph.graph.find_nodes(op="output")
     results = list(output.args[0])
     count = len(results) - len(reads)
     output.args = (results[:count],)
-    graph.recompile()
     asked_for = [copies[node] for node in results[count:]]
     chosen = dict(zip(asked_for, reads, strict=True))
     placeholders = asked.find_nodes(op="placeholder")

@@ -50,5 +50,4 @@ def split_factorizations(graph: fx.GraphModule) -> Factorizations:
         graph.graph.erase_node(node)
     (output,) = graph.graph.find_nodes(op="output")
     output.args = ([*output.args[0], *statuses],)
-    graph.recompile()
     return Factorizations(checks)

@@ -232,7 +232,6 @@ def _lift_constants(graph: fx.GraphModule) -> list[Tensor]:
             constants[node.target] = (last, getattr(graph, node.target))
         node.replace_all_uses_with(constants[node.target][0])
         graph.graph.erase_node(node)
-    graph.recompile()
     return [tensor for _, tensor in constants.values()]
 
 

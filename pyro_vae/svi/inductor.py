@@ -19,7 +19,11 @@ from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from pyro_vae.files import find_cache, make_code_folder, one_at_a_time
+from pyro_vae.files import (
+    find_code_folder,
+    make_code_folder,
+    one_at_a_time,
+)
 
 __all__ = [
     "compile_by_inductor",
@@ -95,20 +99,13 @@ def _name(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> str:
 def _compile_cache() -> Iterator[Path]:
     """Has Inductor keep what it compiles, and runs, in a folder of the user's.
 
-    Its own choice, which it writes to the environment, is one of a name that
-    anybody can guess, in the system's folder of temporary files, where another
-    user may have put code before.
+    Its own choice is not a safe one.
     """
     from torch._inductor import codecache
-    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
     name = "TORCHINDUCTOR_CACHE_DIR"
     before = os.environ.get(name)
-    if before is None or before == default_cache_dir():
-        chosen = find_cache() / "inductor"
-    else:
-        chosen = Path(before)
-    folder = make_code_folder(chosen.absolute())
+    folder = make_code_folder(find_code_folder())
     os.environ[name] = str(folder)
     # Its precompiled headers lie elsewhere, whatever the environment says.
     headers = folder / "precompiled_headers"

@@ -61,4 +61,3 @@ def keep_draws(graph: fx.GraphModule) -> None:
             )
         node.replace_all_uses_with(drawn)
         graph.graph.erase_node(node)
-    graph.recompile()

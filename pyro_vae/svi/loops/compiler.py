@@ -10,12 +10,17 @@ import sys
 from hashlib import sha256
 from pathlib import Path
 
-from pyro_vae.files import find_code_folder, one_at_a_time
+from pyro_vae.files import (
+    find_code_folder,
+    make_code_folder,
+    one_at_a_time,
+)
 
-FLAGS = (
-    "-O3 -march=native -fno-math-errno -fno-trapping-math -ffp-contract=off "
-    "-fopenmp -shared -fPIC -w -x c"
-).split()
+FLAGS = [
+    *("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-w"),
+    *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),
+    *("-x", "c"),
+]
 LIBRARIES = ["-lmvec", "-lm"]
 SECONDS = 300  # for one run of the compiler
 
@@ -74,7 +79,7 @@ def load_library(source: str) -> ctypes.CDLL:
     compiler, flags = find_compiler(), _list_flags()
     facts = [source, *flags, _describe(compiler), _describe_machine()]
     name = sha256("\n".join(facts).encode()).hexdigest()
-    folder = find_code_folder()
+    folder = make_code_folder(find_code_folder())
     path = folder / f"{name}.so"
     if not path.exists():
         with one_at_a_time(folder / "waiting" / name):

@@ -19,7 +19,6 @@ from pyro_vae.svi.loops.schedule import (
 )
 from pyro_vae.svi.loops.source import GroupSource, write_header
 
-
 ALIGNED = 64  # bytes
 
 
@@ -50,9 +49,7 @@ class Segment:
         self.__name__ = self.__qualname__ = f"segment_{number}"  # fx asks
         made = [n for group in groups for n in group.loops if n in stored]
         self.outputs = [node for node in made if node in kept]
-        self.inputs = [
-            root for root in _list_roots(groups) if root not in made
-        ]
+        self.inputs = [root for root in _list_roots(groups) if root not in made]
         self._made = [
             (value.shape, value.stride(), value.dtype)
             for value in map(layout.values.__getitem__, self.outputs)
@@ -64,7 +61,9 @@ class Segment:
         for node in inner:
             value = layout.values[node]
             places[node], names[node] = size, f"b{len(places)}"
-            size += -(-value.numel() * value.element_size() // ALIGNED) * ALIGNED
+            size += (
+                -(-value.numel() * value.element_size() // ALIGNED) * ALIGNED
+            )
         self._scratch = size
         given = [*(names[node] for node in arguments), "scratch"]
         lines = [f"void {self.__name__}("]
@@ -125,10 +124,10 @@ class _Builder:
 
     def _copy(self, node: fx.Node) -> fx.Node:
         """Copies a node; a view is taken of the storage's owner at once."""
-        value, root = self.layout.values.get(node), self.layout.roots.get(node)
-        if root in (None, node) or any(list_written(node)):
+        root = self.layout.roots.get(node)
+        if root is None or root is node or any(list_written(node)):
             return self.graph.node_copy(node, self.copy)
-        owner = self.layout.values[root]
+        value, owner = self.layout.values[node], self.layout.values[root]
         if value.dtype != owner.dtype:
             return self.graph.node_copy(node, self.copy)
         known, offset = self.copy(root), value.storage_offset()

@@ -5,11 +5,10 @@ ones would. So a view is known as a part of the tensor that it looks at, and
 need not be made.
 """
 
-import math
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, fx
@@ -108,13 +107,9 @@ def list_written(node: fx.Node) -> Iterable[fx.Node]:
     named.update({argument.name: value for argument, value in positional})
     for argument in schema.arguments:
         info, value = argument.alias_info, named.get(argument.name)
+        value = cast(Any, value)
         if info is not None and info.is_write and value is not None:
             yield from value if isinstance(value, list | tuple) else [value]
-
-
-def make_strides(shape: Sequence[int]) -> Shape:
-    """Returns the strides of a contiguous tensor."""
-    return tuple(math.prod(shape[place + 1 :]) for place in range(len(shape)))
 
 
 def _without_data(tensor: Tensor) -> Tensor:
@@ -132,7 +127,7 @@ def _run(node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         or node.target is operator.getitem
     ):
         raise UnsuitableError(f"{node.target} is no operator of ATen")
-    args = fx.map_arg(node.args, values.get)
+    args: Any = fx.map_arg(node.args, values.get)
     kwargs = dict(fx.map_arg(node.kwargs, values.get))
     if "device" in kwargs:
         kwargs["device"] = "meta"
@@ -145,11 +140,11 @@ def _run(node: fx.Node, values: dict[fx.Node, Any]) -> Any:
 def _check_strides(node: fx.Node, value: Any) -> None:
     """Compares a layout with that of the result that was recorded."""
     example = read_example(node)
-    if isinstance(example, Tensor) and isinstance(value, Tensor):
-        if skip_short(example.stride(), example.shape) != skip_short(
-            value.stride(), value.shape
-        ):
-            raise UnsuitableError(f"{node.target} has other strides")
+    if not isinstance(example, Tensor) or not isinstance(value, Tensor):
+        return
+    recorded = skip_short(example.stride(), example.shape)
+    if recorded != skip_short(value.stride(), value.shape):
+        raise UnsuitableError(f"{node.target} has other strides")
 
 
 def skip_short(strides: Sequence[int], shape: Sequence[int]) -> Shape:

@@ -1,17 +1,13 @@
-"""What a node of a graph computes, as a loop over the elements of a shape.
-
-A loop reads tensors, computes one or more expressions for each element, and
-keeps each of them, or reduces it over some dimensions of the shape.
-"""
+"""The loops of a graph's nodes: which can be one, and what it computes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from pyro_vae.svi.loops.layout import Access, Layout, Shape, make_strides
+from pyro_vae.svi.loops.layout import Layout, Shape
+from pyro_vae.svi.loops.loop import Loop, Operand, Result
 from pyro_vae.svi.loops.operators import (
     C_TYPES,
     CASTS,
@@ -27,54 +23,7 @@ from pyro_vae.svi.loops.operators import (
     SELECTIONS,
     write_number,
 )
-
-NARROW = 8  # rows or columns of a product that loops are faster for
-
-
-@dataclass(frozen=True)
-class Operand:
-    """An element of a tensor, or a number in C, cast to a dtype."""
-
-    source: Access | str
-    dtype: torch.dtype
-
-
-@dataclass(frozen=True)
-class Result:
-    """An expression, and where its values, or their reductions, go.
-
-    Attributes:
-        expression: C, with `{0}` and so on for the loop's operands.
-        offset: The first element in the node's tensor.
-        strides: In each dimension of the loop; 0 in those that are reduced.
-    """
-
-    expression: str
-    offset: int
-    strides: Shape
-
-
-@dataclass(frozen=True)
-class Loop:
-    """What one node computes.
-
-    Attributes:
-        node: The node.
-        shape: What is looped over.
-        operands: What is read.
-        results: What is computed; several for a narrow matrix product.
-        dtype: Of the results.
-        reduction: None for elementwise results, or `sum`, `mean`, `max`, `min`.
-        dims: The dimensions of the shape that are reduced.
-    """
-
-    node: fx.Node
-    shape: Shape
-    operands: tuple[Operand, ...]
-    results: tuple[Result, ...]
-    dtype: torch.dtype
-    reduction: str | None = None
-    dims: tuple[int, ...] = ()
+from pyro_vae.svi.loops.products import multiply
 
 
 class Loops:
@@ -197,7 +146,10 @@ class Loops:
         elif name in ELEMENTWISE:
             text = ELEMENTWISE[name]
             given.extend(DEFAULTS.get(name, ())[len(given) - 1 :])
-            if f"{{{len(given)}}}" in text or f"{{{len(given) - 1}}}" not in text:
+            if (
+                f"{{{len(given)}}}" in text
+                or f"{{{len(given) - 1}}}" not in text
+            ):
                 return None  # an argument too few or too many
         else:
             return None
@@ -225,7 +177,9 @@ class Loops:
         """Returns the loop of a copy, maybe to another dtype."""
         value = self.layout.values[node]
         ignored = {"memory_format", "dtype"}
-        if node.kwargs.keys() - ignored or not isinstance(node.args[0], fx.Node):
+        if node.kwargs.keys() - ignored or not isinstance(
+            node.args[0], fx.Node
+        ):
             return None
         source = self._value(node.args[0])
         if value.dtype in ROUNDED:
@@ -264,7 +218,8 @@ class Loops:
         source = self._value(argument)
         if source.numel() == 0:
             return None
-        chosen, keep = [*node.args[1:], None, False][:2]
+        given: list[Any] = [*node.args[1:], None, False]
+        chosen, keep = given[:2]
         dims = range(source.dim())
         if isinstance(chosen, int):
             chosen = [chosen]
@@ -294,114 +249,26 @@ class Loops:
         )
 
     def _multiply(self, node: fx.Node) -> Loop | None:
-        """Returns the loop of a product of matrices of which one is narrow.
-
-        It goes through the larger matrix in the order in which it lies, which
-        is the order of the loop that has made it.
-        """
-        if node.kwargs or str(node.target) != "aten.mm.default":
-            return None
-        left, right = node.args
-        a, b = self._value(left), self._value(right)
-        (n, k), m = a.shape, b.shape[1]
-        dtype = self.layout.values[node].dtype
-        if dtype not in (torch.float32, torch.float64) or min(n, k, m) > NARROW:
-            return None
-        if min(n, k, m) == 0:
-            return None
-        one = self.layout.access(left, tuple(a.shape))
-        two = self.layout.access(right, tuple(b.shape))
-        if k <= NARROW:
-            return self._add_products(node, one, two)
-        if m <= n:
-            return self._sum_products(node, one, two, True)
-        return self._sum_products(node, one, two, False)
-
-    def _add_products(
-        self, node: fx.Node, left: Access, right: Access
-    ) -> Loop | None:
-        """A sum of few products for each element."""
+        """Returns the loop of a product of matrices of which one is narrow."""
         value = self.layout.values[node]
-        k = self._value(node.args[0]).shape[1]
-        operands, terms = [], []
-        for index in range(k):
-            for access, dim in ((left, 1), (right, 0)):
-                strides = list(access.strides)
-                offset = access.offset + index * strides[dim]
-                strides[dim] = 0
-                operands.append(
-                    Operand(
-                        access._replace(offset=offset, strides=tuple(strides)),
-                        value.dtype,
-                    )
-                )
-            terms.append(f"{{{2 * index}}} * {{{2 * index + 1}}}")
-        return self._elementwise(node, operands, " + ".join(terms))
-
-    def _sum_products(
-        self, node: fx.Node, left: Access, right: Access, narrow_right: bool
-    ) -> Loop:
-        """Few columns (or rows), each a reduction of the larger matrix."""
-        value = self.layout.values[node]
-        (n, k), m = self._value(node.args[0]).shape, value.shape[1]
-        rows, columns = value.stride()
-        if narrow_right:
-            large, small, shape = left, right, (n, k)
-            steps, step, dim, count = (rows, 0), columns, 1, m
-            along, across = small.strides
-        else:
-            large, small, shape = right, left, (k, m)
-            steps, step, dim, count = (0, columns), rows, 0, n
-            across, along = small.strides
-        operands = [Operand(large, value.dtype)]
-        results = []
-        for index in range(count):
-            strides = [0, 0]
-            strides[dim] = along
-            access = small._replace(
-                offset=small.offset + index * across, strides=tuple(strides)
-            )
-            operands.append(Operand(access, value.dtype))
-            text = f"{{0}} * {{{index + 1}}}"
-            results.append(Result(text, index * step, steps))
-        loop = Loop(
+        plain = str(node.target) == "aten.mm.default" and not node.kwargs
+        if not plain or value.dtype not in (torch.float32, torch.float64):
+            return None
+        left, right = node.all_input_nodes[0], node.all_input_nodes[-1]
+        shapes = [tuple(self.layout.values[n].shape) for n in (left, right)]
+        return multiply(
             node,
-            shape,
-            tuple(operands),
-            tuple(results),
-            value.dtype,
-            "sum",
-            (dim,),
+            value,
+            self.layout.access(left, shapes[0]),
+            self.layout.access(right, shapes[1]),
+            shapes[0][1],
         )
-        in_order = large.strides[0] >= large.strides[1]
-        return loop if in_order else _transpose(loop)
 
     def _is_bool(self, given: Any) -> bool:
         value = self._value(given)
         return isinstance(value, Tensor) and value.dtype == torch.bool
 
     def _value(self, given: Any) -> Any:
-        return self.layout.values[given] if isinstance(given, fx.Node) else given
-
-
-def _transpose(loop: Loop) -> Loop:
-    """Returns the same loop of two dimensions, in the other order."""
-
-    def turn(operand: Operand) -> Operand:
-        source = operand.source
-        if isinstance(source, Access):
-            source = source._replace(strides=source.strides[::-1])
-        return Operand(source, operand.dtype)
-
-    return Loop(
-        loop.node,
-        loop.shape[::-1],
-        tuple(map(turn, loop.operands)),
-        tuple(
-            Result(result.expression, result.offset, result.strides[::-1])
-            for result in loop.results
-        ),
-        loop.dtype,
-        loop.reduction,
-        tuple(1 - dim for dim in loop.dims),
-    )
+        return (
+            self.layout.values[given] if isinstance(given, fx.Node) else given
+        )

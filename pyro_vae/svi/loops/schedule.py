@@ -20,7 +20,8 @@ from pyro_vae.svi.loops.layout import (
     list_written,
     skip_short,
 )
-from pyro_vae.svi.loops.loops import Loop, Loops
+from pyro_vae.svi.loops.loop import Loop
+from pyro_vae.svi.loops.loops import Loops
 
 SMALL = 1 << 12  # elements of a group that need not wait
 
@@ -158,7 +159,9 @@ class _Scheduler:
                 before.add(node)
             elif self.is_operator(node):
                 reads = self._roots(node.all_input_nodes)
-                reads |= {n for n in node.all_input_nodes if self.is_operator(n)}
+                reads |= {
+                    n for n in node.all_input_nodes if self.is_operator(n)
+                }
             else:
                 continue
             needs = reads | barriers
@@ -221,7 +224,9 @@ class _Scheduler:
         """Returns whether a loop can run along with a group."""
         reads = list(list_reads(loop))
         inside = {access.root for access in reads if group.computes(access)}
-        outside = {access.root for access in reads if not group.computes(access)}
+        outside = {
+            access.root for access in reads if not group.computes(access)
+        }
         needs = self._needs[loop.node] - (inside - outside)
         return needs <= self._done
 

@@ -3,33 +3,27 @@
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import fx
 
 from pyro_vae.svi.loops.layout import Access, Shape
-from pyro_vae.svi.loops.loops import Loop, Operand, Result
+from pyro_vae.svi.loops.loop import Operand
 from pyro_vae.svi.loops.operators import C_TYPES, FUNCTIONS, ROUNDED
+from pyro_vae.svi.loops.reductions import (
+    COMBINE,
+    Reduction,
+    add_to,
+    declare_accumulators,
+    start_sums,
+    write_index,
+)
 from pyro_vae.svi.loops.schedule import Group
 
 LARGE = 1 << 15  # elements of a group that several threads share
 CHUNK = 64  # rows that are summed before their sums are
 MOST_CHUNKS = 64
 SHORT = 8  # a dimension that is not worth to be the innermost loop
-
-INITIAL = {
-    "sum": "0",
-    "mean": "0",
-    "max": "-__builtin_inf()",
-    "min": "__builtin_inf()",
-}
-COMBINE = {
-    "sum": "{0} += {1};",
-    "mean": "{0} += {1};",
-    "max": "if ({1} > {0} || {1} != {1}) {0} = {1};",
-    "min": "if ({1} < {0} || {1} != {1}) {0} = {1};",
-}
 
 
 def write_header() -> str:
@@ -56,24 +50,6 @@ def write_header() -> str:
         "}",
     ]
     return "\n".join(lines)
-
-
-@dataclass
-class Reduction:
-    """One reduced result of a group.
-
-    Attributes:
-        loop: The loop that it belongs to.
-        result: The result.
-        strides: Of its accumulators, in each dimension of the nest; 0 in those
-            that are reduced.
-        count: The number of accumulators.
-    """
-
-    loop: Loop
-    result: Result
-    strides: Shape
-    count: int
 
 
 class GroupSource:
@@ -137,13 +113,13 @@ class GroupSource:
     def write(self) -> Iterator[str]:
         """Yields the lines of a block in C."""
         reductions = self._reductions()
-        shared = self._shared(reductions)
+        shared = self._shared()
         chunks = self._count_chunks(shared, reductions)
         yield "{"
         yield from self._declare()
         for place, reduction in enumerate(reductions):
             copies = chunks if reduction.strides[shared] == 0 else 1
-            yield from _declare_accumulators(place, reduction, copies)
+            yield from declare_accumulators(place, reduction, copies)
         elements = math.prod(self.sizes)
         if chunks > 1 and elements >= LARGE:
             yield "#pragma omp parallel for schedule(static)"
@@ -179,7 +155,7 @@ class GroupSource:
             found.append(Reduction(loop, result, tuple(strides[::-1]), count))
         return found
 
-    def _shared(self, reductions: list[Reduction]) -> int:
+    def _shared(self) -> int:
         """Returns the loop that is cut into chunks: the outermost long one."""
         for place, size in enumerate(self.sizes):
             if size >= SHORT:
@@ -187,15 +163,15 @@ class GroupSource:
         return len(self.sizes) - 1
 
     def _count_chunks(self, shared: int, reductions: list[Reduction]) -> int:
+        """Returns how many parts the shared loop is cut into."""
         elements, size = math.prod(self.sizes), self.sizes[shared]
         across = [r for r in reductions if r.strides[shared] == 0]
         if sum(r.count for r in across) * 4 > elements:
-            return 1
-        if across:
-            return max(1, min(MOST_CHUNKS, -(-size // CHUNK), size)) if (
-                elements < LARGE
-            ) else max(1, min(MOST_CHUNKS, max(8, -(-size // CHUNK)), size))
-        return max(1, min(16, size)) if elements >= LARGE else 1
+            return 1  # the accumulators would be most of the work
+        threads = min(size, 8 if across else 16) if elements >= LARGE else 1
+        if not across:
+            return threads
+        return max(threads, min(MOST_CHUNKS, -(-size // CHUNK)))
 
     def _declare(self) -> Iterator[str]:
         for access, name in self._reads.items():
@@ -224,13 +200,14 @@ class GroupSource:
         for place, size in enumerate(self.sizes):
             low, high = ("low", "high") if place == shared else ("0", size)
             if place == last:
-                yield from _start_sums(reductions, local)
-            yield f"for (long i{place} = {low}; i{place} < {high}; i{place}++) {{"
+                yield from start_sums(reductions, local)
+            i = f"i{place}"
+            yield f"for (long {i} = {low}; {i} < {high}; {i}++) {{"
             yield from body[place]
         yield "}"
         for number in local:
             reduction = reductions[number]
-            index = _index(reduction.strides[:-1])
+            index = write_index(reduction.strides[:-1])
             combine = COMBINE[reduction.loop.reduction or ""]
             yield combine.format(f"a{number}[{index}]", f"l{number}")
         yield "}" * last
@@ -244,8 +221,10 @@ class GroupSource:
         depths: dict[str, int] = {}
         for access, name in self._reads.items():
             walked = self._strides(access.strides)
-            depth = max((n for n, step in enumerate(walked) if step), default=-1)
-            element = f"{name}[{_index(walked)}]"
+            depth = max(
+                (n for n, step in enumerate(walked) if step), default=-1
+            )
+            element = f"{name}[{write_index(walked)}]"
             kind = C_TYPES.get(access.dtype, "float")
             if access.dtype in ROUNDED:
                 element = f"widen({element})"
@@ -264,14 +243,14 @@ class GroupSource:
                 text = result.expression.format(*operands, f=letter)
                 if loop.reduction is not None:
                     place = numbers[id(result)]
-                    lines[last] += _add_to(reductions[place], place, local, text)
+                    lines[last] += add_to(reductions[place], place, local, text)
                     continue
                 name = f"t{len(self._variables)}"
                 self._variables[loop.node], depths[name] = name, depth
                 kind = C_TYPES.get(loop.dtype, "float")
                 lines[depth].append(f"const {kind} {name} = {text};")
                 if loop.node in self.stored:
-                    index = _index(self._strides(result.strides))
+                    index = write_index(self._strides(result.strides))
                     if loop.dtype in ROUNDED:
                         name = f"round_even({name})"
                     write = writes[id(result)]
@@ -297,76 +276,27 @@ class GroupSource:
     ) -> Iterator[str]:
         """Combines the accumulators and writes the results."""
         loop, result = reduction.loop, reduction.result
-        write = next(
-            p for p, (_, r) in enumerate(self._results) if r is result
-        )
+        write = next(p for p, (_, r) in enumerate(self._results) if r is result)
         kind = loop.reduction or ""
         walked, outer = self._strides(result.strides), reduction.strides
         for depth, size in enumerate(self.sizes):
             if outer[depth]:
                 yield f"for (long i{depth} = 0; i{depth} < {size}; i{depth}++)"
-        number = f"{_index(outer)}"
+        number = f"{write_index(outer)}"
         total = "long" if not loop.dtype.is_floating_point else "double"
         yield f"{{ {total} total = s{place}[{number}];"
         yield f"for (long c = 1; c < {copies}; c++) {{"
-        yield f"const {total} part = s{place}[{reduction.count}L * c + {number}];"
+        element = f"{reduction.count}L * c + {number}"
+        yield f"const {total} part = s{place}[{element}];"
         yield COMBINE[kind].format("total", "part")
         yield "}"
         scale = math.prod(self.group.shape[dim] for dim in loop.dims)
         mean = f" / {scale}" if kind == "mean" else ""
-        yield f"w{write}[{_index(walked)}] = total{mean}; }}"
+        yield f"w{write}[{write_index(walked)}] = total{mean}; }}"
         yield f"free(s{place});"
-
-
-def _declare_accumulators(
-    place: int, reduction: Reduction, copies: int
-) -> Iterator[str]:
-    kind, count = C_TYPES[reduction.loop.dtype], reduction.count * copies
-    start = INITIAL[reduction.loop.reduction or ""]
-    yield (
-        f"{kind} *restrict const s{place} = "
-        f"({kind} *)malloc({max(count, 1)}L * sizeof({kind}));"
-    )
-    yield f"for (long i = 0; i < {count}; i++) s{place}[i] = {start};"
-
-
-def _start_sums(
-    reductions: list[Reduction], local: list[int]
-) -> Iterator[str]:
-    """Declares what the innermost loop reduces to, and vectorizes the loop."""
-    sums = []
-    for number in local:
-        loop = reductions[number].loop
-        start = INITIAL[loop.reduction or ""]
-        yield f"{C_TYPES[loop.dtype]} l{number} = {start};"
-        if loop.reduction in ("sum", "mean"):
-            sums.append(f"l{number}")
-    if len(sums) == len(local):
-        clause = f" reduction(+: {', '.join(sums)})" if sums else ""
-        yield f"#pragma omp simd{clause}"
-
-
-def _add_to(
-    reduction: Reduction, place: int, local: list[int], text: str
-) -> Iterator[str]:
-    """Adds an expression's value to an accumulator."""
-    index = _index(reduction.strides)
-    target = f"l{place}" if place in local else f"a{place}[{index}]"
-    yield f"const {C_TYPES[reduction.loop.dtype]} e{place} = {text};"
-    yield COMBINE[reduction.loop.reduction or ""].format(target, f"e{place}")
 
 
 def _name(operand: str) -> str:
     """Returns the variable in an operand, which may be cast or compared."""
     found = re.search(r"\b(?:vr|t)\d+\b", operand)
     return found[0] if found else ""
-
-
-def _index(strides: Shape) -> str:
-    """Returns an element's index, in C, from the loops' variables."""
-    terms = [
-        f"i{place}" if stride == 1 else f"{stride}L * i{place}"
-        for place, stride in enumerate(strides)
-        if stride
-    ]
-    return " + ".join(terms) or "0"
