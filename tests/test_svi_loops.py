@@ -252,6 +252,49 @@ def test_views(name):
         assert result.stride() == expected.stride()
 
 
+@pytest.mark.parametrize("name", VIEWS)
+def test_inputs_that_begin_later_in_their_storage(name):
+    given = torch.randn(3, 6, 8)
+    fused = fuse(record(VIEWS[name], given[0].clone()), [given[0].clone()])
+    for part in given:
+        torch.testing.assert_close(fused(part)[0], VIEWS[name](part))
+
+
+def test_views_that_torchs_operators_take():
+    given = torch.randn(3, 6, 8)
+
+    def function(x):
+        one = torch.linalg.qr(x.t()[:, 1:5])[1].diagonal().abs().sum()
+        return one + torch.cumsum(x[2:].exp()[1:], 0).sum() + x[1].cumsum(0)
+
+    fused = fuse(record(function, given[0].clone()), [given[0].clone()])
+    for part in given:
+        torch.testing.assert_close(fused(part)[0], function(part))
+
+
+def test_what_is_no_plain_number_is_torchs():
+    x = torch.randn(5, 2)
+    for function in (
+        lambda x: torch.view_as_complex(x).abs() + 1,
+        lambda x: torch.view_as_complex(x).conj().imag * 2,
+        lambda x: (torch.view_as_complex(x) * 2).real.sum() + x.sum(),
+        lambda x: x.view(torch.int64) + 1,
+        lambda x: (x.half() * 2).float().sum(),
+    ):
+        result, _ = compute(function, x)
+        torch.testing.assert_close(result, function(x))
+
+
+def test_a_reduction_of_one_number():
+    for dims in ([], [0], [-1]):
+        check(lambda x: (x * 2).sum(dims), torch.tensor(3.0))  # noqa: B023
+
+
+def test_integers_wrap_around():
+    most = torch.tensor([torch.iinfo(torch.int64).max, 3])
+    check(lambda x: (x + 1 > x) | (x * 2 < x), most)
+
+
 @pytest.mark.parametrize("n", [1, 2, 8, 40])
 @pytest.mark.parametrize("k", [1, 3, 50])
 @pytest.mark.parametrize("m", [1, 4, 30])

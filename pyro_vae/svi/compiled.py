@@ -24,9 +24,9 @@ class CompiledSVI:
     r"""`pyro.infer.SVI` whose step runs as one compiled graph.
 
     The pair is run twice through Pyro's handlers, and once more while loss and
-    gradients are recorded; the record is compiled by Inductor, and one fused
-    kernel updates the parameters. A step that draws initial parameters is
-    taken eagerly. With the same seed the losses and parameters are those of
+    gradients are recorded; the record is compiled, and one fused kernel
+    updates the parameters. A step that draws initial parameters is taken
+    eagerly. With the same seed the losses and parameters are those of
     `pyro.infer.SVI`, up to rounding; unlike there, a loss that is not finite
     raises, and parameters and buffers stay as they were. Parameters stay where
     they are (in modules and in Pyro's param store), the optimizer's state in

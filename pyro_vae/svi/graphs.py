@@ -2,7 +2,8 @@
 
 A function is run once on real tensors while `make_fx` records what reaches
 ATen: through Pyro's handlers, the distributions and autograd's backward pass,
-so that there is no second set of formulas. Inductor compiles the record.
+so that there is no second set of formulas. The record is compiled, to loops in C
+or by Inductor.
 """
 
 import warnings
@@ -86,7 +87,7 @@ class Program:
         lengths: a graph with one stays as it was recorded.
 
         Raises:
-            CompilationError: If Inductor or its C++ compiler fails.
+            CompilationError: If the compilers fail.
         """
         if any(node.target is PACKING for node in self._record.graph.nodes):
             return
@@ -141,7 +142,7 @@ def compile_graph(
     Raises:
         DynamicPairError: If Python reads a value that depends on a parameter
             or on chance; by the program, if a value that it has read changed.
-        CompilationError: If Inductor or its C++ compiler fails.
+        CompilationError: If the compilers fail.
     """
     graph, constants, reads = _record(function, inputs, modules)
     refuse_dynamic(graph)

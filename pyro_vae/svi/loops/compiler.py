@@ -19,7 +19,7 @@ from pyro_vae.files import (
 FLAGS = [
     *("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-w"),
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),
-    *("-x", "c"),
+    *("-fwrapv", "-x", "c"),
 ]
 LIBRARIES = ["-lmvec", "-lm"]
 SECONDS = 300  # for one run of the compiler

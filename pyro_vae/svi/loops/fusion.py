@@ -128,18 +128,15 @@ class _Builder:
         if root is None or root is node or any(list_written(node)):
             return self.graph.node_copy(node, self.copy)
         value, owner = self.layout.values[node], self.layout.values[root]
-        if value.dtype != owner.dtype:
+        # Where an input begins in its storage is not known.
+        is_part = value.storage_offset() != owner.storage_offset()
+        if is_part or not self.layout.is_plain(node):
             return self.graph.node_copy(node, self.copy)
-        known, offset = self.copy(root), value.storage_offset()
-        shape, strides = tuple(value.shape), value.stride()
-        if (shape, strides, offset) == (
-            tuple(owner.shape),
-            owner.stride(),
-            owner.storage_offset(),
-        ):
+        known, shape = self.copy(root), tuple(value.shape)
+        if (shape, value.stride()) == (tuple(owner.shape), owner.stride()):
             return known
         return self.graph.call_function(
-            aten.as_strided.default, (known, shape, strides, offset)
+            aten.as_strided.default, (known, shape, value.stride())
         )
 
     def call(self, segment: Segment) -> None:

@@ -59,6 +59,11 @@ class Layout:
             return _is_split(node)
         return isinstance(value, Tensor) and self.roots[node] is not node
 
+    def is_plain(self, node: fx.Node) -> bool:
+        """Returns whether a tensor's elements are those of its storage."""
+        value, owner = self.values[node], self.values[self.roots[node]]
+        return value.dtype == owner.dtype and not value.is_neg()
+
     def access(self, node: fx.Node, shape: Shape) -> Access:
         """Returns how a loop over a shape reads a node that broadcasts."""
         value, root = self.values[node], self.roots[node]

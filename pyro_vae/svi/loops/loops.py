@@ -79,7 +79,8 @@ class Loops:
         if given in self.constants:
             number = self.constants[given]
             return Operand(write_number(number, dtype), dtype)
-        if value.dtype not in C_TYPES and value.dtype not in ROUNDED:
+        known = value.dtype in C_TYPES or value.dtype in ROUNDED
+        if not known or not self.layout.is_plain(given):
             return None
         return Operand(self.layout.access(given, shape), dtype)
 
@@ -223,7 +224,8 @@ class Loops:
         dims = range(source.dim())
         if isinstance(chosen, int):
             chosen = [chosen]
-        reduced = {dim % source.dim() for dim in chosen or dims}
+        reduced = {dim % max(source.dim(), 1) for dim in chosen or dims}
+        reduced &= set(dims)
         kind = REDUCTIONS[name]
         integral = kind == "sum" and value.dtype == torch.int64
         if len(node.args) > 3 or not (
@@ -255,6 +257,8 @@ class Loops:
         if not plain or value.dtype not in (torch.float32, torch.float64):
             return None
         left, right = node.all_input_nodes[0], node.all_input_nodes[-1]
+        if not all(map(self.layout.is_plain, (left, right))):
+            return None
         shapes = [tuple(self.layout.values[n].shape) for n in (left, right)]
         return multiply(
             node,
