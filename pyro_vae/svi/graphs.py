@@ -2,8 +2,8 @@
 
 A function is run once on real tensors while `make_fx` records what reaches
 ATen: through Pyro's handlers, the distributions and autograd's backward pass,
-so that there is no second set of formulas. The record is compiled, to loops in C
-or by Inductor.
+so that there is no second set of formulas. The record is compiled, to loops in
+C or by Inductor.
 """
 
 import warnings
