@@ -295,6 +295,18 @@ def test_a_reduction_of_one_number():
         check(lambda x: (x * 2).sum(dims), torch.tensor(3.0))  # noqa: B023
 
 
+def test_operators_without_a_layout_of_their_own():
+    def function(x):
+        return torch._sample_dirichlet(x.exp()) * 2
+
+    x = torch.randn(5, 3)
+    fused = fuse(record(function, x), [x])
+    torch.manual_seed(1)
+    expected = function(x)
+    torch.manual_seed(1)
+    torch.testing.assert_close(fused(x)[0], expected)
+
+
 def test_integers_wrap_around():
     most = torch.tensor([torch.iinfo(torch.int64).max, 3])
     check(lambda x: (x + 1 > x) | (x * 2 < x), most)

@@ -139,6 +139,9 @@ def _run(node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     try:
         return node.target(*args, **kwargs)
     except (RuntimeError, NotImplementedError) as error:
+        example = read_example(node)
+        if isinstance(example, Tensor) and _is_new(node):
+            return _without_data(example)
         raise UnsuitableError(f"{node.target} has no layout") from error
 
 
@@ -161,6 +164,14 @@ def skip_short(strides: Sequence[int], shape: Sequence[int]) -> Shape:
 
 def _storage(value: Tensor) -> int:
     return value.untyped_storage()._cdata
+
+
+def _is_new(node: fx.Node) -> bool:
+    """Returns whether an operator's result has a storage of its own."""
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and all(
+        argument.alias_info is None for argument in schema.arguments
+    )
 
 
 def _is_split(node: fx.Node) -> bool:
