@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from pyro_vae.svi.compat import writes_in_place
+from pyro_vae.svi.draws import is_random
 from pyro_vae.svi.refusals import ADVICE, DynamicPairError
 
 
@@ -136,11 +137,8 @@ def _refuse_unknown(
 ) -> None:
     """Refuses a value that is not known before a step is computed."""
     for node in graph.nodes:
-        is_drawn = torch.Tag.nondeterministic_seeded in getattr(
-            node.target, "tags", ()
-        )
         if (
-            is_drawn
+            is_random(node.target)
             or writes_in_place(node)
             or not unknown.isdisjoint(node.all_input_nodes)
         ):

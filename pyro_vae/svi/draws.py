@@ -30,9 +30,10 @@ _CATEGORIES = aten.multinomial.default  # of `(..., K)`, flattened by torch
 
 
 @functools.cache  # for it is asked of all that a step does
-def _is_random(operator: Any) -> bool:
+def is_random(operator: Any) -> bool:
     """Returns whether an operator draws."""
-    return torch.Tag.nondeterministic_seeded in operator.tags
+    tags = getattr(operator, "tags", ())  # a Python function has none
+    return torch.Tag.nondeterministic_seeded in tags
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class _Watching(TorchDispatchMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if not _is_random(function):
+        if not is_random(function):
             return function(*args, **(kwargs or {}))
         shape = self._shape(function, args)
         return self.draw(function, shape, args, dict(kwargs or {}))

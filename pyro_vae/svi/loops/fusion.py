@@ -3,7 +3,6 @@
 import ctypes
 import operator
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -184,7 +183,7 @@ def fuse(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphModule:
         library = load_library("\n".join(sources))
         for segment in segments:
             segment.load(library)
-    return fx.GraphModule(_Holder(segments), builder.graph)
+    return fx.GraphModule({}, builder.graph)
 
 
 def _cut(
@@ -222,9 +221,3 @@ def _split_biases(graph: fx.Graph) -> None:
             result = graph.call_function(aten.add.Tensor, (product, bias))
         node.replace_all_uses_with(result)
         graph.erase_node(node)
-
-
-class _Holder(torch.nn.Module):
-    def __init__(self, segments: Sequence[Any]):
-        super().__init__()
-        self.segments = list(segments)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, fx
 
-from pyro_vae.svi.compat import read_example
+from pyro_vae.svi.compat import read_example, writes_in_place
 
 Shape = tuple[int, ...]
 
@@ -104,9 +104,9 @@ def lay_out(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Layout:
 
 def list_written(node: fx.Node) -> Iterable[fx.Node]:
     """Yields the arguments that an operator changes in place."""
-    schema = getattr(node.target, "_schema", None)
-    if schema is None or not schema.is_mutable:
+    if not writes_in_place(node):
         return
+    schema = cast(Any, node.target)._schema
     named = dict(node.kwargs)
     positional = zip(schema.arguments, node.args, strict=False)
     named.update({argument.name: value for argument, value in positional})

@@ -47,6 +47,7 @@ class Reduction:
 def declare_accumulators(
     place: int, reduction: Reduction, copies: int
 ) -> Iterator[str]:
+    """Allocates the accumulators of all chunks, and sets them to begin."""
     kind, count = C_TYPES[reduction.loop.dtype], reduction.count * copies
     start = INITIAL[reduction.loop.reduction or ""]
     yield (

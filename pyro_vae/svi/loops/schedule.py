@@ -10,9 +10,9 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-import torch
 from torch import fx
 
+from pyro_vae.svi.draws import is_random
 from pyro_vae.svi.loops.layout import (
     Access,
     Layout,
@@ -123,7 +123,9 @@ class _Scheduler:
         open_nodes = [
             node
             for node in graph.graph.nodes
-            if node.op == "output" or any(list_written(node)) or _draws(node)
+            if node.op == "output"
+            or any(list_written(node))
+            or is_random(node.target)
         ]
         while open_nodes:
             node = open_nodes.pop()
@@ -234,8 +236,3 @@ class _Scheduler:
         """Returns the nodes that own the storages of nodes' tensors."""
         roots = self.layout.roots
         return {roots[node] for node in nodes if node in roots}
-
-
-def _draws(node: fx.Node) -> bool:
-    tags: Iterable[torch.Tag] = getattr(node.target, "tags", ())
-    return torch.Tag.nondeterministic_seeded in tags

@@ -144,14 +144,10 @@ class GroupSource:
             if loop.reduction is None:
                 continue
             strides, count = [], 1
-            walked = self._strides(result.strides)
-            reduced = [
-                any(dim == last for dim in loop.dims) for last in self._lasts
-            ] or [True]
+            reduced = [last in loop.dims for last in self._lasts] or [True]
             for place in reversed(range(len(self.sizes))):
                 strides.append(0 if reduced[place] else count)
                 count *= 1 if reduced[place] else self.sizes[place]
-            assert len(walked) == len(strides)
             found.append(Reduction(loop, result, tuple(strides[::-1]), count))
         return found
 
