@@ -3,7 +3,7 @@
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from pyro_vae import (
     VAE,
@@ -19,6 +19,7 @@ from pyro_vae.objectives import is_analytic
 from pyro_vae.parts.flows import Couplings
 from pyro_vae.svi import backend, graphs
 from pyro_vae.svi.loops.compiler import CompilerError
+from pyro_vae.svi.record import record
 
 TIMING = ("seconds", "images_per_second")
 PAIRS = [
@@ -121,3 +122,10 @@ def use_inductor(monkeypatch):
         raise CompilerError("not here")
 
     monkeypatch.setattr(backend, "fuse", refuse)
+
+
+def record_graph(function, inputs):
+    """Returns the record of a function that finds no tensors elsewhere."""
+    recorded = record(function, inputs)
+    assert recorded.constants == []
+    return fx.GraphModule({}, recorded.graph)

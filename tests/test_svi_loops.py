@@ -9,13 +9,13 @@ import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import Adam
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae import CompiledSVI, VAEConfig, build
 from pyro_vae.svi.loops import compiler, operators
 from pyro_vae.svi.loops.compiler import CompilerError, load_library
 from pyro_vae.svi.loops.fusion import Segment, fuse
 from pyro_vae.svi.loops.layout import UnsuitableError
+from tests.models import record_graph
 
 try:
     compiler.find_compiler()
@@ -92,7 +92,7 @@ TWO = {
 
 
 def record(function, *inputs):
-    return make_fx(lambda *tensors: [function(*tensors)])(*inputs)
+    return record_graph(lambda *tensors: [function(*tensors)], inputs)
 
 
 def compute(function, *inputs):
@@ -342,7 +342,7 @@ def test_what_is_changed_in_place():
         return after.sum() + before.sum() + (first - new).sum()
 
     one, two = torch.randn(3), torch.randn(3)
-    graph = make_fx(lambda x, y: [function(x, y)])(one.clone(), two)
+    graph = record(function, one.clone(), two)
     x, y = one.clone(), one.clone()
     (result,) = fuse(graph, [x, two])(x, two)
     assert torch.allclose(result, function(y, two))
@@ -355,7 +355,7 @@ def test_inputs_that_share_a_storage():
         x.mul_(3)
         return before + y
 
-    graph = make_fx(lambda x, y: [function(x, y)])(torch.ones(4), torch.ones(4))
+    graph = record(function, torch.ones(4), torch.ones(4))
     fused = fuse(graph, [torch.ones(4), torch.ones(4)])
     x, y = torch.ones(4), torch.ones(4)
     assert torch.equal(fused(x, x)[0], function(y, y))
@@ -399,16 +399,15 @@ def test_threads_change_nothing(shape):
 
 
 def test_bfloat16_is_rounded_as_torch_rounds_it():
-    convert = torch.ops.prims.convert_element_type
     x = torch.tensor([*EDGES, 1.00390625, 1.01171875, 3.4e38])
     x = torch.cat([x, torch.randn(500)]).float()
-    check(lambda x: convert(x.exp(), torch.bfloat16), x)
-    check(lambda x: convert(x, torch.float32) * 2, x.bfloat16())
+    check(lambda x: x.exp().bfloat16(), x)
+    check(lambda x: x.float() * 2, x.bfloat16())
 
 
 def test_a_graph_of_another_kind_is_refused():
     x = torch.randn(3).to_sparse()
-    graph = make_fx(lambda x: [x * 2])(torch.randn(3))
+    graph = record(lambda x: x * 2, torch.randn(3))
     with pytest.raises(UnsuitableError, match="strided"):
         fuse(graph, [x])
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from pyro_vae.objectives import bounds
 from pyro_vae.objectives.terms import Terms, read_terms
 from pyro_vae.svi import ReportingELBO, can_compile
-from pyro_vae.svi.compat import get_importance_trace
+from pyro_vae.svi.compat_pyro import get_importance_trace
 from pyro_vae.vae import VAE
 
 

@@ -13,7 +13,7 @@ from pyro_vae.svi.loops.layout import UnsuitableError
 def compile_record(
     graph: fx.GraphModule, inputs: Sequence[Tensor]
 ) -> Callable[..., Sequence[Tensor]]:
-    """Compiles a record of `make_fx` for inputs of these shapes.
+    """Compiles a record for inputs of these shapes.
 
     Loops are compiled by gcc in a second or less, Inductor's kernels in ten;
     the former are for the CPU, on Linux, and for a graph of ATen's operators.

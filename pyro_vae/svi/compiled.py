@@ -10,7 +10,7 @@ from pyro.infer import ELBO, SVI, Trace_ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 
-from pyro_vae.svi.compat import am_i_wrapped
+from pyro_vae.svi.compat_pyro import am_i_wrapped
 from pyro_vae.svi.eager import check_finite
 from pyro_vae.svi.estimator import computes_loss
 from pyro_vae.svi.gradients import CompiledGradients

@@ -14,7 +14,7 @@ from pyro.infer import (
     TraceMeanField_ELBO,
 )
 
-from pyro_vae.svi.compat import outside_traces
+from pyro_vae.svi.compat_pyro import outside_traces
 from pyro_vae.svi.eager import check_finite
 from pyro_vae.svi.gradients import CompiledGradients, check_options
 from pyro_vae.svi.pairs import ALONE, Pair

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.distributions import Categorical
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyro_vae.svi.compat import aten, untraced
+from pyro_vae.svi.compat import OperatorMode, aten
+from pyro_vae.svi.record import unrecorded
 
 # Their number of random numbers depends on the values that come out.
 _REJECTING = {
@@ -78,7 +78,7 @@ class Place(NamedTuple):
     dim: int | None
 
 
-class _Watching(TorchDispatchMode):
+class _Watching(OperatorMode):
     """Sees the operators that draw, in their order."""
 
     def __init__(self) -> None:
@@ -266,7 +266,7 @@ class _Sharing(_Watching):
         """
         if device not in self._rows:
             start, stop = self.part.start, self.part.stop
-            with untraced():
+            with unrecorded():
                 self._rows[device] = torch.arange(start, stop, device=device)
         return self._rows[device]
 

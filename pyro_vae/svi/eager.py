@@ -11,7 +11,7 @@ from pyro.infer import ELBO, SVI
 from pyro.optim import PyroOptim
 from torch import Tensor
 
-from pyro_vae.svi.compat import get_unconstrained
+from pyro_vae.svi.compat_pyro import get_unconstrained
 from pyro_vae.svi.estimator import ReportingELBO
 from pyro_vae.svi.joint import Joint
 from pyro_vae.svi.optimizers import clip_gradients

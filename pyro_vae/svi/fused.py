@@ -18,13 +18,15 @@ from pyro.optim.clipped_adam import ClippedAdam
 from torch import Tensor
 
 from pyro_vae.svi.compat import (
-    adopt_parameters,
     foreach_clamp_max_,
     foreach_clamp_min_,
     foreach_mul_,
     foreach_norm,
     fused_adam_,
     fused_adamw_,
+)
+from pyro_vae.svi.compat_pyro import (
+    adopt_parameters,
     get_clip_options,
     get_constructor,
     get_torch_optimizers,

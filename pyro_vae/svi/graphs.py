@@ -1,9 +1,9 @@
 """Python that runs Pyro programs, as one compiled graph of tensor operations.
 
-A function is run once on real tensors while `make_fx` records what reaches
-ATen: through Pyro's handlers, the distributions and autograd's backward pass,
-so that there is no second set of formulas. The record is compiled, to loops in
-C or by Inductor.
+A function is run once on real tensors, and what reaches ATen is recorded:
+through Pyro's handlers, the distributions and autograd's backward pass, so that
+there is no second set of formulas. The record is compiled, to loops in C or by
+Inductor.
 """
 
 import warnings
@@ -16,17 +16,13 @@ from torch.overrides import TorchFunctionMode
 
 from pyro_vae.svi.backend import compile_record
 from pyro_vae.svi.checks import Checks, Read, split_checks
-from pyro_vae.svi.compat import (
-    make_fx,
-    unchecked_values,
-    within_expectations,
-    without_checkpoints,
-)
+from pyro_vae.svi.compat import without_checkpoints
+from pyro_vae.svi.compat_pyro import unchecked_values, within_expectations
 from pyro_vae.svi.factorizations import Factorizations, split_factorizations
-from pyro_vae.svi.inductor import faking, load_compiler
 from pyro_vae.svi.matmul import choose_matmuls
 from pyro_vae.svi.noise import keep_draws
 from pyro_vae.svi.random_states import keep_random_states
+from pyro_vae.svi.record import record
 from pyro_vae.svi.refusals import (
     CompilationError,
     explain,
@@ -145,7 +141,6 @@ def compile_graph(
         CompilationError: If the compilers fail.
     """
     graph, constants, reads = _record(function, inputs, modules)
-    refuse_dynamic(graph)
     checks = split_checks(graph, reads, [*inputs, *constants])
     factorizations = split_factorizations(graph)
     keep_draws(graph)
@@ -167,11 +162,10 @@ def _record(
         The record, those tensors, and the values that Python has read, whose
         tensors are the last results.
     """
-    load_compiler()
     buffers = copy_buffers(modules)
     recording = Recording()
 
-    def record(*tensors: Tensor) -> list[Tensor]:
+    def run(*tensors: Tensor) -> list[Tensor]:
         with OperatorReads(recording):
             results = function(*tensors)
             recording.note_masks(results)
@@ -184,15 +178,16 @@ def _record(
             without_checkpoints(),
             keep_random_states(inputs),
             recording,
-            faking(),
         ):
-            graph = make_fx(record)(*inputs)
+            recorded = record(run, inputs)
     except Exception as error:
         raise explain(error) from error
     finally:
         for buffer, value in buffers:
             buffer.copy_(value)
-    return graph, _lift_constants(graph), recording.reads
+    refuse_dynamic(recorded.graph)
+    graph = fx.GraphModule({}, recorded.graph)
+    return graph, recorded.constants, recording.reads
 
 
 class _MaskedSums(TorchFunctionMode):
@@ -215,25 +210,6 @@ class _MaskedSums(TorchFunctionMode):
             values, mask = args
             return torch.where(mask, values, torch.zeros_like(values))
         return function(*args, **(kwargs or {}))
-
-
-def _lift_constants(graph: fx.GraphModule) -> list[Tensor]:
-    """Turns the tensors that a graph holds into inputs after the others."""
-    constants: dict[str, tuple[fx.Node, Tensor]] = {}
-    nodes = list(graph.graph.nodes)
-    inputs = [node for node in nodes if node.op == "placeholder"]
-    last = inputs[-1] if inputs else None
-    for node in nodes:
-        if node.op != "get_attr":
-            continue
-        if node.target not in constants:
-            place = graph.graph.inserting_before()  # at the beginning
-            with graph.graph.inserting_after(last) if last else place:
-                last = graph.graph.placeholder(node.target)
-            constants[node.target] = (last, getattr(graph, node.target))
-        node.replace_all_uses_with(constants[node.target][0])
-        graph.graph.erase_node(node)
-    return [tensor for _, tensor in constants.values()]
 
 
 def _keep_freed_memory() -> None:

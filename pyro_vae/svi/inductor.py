@@ -28,33 +28,8 @@ from pyro_vae.files import (
 __all__ = [
     "compile_by_inductor",
     "describe_processor",
-    "faking",
-    "load_compiler",
     "multiply_by_onednn",
 ]
-
-
-def load_compiler() -> None:
-    """Imports Inductor, for a second or two, where a recording must not.
-
-    To import it runs operations on tensors in torch 2.8, which a recording
-    would take in.
-    """
-    if torch.__version__ < "2.9":
-        from torch import _inductor  # noqa: F401
-
-
-@contextmanager
-def faking(shapes: ShapeEnv | None = None) -> Iterator[None]:
-    """Gives torch one mode for the fake tensors of a graph.
-
-    A recording would make one for each operation.
-    """
-    mode = FakeTensorMode(
-        shape_env=shapes, static_shapes=True, allow_fallback_kernels=True
-    )
-    with tracing(TracingContext(mode)):
-        yield
 
 
 def compile_by_inductor(
@@ -62,7 +37,7 @@ def compile_by_inductor(
 ) -> Callable[..., Sequence[Tensor]]:
     """Compiles a recorded graph for inputs of these shapes.
 
-    It takes any record of `make_fx`, and raises errors of many kinds. Of
+    It takes any record, and raises errors of many kinds. Of
     processes that want the same graph, one compiles it, and the others find it
     in the cache.
     """
@@ -74,13 +49,13 @@ def compile_by_inductor(
         "triton.cudagraphs": any(tensor.is_cuda for tensor in inputs),
     }
     # Inductor looks into its cache on disk only where there is a ShapeEnv.
-    faked = faking(ShapeEnv())
+    mode = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True)
     with (
         torch.no_grad(),
         _compile_cache() as folder,
         one_at_a_time(folder / "waiting" / _name(graph, inputs)),
         warnings.catch_warnings(),
-        faked,
+        tracing(TracingContext(mode)),
     ):
         # One part of torch warns about another.
         warnings.simplefilter("ignore", FutureWarning)

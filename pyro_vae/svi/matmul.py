@@ -5,21 +5,16 @@ Each runs on the kernel that is fastest here, which svi/kernels.py measures. And
 bfloat16 at every product, where a graph can convert each tensor once.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from pyro_vae.svi.compat import (
-    aten,
-    convert_element_type,
-    read_example,
-    writes_in_place,
-)
+from pyro_vae.svi.compat import aten, writes_in_place
 from pyro_vae.svi.inductor import multiply_by_onednn
 from pyro_vae.svi.kernels import choose_kernel
+from pyro_vae.svi.record import read_example
 
 PRECISIONS = ("highest", "high", "medium")
 LARGE = 1 << 20  # multiplications from which another kernel pays its call
@@ -60,7 +55,7 @@ def choose_matmuls(
     """Rewrites a recorded graph's large float32 products, in place.
 
     Args:
-        graph: A graph of ATen operations, as `make_fx` records it.
+        graph: A graph of ATen operations, as `record` makes it.
         precision: `highest` and `high` multiply in float32 (`high` is TF32 on
             CUDA, which is a setting of torch's and not of the graph's).
             `medium` rounds operands and results to bfloat16 and sums in
@@ -75,9 +70,10 @@ def choose_matmuls(
     }
     for node in list(graph.graph.nodes):
         bias, left, right = _read_operands(node)
-        if not _is_large(left, right):
+        operands = _read_large(left, right)
+        if operands is None:
             continue
-        kernel = choose(read_example(left), read_example(right), precision)
+        kernel = choose(*operands, precision)
         if kernel not in products:
             continue
         with graph.graph.inserting_before(node):
@@ -161,22 +157,27 @@ def _round(
     return rounded[node]
 
 
-def _is_large(left: fx.Node | None, right: fx.Node | None) -> bool:
+def _read_large(
+    left: fx.Node | None, right: fx.Node | None
+) -> tuple[Tensor, Tensor] | None:
+    """Returns the operands of a large float32 product, without data."""
     if left is None or right is None:
-        return False
-    tensors = [read_example(node) for node in (left, right)]
-    if any(
-        not isinstance(tensor, Tensor)
-        or tensor.dtype != torch.float32
-        or tensor.device.type != "cpu"
-        for tensor in tensors
-    ):
-        return False
-    return math.prod(tensors[0].shape) * tensors[1].shape[1] >= LARGE
+        return None
+    examples = [read_example(node) for node in (left, right)]
+    made = [
+        example.make()
+        for example in examples
+        if example is not None
+        and example.dtype == torch.float32
+        and example.device.type == "cpu"
+    ]
+    if len(made) < 2 or made[0].numel() * made[1].shape[1] < LARGE:
+        return None
+    return made[0], made[1]
 
 
 def _cast(graph: fx.Graph, node: fx.Node, dtype: torch.dtype) -> fx.Node:
-    return _call(graph, convert_element_type, node, dtype)
+    return graph.call_function(aten._to_copy.default, (node,), {"dtype": dtype})
 
 
 def _call(graph: fx.Graph, target: Callable, *args: Any) -> fx.Node:

@@ -8,7 +8,7 @@ from pyro.optim.clipped_adam import ClippedAdam
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor, nn
 
-from pyro_vae.svi.compat import (
+from pyro_vae.svi.compat_pyro import (
     adopt_parameters,
     get_constructor,
     get_torch_optimizers,

@@ -11,7 +11,7 @@ import torch
 from pyro import get_param_store, poutine
 from torch import Tensor
 
-from pyro_vae.svi.compat import get_unconstrained, list_baselines
+from pyro_vae.svi.compat_pyro import get_unconstrained, list_baselines
 from pyro_vae.svi.estimator import ReportingELBO, computes_loss
 from pyro_vae.svi.numbers import Numbers
 from pyro_vae.svi.optimizers import clip_gradients

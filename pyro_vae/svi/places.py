@@ -18,7 +18,7 @@ import torch
 from pyro import get_param_store
 from torch import Tensor, nn
 
-from pyro_vae.svi.compat import get_stored, list_baselines, put_stored
+from pyro_vae.svi.compat_pyro import get_stored, list_baselines, put_stored
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)
 CONSTANT = (torch.dtype, torch.device, torch.Size, range)

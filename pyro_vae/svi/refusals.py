@@ -7,10 +7,11 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
-from pyro_vae.svi.compat import aten, read_example
+from pyro_vae.svi.compat import aten
 from pyro_vae.svi.places import is_foreign
+from pyro_vae.svi.record import read_example
 
 ADVICE = "use torch.where, poutine.mask and the like, or pyro.infer.SVI"
 
@@ -23,14 +24,14 @@ class CompilationError(OSError):
     """A graph could not be compiled on this machine."""
 
 
-def refuse_dynamic(graph: fx.GraphModule) -> None:
+def refuse_dynamic(graph: fx.Graph) -> None:
     """Refuses a record in which the shape of a result depends on values.
 
     Raises:
         DynamicPairError: If there is such a result, or a generator of the
             user's own, whose draws a graph would not repeat.
     """
-    for node in graph.graph.nodes:
+    for node in graph.nodes:
         is_index = node.target is aten.index.Tensor
         if node.target is aten.masked_select.default or (
             is_index and any(map(_is_mask, node.args[1]))
@@ -49,10 +50,8 @@ def refuse_dynamic(graph: fx.GraphModule) -> None:
 
 def _is_mask(index: Any) -> bool:
     example = read_example(index) if isinstance(index, fx.Node) else None
-    return isinstance(example, Tensor) and example.dtype in (
-        torch.bool,
-        torch.uint8,
-    )
+    masks = (torch.bool, torch.uint8)
+    return example is not None and example.dtype in masks
 
 
 def explain(error: Exception) -> Exception:

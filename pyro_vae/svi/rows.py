@@ -11,7 +11,7 @@ from pyro.distributions import Delta, Unit
 from torch import Tensor, nn
 
 from pyro_vae.svi.arguments import list_tensors
-from pyro_vae.svi.compat import (
+from pyro_vae.svi.compat_pyro import (
     get_unconstrained,
     is_subsample,
     list_baselines,

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae.svi.checks import Read
-from pyro_vae.svi.compat import aten, is_validation, untraced
+from pyro_vae.svi.compat import OperatorMode, aten, is_validation
+from pyro_vae.svi.record import unrecorded
 from pyro_vae.svi.refusals import find_line
 
 _READING = {
@@ -38,10 +38,15 @@ _READING_OPERATORS = {
     aten.unique_consecutive.default: "torch.unique_consecutive",
     aten.repeat_interleave.Tensor: "torch.repeat_interleave",
 }
+PACKING = aten._pack_padded_sequence.default
+# Operators of whose arguments one determines the shape of the result.
+_SHAPED = {
+    PACKING: (1, "pack_padded_sequence, by the lengths"),
+    aten.bincount.default: (0, "torch.bincount"),
+}
 # Functions that copy numbers, and those of tensors in lists, without a record.
 _COPYING = (torch.tensor, torch.as_tensor, torch.asarray)
 _OWN = ("torch", "pyro_vae.svi")
-PACKING = aten._pack_padded_sequence.default  # by the lengths, its second
 
 
 class _Masked(NamedTuple):
@@ -115,7 +120,7 @@ class Recording(TorchFunctionMode):
             find: Takes the tensor, cut off from the record.
         """
         tensor = tensor.detach()
-        with untraced():
+        with unrecorded():
             value = tensor.clone()
             found = find(value)
         self.reads.append(Read(tensor, value, way + find_line()))
@@ -183,7 +188,7 @@ class Recording(TorchFunctionMode):
         """Returns `torch.tensor([x, y])`, which would read the entries."""
         if not any(isinstance(part, Tensor) for part in _flatten(entries)):
             return function(entries, **options)
-        with untraced():
+        with unrecorded():
             like = function(_detach(entries), **options)
         parts = [
             part.detach().reshape(()) if isinstance(part, Tensor) else part
@@ -201,7 +206,7 @@ class Recording(TorchFunctionMode):
         return (tensor.unsqueeze(-1) == classes).to(torch.int64)
 
 
-class OperatorReads(TorchDispatchMode):
+class OperatorReads(OperatorMode):
     """Notes the values that torch's own operators read.
 
     Args:
@@ -225,10 +230,26 @@ class OperatorReads(TorchDispatchMode):
                 _READING_OPERATORS[function],
                 lambda value: function(value, *args[1:], **(kwargs or {})),
             )
-        if function is PACKING:
-            way = "pack_padded_sequence, by the lengths"
-            self._recording.note(args[1], way, lambda lengths: None)
+        if torch.Tag.data_dependent_output in function.tags:
+            return self._answer(function, args, kwargs or {})
+        if function in _SHAPED:
+            place, way = _SHAPED[function]
+            self._recording.note(args[place], way, lambda value: None)
         return function(*args, **(kwargs or {}))
+
+    def _answer(
+        self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Returns what Python is told of tensors, by `torch.equal`, say."""
+        way = f"torch.{function.overloadpacket.__name__}"
+        values = [
+            self._recording.note(arg, way, lambda value: value)
+            if isinstance(arg, Tensor)
+            else arg
+            for arg in args
+        ]
+        with unrecorded():
+            return function(*values, **kwargs)
 
 
 def _is_asserted() -> bool:

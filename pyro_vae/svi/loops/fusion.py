@@ -17,6 +17,7 @@ from pyro_vae.svi.loops.schedule import (
     make_schedule,
 )
 from pyro_vae.svi.loops.source import GroupSource, write_header
+from pyro_vae.svi.record import set_example
 
 ALIGNED = 64  # bytes
 
@@ -152,7 +153,7 @@ def fuse(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphModule:
     """Returns a graph that computes the same, with loops in C.
 
     Args:
-        graph: A record of `make_fx`, of operators of ATen.
+        graph: A record, of operators of ATen.
         inputs: What it takes, on the CPU; later ones have the same layouts.
 
     Raises:
@@ -219,5 +220,7 @@ def _split_biases(graph: fx.Graph) -> None:
         with graph.inserting_before(node):
             product = graph.call_function(aten.mm.default, (left, right))
             result = graph.call_function(aten.add.Tensor, (product, bias))
+        set_example(product, node)
+        set_example(result, node)
         node.replace_all_uses_with(result)
         graph.erase_node(node)

@@ -1,8 +1,7 @@
 """Where the tensors of a recorded graph lie: shapes, strides and storages.
 
-The graph is run once on tensors without data, which share storages as real
-ones would. So a view is known as a part of the tensor that it looks at, and
-need not be made.
+A recording tells what shares a storage. So a view is known as a part of the
+tensor that it looks at, and need not be made.
 """
 
 import operator
@@ -13,7 +12,8 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, fx
 
-from pyro_vae.svi.compat import read_example, writes_in_place
+from pyro_vae.svi.compat import writes_in_place
+from pyro_vae.svi.record import read_example
 
 Shape = tuple[int, ...]
 
@@ -83,7 +83,7 @@ def lay_out(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Layout:
         UnsuitableError: If the graph has something else, or is not for the CPU.
     """
     layout = Layout({}, {}, set())
-    owners: dict[int, fx.Node] = {}
+    finder = _Finder(layout)
     given = iter(inputs)
     for node in graph.graph.nodes:
         if node.op == "output":
@@ -91,15 +91,69 @@ def lay_out(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Layout:
         if node.op == "placeholder":
             value: Any = _without_data(next(given))
         else:
-            value = _run(node, layout.values)
-        _check_strides(node, value)
+            value = finder.find(node)
         layout.values[node] = value
-        if isinstance(value, Tensor):
-            owner = owners.setdefault(_storage(value), node)
-            layout.roots[node] = owner
+        finder.note(node)
         for argument in list_written(node):
             layout.written.add(layout.roots[argument])
     return layout
+
+
+class _Finder:
+    """Finds nodes' layouts: as they were recorded, or without data."""
+
+    def __init__(self, layout: Layout):
+        self.layout = layout
+        self._owners: dict[int, fx.Node] = {}  # of storages
+        self._recorded: dict[int, fx.Node] = {}  # by their numbers
+
+    def find(self, node: fx.Node) -> Any:
+        """Returns a node's result, without data."""
+        _check_operator(node)
+        example = read_example(node)
+        if example is None:
+            return self._find_several(node)
+        if example.device.type != "cpu":
+            raise UnsuitableError(f"{node.target} has a result elsewhere")
+        owner = self._recorded.get(example.storage)
+        if owner is None:
+            return example.make()
+        value, first = self.layout.values[owner], read_example(owner)
+        if first is None or value.dtype != example.dtype:
+            return self._run(node)
+        offset = example.offset - first.offset
+        try:
+            return value.as_strided(example.shape, example.strides, offset)
+        except RuntimeError as error:
+            raise UnsuitableError("a view of more than an input") from error
+
+    def _find_several(self, node: fx.Node) -> Any:
+        """Returns a list for a node whose results have nodes of their own."""
+        if "example" in node.meta and all(map(read_example, node.users)):
+            return []
+        return self._run(node)
+
+    def _run(self, node: fx.Node) -> Any:
+        """Runs an operator on tensors without data."""
+        values = self.layout.values
+        args: Any = fx.map_arg(node.args, values.get)
+        kwargs = dict(fx.map_arg(node.kwargs, values.get))
+        if "device" in kwargs:
+            kwargs["device"] = "meta"
+        try:
+            return cast(Any, node.target)(*args, **kwargs)
+        except (RuntimeError, NotImplementedError) as error:
+            raise UnsuitableError(f"{node.target} has no layout") from error
+
+    def note(self, node: fx.Node) -> None:
+        """Remembers which node a storage belongs to."""
+        value, example = self.layout.values[node], read_example(node)
+        if not isinstance(value, Tensor):
+            return
+        storage = value.untyped_storage()._cdata
+        self.layout.roots[node] = self._owners.setdefault(storage, node)
+        if example is not None:
+            self._recorded.setdefault(example.storage, node)
 
 
 def list_written(node: fx.Node) -> Iterable[fx.Node]:
@@ -125,52 +179,18 @@ def _without_data(tensor: Tensor) -> Tensor:
     )
 
 
-def _run(node: fx.Node, values: dict[fx.Node, Any]) -> Any:
-    """Runs an operator on tensors without data."""
+def _check_operator(node: fx.Node) -> None:
     if node.op != "call_function" or not (
         isinstance(node.target, torch._ops.OpOverload)
         or node.target is operator.getitem
     ):
         raise UnsuitableError(f"{node.target} is no operator of ATen")
-    args: Any = fx.map_arg(node.args, values.get)
-    kwargs = dict(fx.map_arg(node.kwargs, values.get))
-    if "device" in kwargs:
-        kwargs["device"] = "meta"
-    try:
-        return node.target(*args, **kwargs)
-    except (RuntimeError, NotImplementedError) as error:
-        example = read_example(node)
-        if isinstance(example, Tensor) and _is_new(node):
-            return _without_data(example)
-        raise UnsuitableError(f"{node.target} has no layout") from error
-
-
-def _check_strides(node: fx.Node, value: Any) -> None:
-    """Compares a layout with that of the result that was recorded."""
-    example = read_example(node)
-    if not isinstance(example, Tensor) or not isinstance(value, Tensor):
-        return
-    recorded = skip_short(example.stride(), example.shape)
-    if recorded != skip_short(value.stride(), value.shape):
-        raise UnsuitableError(f"{node.target} has other strides")
 
 
 def skip_short(strides: Sequence[int], shape: Sequence[int]) -> Shape:
     """Returns the strides of dimensions that have more than one element."""
     return tuple(
         stride for stride, size in zip(strides, shape, strict=True) if size > 1
-    )
-
-
-def _storage(value: Tensor) -> int:
-    return value.untyped_storage()._cdata
-
-
-def _is_new(node: fx.Node) -> bool:
-    """Returns whether an operator's result has a storage of its own."""
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and all(
-        argument.alias_info is None for argument in schema.arguments
     )
 
 

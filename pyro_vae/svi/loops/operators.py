@@ -129,7 +129,6 @@ CASTS = {
     "aten._to_copy.default",
     "aten.clone.default",
     "aten.lift_fresh_copy.default",
-    "prims.convert_element_type.default",
 }
 
 CONSTANTS = {  # of one value in all places

@@ -1,0 +1,254 @@
+"""A record of what a function does to tensors: a graph of ATen operators.
+
+The function runs once, on real tensors. What reaches the operators below
+autograd is noted: through Pyro's handlers, the distributions and the backward
+pass. torch's own `make_fx` does so, too, but imports torch's compilers for it,
+which takes a second, and a millisecond for each operator.
+"""
+
+import itertools
+import operator
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx
+from torch.fx.node import map_aggregate
+
+from pyro_vae.svi.compat import (
+    OperatorMode,
+    WeakTensorKeys,
+    aten,
+    handles_operators,
+)
+
+_storage_numbers = itertools.count()
+
+
+class Example(NamedTuple):
+    """What a node's result was like when it was recorded.
+
+    Attributes:
+        shape: Its shape.
+        strides: Its strides.
+        dtype: Its dtype.
+        device: Its device.
+        storage: A number that results share if their storages are the same.
+        offset: Its first element in that storage.
+    """
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    storage: int
+    offset: int
+
+    def make(self) -> Tensor:
+        """Returns a tensor like it, without data."""
+        return torch.empty_strided(
+            self.shape, self.strides, dtype=self.dtype, device="meta"
+        )
+
+
+def read_example(node: fx.Node) -> Example | None:
+    """Returns what a node's result was like; None of one that is no tensor.
+
+    None, too, of a node that was not recorded, and of a tensor that is not
+    strided or whose elements stand negated or conjugated.
+    """
+    example: Example | None = node.meta.get("example")
+    return example
+
+
+def set_example(node: fx.Node, like: fx.Node) -> None:
+    """Describes a new node's result as another's, in a storage of its own."""
+    example = read_example(like)
+    if example is not None:
+        number = next(_storage_numbers)
+        node.meta["example"] = example._replace(storage=number)
+
+
+@dataclass
+class Record:
+    """A recorded function.
+
+    Attributes:
+        graph: It takes the inputs, and then the constants.
+        constants: Tensors that the function has found elsewhere.
+    """
+
+    graph: fx.Graph
+    constants: list[Tensor]
+
+
+def record(
+    function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]
+) -> Record:
+    """Runs a function of tensors, and records it.
+
+    `backward` is recorded, and so are random draws and changes in place, in
+    their order.
+
+    Args:
+        function: Takes tensors, and returns a list of tensors.
+        inputs: What it is run on, recognized wherever the function reads them.
+    """
+    recorder = _Recorder(inputs)
+    with _without_kept_casts(), _without_compilers(), recorder:
+        results = function(*inputs)
+    recorder.finish(results)
+    return Record(recorder.graph, recorder.constants)
+
+
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """Runs a block that no recording sees."""
+    with torch._C._DisableTorchDispatch():
+        yield
+
+
+@contextmanager
+def _without_kept_casts() -> Iterator[None]:
+    """Has autocast convert a parameter anew at each use.
+
+    It would keep those from before the recording, or from inside it.
+    """
+    kept = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(kept)
+
+
+@contextmanager
+def _without_compilers() -> Iterator[None]:
+    """Runs what `torch.compile` has compiled as it is written."""
+    if "torch._dynamo" in sys.modules:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    else:  # then nothing was, and to import it takes a second
+        yield
+
+
+class _Recorder(OperatorMode):
+    """Notes the operators that are called, and what their arguments are."""
+
+    def __init__(self, inputs: Sequence[Tensor]):
+        super().__init__()
+        self.graph = fx.Graph()
+        self.constants: list[Tensor] = []
+        self._nodes: Any = WeakTensorKeys()
+        self._last: fx.Node | None = None  # of the graph's inputs
+        for place, tensor in enumerate(inputs):
+            self._add_input(f"input_{place}", tensor)
+
+    def __torch_dispatch__(
+        self,
+        function: Any,
+        types: Iterable[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        options = dict(kwargs or {})
+        if any(map(handles_operators, types)):
+            return NotImplemented
+        if torch.is_inference_mode_enabled():
+            with self:  # autograd, which is off, would have taken it apart
+                result = function.decompose(*args, **options)
+            if result is not NotImplemented:
+                return result
+        if function is aten.lift_fresh.default:
+            # Whatever is done to the new tensor, the constant stays.
+            function = aten.lift_fresh_copy.default
+        storages: dict[int, int] = {}
+
+        def find(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            node = self._find(value)
+            example = read_example(node)
+            if example is not None:
+                storages[_address(value)] = example.storage
+            return node
+
+        given = map_aggregate((tuple(args), options), find)
+        node = self.graph.call_function(function, *given)
+        results = function(*args, **options)
+        self._note(results, node, storages)
+        return results
+
+    def finish(self, results: Sequence[Tensor]) -> None:
+        """Makes tensors the results of the graph."""
+        self.graph.output([self._find(tensor) for tensor in results])
+
+    def _find(self, tensor: Tensor) -> fx.Node:
+        """Returns the node of a tensor; one from elsewhere is a constant."""
+        node: fx.Node | None = self._nodes.get(tensor)
+        if node is None:
+            node = self._add_input(f"constant_{len(self.constants)}", tensor)
+            self.constants.append(tensor)
+        return node
+
+    def _add_input(self, name: str, tensor: Tensor) -> fx.Node:
+        """Adds an input of the graph, after the others."""
+        graph, last = self.graph, self._last
+        first = graph.inserting_before  # all other nodes
+        with graph.inserting_after(last) if last is not None else first():
+            self._last = graph.placeholder(name)
+        self._note(tensor, self._last, {})
+        return self._last
+
+    def _note(
+        self, results: Any, node: fx.Node, storages: Mapping[int, int]
+    ) -> None:
+        """Notes what a node returns: a tensor, or several.
+
+        Args:
+            results: What it returns.
+            node: The node.
+            storages: The numbers of its arguments' storages, by address.
+        """
+        node.meta["example"] = None
+        if isinstance(results, Tensor):
+            self._nodes[results] = node
+            node.meta["example"] = _describe(results, storages)
+        elif isinstance(results, list | tuple):
+            for place, result in enumerate(results):
+                if isinstance(result, Tensor | list | tuple):
+                    part = self.graph.call_function(
+                        operator.getitem, (node, place)
+                    )
+                    self._note(result, part, storages)
+
+
+def _describe(tensor: Tensor, storages: Mapping[int, int]) -> Example | None:
+    """Describes a tensor.
+
+    Args:
+        tensor: The tensor.
+        storages: As in `_Recorder._note`.
+    """
+    if tensor.layout != torch.strided or tensor.is_neg() or tensor.is_conj():
+        return None
+    number = storages.get(_address(tensor))
+    return Example(
+        tuple(tensor.shape),
+        tensor.stride(),
+        tensor.dtype,
+        tensor.device,
+        next(_storage_numbers) if number is None else number,
+        int(tensor.storage_offset()),
+    )
+
+
+def _address(tensor: Tensor) -> int:
+    """Returns where a tensor's storage begins, or a negative number.
+
+    Storages of no bytes begin nowhere.
+    """
+    return tensor.untyped_storage().data_ptr() or -id(tensor)
