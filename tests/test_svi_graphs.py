@@ -49,7 +49,7 @@ def dynamic_model(kind):
         elif kind == "draw":
             scale = 1.0 if torch.randn(()) > 0 else 2.0
         elif kind == "equal":
-            scale = 1.0 if torch.equal(x, x + 1) else 2.0
+            scale = 1.0 if torch.equal(x, x + loc) else 2.0
         elif kind == "format":
             scale = abs(float(f"{x[0]:.2f}")) + 1.0
         elif kind == "random":

@@ -115,6 +115,12 @@ def test_entries_that_stay_where_they_are_need_no_fixed_mask(sign):
             lambda x: torch.arange(2).repeat_interleave(x[0, 0, :2].long() + 3),
             -X,
         ),
+        (lambda x: x + torch.equal(x, X), X + 1),
+        (lambda x: x + torch.allclose(x, X), X + 1),
+        (
+            lambda x: torch.bincount(x.flatten().long() + 3, x.flatten()),
+            2 * X + 1,
+        ),
     ],
 )
 def test_a_shape_may_depend_on_an_argument_that_does_not_change(read, changed):
@@ -122,6 +128,17 @@ def test_a_shape_may_depend_on_an_argument_that_does_not_change(read, changed):
     assert torch.equal(graph(X)[0], read(X))
     with pytest.raises(DynamicPairError, match="when the step was recorded"):
         graph(changed)
+
+
+def test_what_is_counted_may_change_but_not_its_range():
+    def count(x, weights):
+        return [torch.bincount(x, weights, minlength=3)]
+
+    x, weights = torch.tensor([0, 2, 2]), torch.ones(3)
+    graph = compile_graph(count, [x, weights])
+    assert graph(x, 2 * weights)[0].tolist() == [2.0, 0.0, 4.0]
+    with pytest.raises(DynamicPairError, match=r"torch\.bincount"):
+        graph(torch.tensor([0, 2, 3]), weights)
 
 
 def test_a_shape_may_not_depend_on_a_draw():
