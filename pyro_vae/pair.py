@@ -4,6 +4,7 @@ from typing import Any
 
 import pyro
 import torch
+from pyro.distributions import Unit
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -264,7 +265,9 @@ class Guide(nn.Module):
 
 def follow_gradient(name: str, value: Tensor) -> None:
     """Adds the gradient of a value to the ELBO's, in a guide, and no value."""
-    pyro.factor(name, value.detach() - value, has_rsample=True)
+    unit = Unit(value.detach() - value, has_rsample=True)
+    infer = {"is_auxiliary": True, "is_gradient": True}
+    pyro.sample(name, unit, obs=unit.sample(), infer=infer)
 
 
 def _data_plate(x: Tensor, num_data: float | None) -> pyro.plate:

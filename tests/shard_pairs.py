@@ -20,6 +20,7 @@ OWN_CASES = {
 }
 OWN_REFUSED = {
     "own, site": "site 'w' of the guide is not of the rows",
+    "own, factor": "site 'penalty' of the guide is not of the rows",
     "own, subsample": "the plate 'data' of the guide draws its own rows",
     "own, buffer": "the step changes a buffer of shape (3,)",
     "own, average": "the step keeps a running average of the loss",
@@ -70,6 +71,9 @@ class Own:
     def guide(self, x, share):
         if self.is_named("site"):
             pyro.sample("w", dist.Normal(pyro.param("loc", torch.ones(())), 1))
+        if self.is_named("factor"):  # which is 0 in the first step
+            shift = pyro.param("shift", torch.zeros(()))
+            pyro.factor("penalty", -shift, has_rsample=True)
         slope = pyro.param("slope", lambda: torch.randn(3))
         scale = pyro.param(
             "scale", lambda: torch.rand(()), constraint=constraints.positive

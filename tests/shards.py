@@ -242,13 +242,17 @@ def run_all(rank, folder, names):
         timeout=timedelta(seconds=60),
     )
     groups = {size: dist.new_group(list(range(size))) for size in WORLDS}
+    shards = {size: Shards(group) for size, group in groups.items()}
     cases, outcomes = list_cases(), {}
     for name in names:
         alone = train(name, cases[name], Shards()) if rank == 0 else None
         for size, group in groups.items():
             if rank >= size or size not in worlds_of(name):
                 continue
-            ours = train(name, cases[name], Shards(group))
+            # A fit knows nothing of the one before it; a pair is no fit.
+            is_own = name in OWN_CASES | OWN_REFUSED
+            given = Shards(group) if is_own else shards[size]
+            ours = train(name, cases[name], given)
             every = [None] * size
             dist.all_gather_object(every, ours, group=group)
             if rank == 0:

@@ -14,7 +14,10 @@ from tests.shards import (
     worlds_of,
 )
 
-pytestmark = pytest.mark.slow  # it starts processes, and runs many cases
+pytestmark = [
+    pytest.mark.slow,  # it starts processes, and runs many cases
+    pytest.mark.xdist_group("shards"),  # they have their outcomes in common
+]
 
 REFUSED = {
     "free bits": "free_bits is 0.1, a floor under a minibatch's mean KL",

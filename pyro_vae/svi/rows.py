@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from pyro import get_param_store, poutine
-from pyro.distributions import Delta, Unit
+from pyro.distributions import Delta
 from torch import Tensor, nn
 
 from pyro_vae.svi.arguments import list_tensors
@@ -161,7 +161,7 @@ def list_sites(
             if site["type"] != "sample":
                 continue
             if not is_subsample(site):
-                if not _adds_nothing(site["fn"]):
+                if not _adds_nothing(site):
                     shape = tuple(site["log_prob"].shape)
                     shapes[f"{name!r} of the {place}"] = shape
                 continue
@@ -175,19 +175,21 @@ def list_sites(
     return shapes
 
 
-def _adds_nothing(distribution: Any) -> bool:
+def _adds_nothing(site: Any) -> bool:
     """Returns whether a log-density is 0 by what it is, and not by its value.
 
     It is that of a point, or of a guide's factor that stands for a gradient
-    alone, which may be of rows that are none of the minibatch's.
+    alone, which may be of rows that are none of the minibatch's. The latter
+    has `is_gradient` in its `infer`, as that of `pair.follow_gradient` does.
     """
+    if site["infer"].get("is_gradient"):
+        return True
+    distribution = site["fn"]
     while hasattr(distribution, "base_dist"):
         distribution = distribution.base_dist
     if isinstance(distribution, Delta):
         density = distribution.log_density
         return not (density.requires_grad or density.any())
-    if isinstance(distribution, Unit) and distribution.has_rsample:
-        return not distribution.log_factor.any()
     return False
 
 
