@@ -3,10 +3,17 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from socket import socket
 
 import pytest
+import torch.distributed as dist
 
+from pyro_vae.cli import processes
+from pyro_vae.cli.processes import meet
 from pyro_vae.runs.history import HISTORY, read_history
+from pyro_vae.svi import LostProcessError
 from tests.commands import SCRIPTS, environment, run
 from tests.models import TIMING
 
@@ -39,21 +46,42 @@ runpy.run_path(script, run_name="__main__")
 """
 
 
-def torchrun(folder, count, *words, restarts=0):
-    launcher = ["-m", "torch.distributed.run", "--standalone"]
+def start(folder, count, *words, restarts=0, machines=("--standalone",)):
+    launcher = ["-m", "torch.distributed.run", *machines]
     launcher += ["--nproc-per-node", str(count)]
     launcher += ["--max-restarts", str(restarts)]
-    return subprocess.run(
+    return subprocess.Popen(
         [sys.executable, *launcher, *map(str, words)],
         cwd=folder,
         env={
             **environment(folder),
             "PYTHONPATH": f"{SCRIPTS}{os.pathsep}{SCRIPTS.parent}",
         },
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
     )
+
+
+def torchrun(*arguments, **options):
+    """Returns how one torchrun has ended."""
+    (result,) = wait([start(*arguments, **options)])
+    return result
+
+
+def wait(launched):
+    """Returns how several have ended, within five minutes."""
+    results = []
+    try:
+        for process in launched:
+            out, err = process.communicate(timeout=300)
+            results.append(
+                subprocess.CompletedProcess([], process.returncode, out, err)
+            )
+    finally:
+        for process in launched:
+            process.kill()
+    return results
 
 
 def fit_harmed(folder, harm):
@@ -104,6 +132,50 @@ def test_torchrun_starts_anew_where_the_checkpoint_is(tmp_path, harm):
     words = (*SMALL, "alone", "--epochs", 3)
     assert run(tmp_path, "fit.py", *words).returncode == 0
     check_same_history(tmp_path, "alone", "run")
+
+
+@pytest.mark.slow
+def test_machines_start_anew_together(tmp_path):
+    """Two launches meet as those of two machines do."""
+    with socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    machines = ["--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-id", "own"]
+    machines += ["--rdzv-endpoint", f"localhost:{port}"]
+    (tmp_path / "driver.py").write_text(DRIVER)
+    words = ("driver.py", "killed", SCRIPTS / "fit.py", *SMALL, "run")
+    words = (tmp_path, 1, *words, "--epochs", 3)
+    options = {"restarts": 3, "machines": machines}
+    results = wait([start(*words, **options) for _ in range(2)])
+    assert [result.returncode for result in results] == [0, 0], results
+    assert sum("started anew" in result.stdout for result in results) == 1
+    words = (*SMALL, "alone", "--epochs", 3)
+    assert run(tmp_path, "fit.py", *words).returncode == 0
+    check_same_history(tmp_path, "alone", "run")
+
+
+def meet_all(store, count):
+    with ThreadPoolExecutor(count) as pool:
+        ranks = range(count)
+        return list(pool.map(lambda r: meet(store, r, count), ranks))
+
+
+def test_the_processes_of_each_start_meet():
+    store = dist.HashStore()
+    first, second = (set(meet_all(store, 3)) for _ in range(2))
+    assert len(first) == len(second) == 1 and first != second
+    assert set(meet_all(store, 2)).isdisjoint(first | second)
+
+
+def test_processes_do_not_meet_those_that_ended(monkeypatch):
+    store = dist.HashStore()
+    meet_all(store, 2)
+    monkeypatch.setattr(processes, "TIMEOUT", timedelta(seconds=0.2))
+    for rank in (1, 0):
+        with pytest.raises(LostProcessError, match="of the 2 processes"):
+            meet(store, rank, 2)
+    monkeypatch.undo()
+    assert len(set(meet_all(store, 2))) == 1
 
 
 def check_same_history(folder, *names):
