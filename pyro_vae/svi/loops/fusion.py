@@ -55,7 +55,7 @@ class Segment:
             for value in map(layout.values.__getitem__, self.outputs)
         ]
         arguments = [*self.inputs, *self.outputs]
-        names = {node: f"p{place}" for place, node in enumerate(arguments)}
+        names = {node: f"p[{place}]" for place, node in enumerate(arguments)}
         inner = [node for node in made if node not in kept]
         size, places = 0, {}
         for node in inner:
@@ -65,9 +65,7 @@ class Segment:
                 -(-value.numel() * value.element_size() // ALIGNED) * ALIGNED
             )
         self._scratch = size
-        given = [*(names[node] for node in arguments), "scratch"]
-        lines = [f"void {self.__name__}("]
-        lines += [", ".join(f"char *{name}" for name in given), ") {"]
+        lines = [f"void {self.__name__}(char *const *p, char *scratch) {{"]
         for node, place in places.items():
             lines.append(f"char *const {names[node]} = scratch + {place}L;")
         for group in groups:
@@ -78,8 +76,10 @@ class Segment:
     def load(self, library: ctypes.CDLL) -> None:
         """Takes its function from a library."""
         function = getattr(library, self.__name__)
-        count = len(self.inputs) + len(self.outputs) + 1
-        function.argtypes = [ctypes.c_void_p] * count
+        # One array: ctypes takes 1,024 arguments at most.
+        count = len(self.inputs) + len(self.outputs)
+        self._pointers = ctypes.c_void_p * count
+        function.argtypes = [self._pointers, ctypes.c_void_p]
         function.restype = None
         self._function = function
 
@@ -90,11 +90,8 @@ class Segment:
             for shape, strides, dtype in self._made
         ]
         scratch = torch.empty(self._scratch, dtype=torch.uint8)
-        self._function(
-            *[tensor.data_ptr() for tensor in tensors],
-            *[tensor.data_ptr() for tensor in made],
-            scratch.data_ptr(),
-        )
+        given = [tensor.data_ptr() for tensor in (*tensors, *made)]
+        self._function(self._pointers(*given), scratch.data_ptr())
         return made
 
 
