@@ -17,7 +17,16 @@ from pyro_vae.files import (
 )
 
 FLAGS = [
-    *("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-w"),
+    *(
+        "-O1",
+        "-ftree-vectorize",
+        "-fvect-cost-model=dynamic",
+        "-march=native",
+        "-fopenmp",
+        "-shared",
+        "-fPIC",
+        "-w",
+    ),
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),
     *("-fwrapv", "-x", "c"),
 ]
