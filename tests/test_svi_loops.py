@@ -11,6 +11,7 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import Adam
 
 from pyro_vae import CompiledSVI, VAEConfig, build
+from pyro_vae.svi import compile_graph
 from pyro_vae.svi.loops import compiler, operators
 from pyro_vae.svi.loops.compiler import CompilerError, load_library
 from pyro_vae.svi.loops.fusion import Segment, fuse
@@ -275,6 +276,33 @@ def test_views_that_torchs_operators_take():
     fused = fuse(record(function, given[0].clone()), [given[0].clone()])
     for part in given:
         torch.testing.assert_close(fused(part)[0], function(part))
+
+
+def test_parts_of_a_layer_that_are_changed_in_place():
+    def function(x, weight, bias):
+        y = torch.nn.functional.linear(x, weight, bias)
+        first, second = y.split(2, -1)
+        first.exp_()
+        return y.sum(0) + second.sum() + y.t()[0].sum()
+
+    check(function, *map(torch.randn, ((6, 3), (4, 3), 4)), alone=False)
+
+
+def test_views_of_draws():
+    """Which another operator draws, for Inductor's sake."""
+
+    def draw(x):
+        drawn = torch.empty(3, 4).exponential_()
+        coin = torch.bernoulli(x)
+        return [drawn.t()[1:] * 2, drawn.sum(0), coin.t() + 1, coin[1] - x[0]]
+
+    x = torch.rand(3, 4)
+    graph = compile_graph(draw, [x])
+    torch.manual_seed(3)
+    expected = draw(x)
+    torch.manual_seed(3)
+    for ours, theirs in zip(graph(x), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_what_is_no_plain_number_is_torchs():

@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from pyro_vae.svi.compat import aten
 from pyro_vae.svi.loops.compiler import CompilerError, find_compiler
-from pyro_vae.svi.record import read_example, record, unrecorded
+from pyro_vae.svi.record import list_tensors, read_example, record, unrecorded
 from tests.models import record_graph
 
 
@@ -73,36 +73,38 @@ def test_a_new_tensor_of_numbers_may_be_changed():
         assert result.tolist() == [2.0, 3.0]
 
 
-def test_examples_tell_shapes_and_what_shares_a_storage():
+def test_examples_tell_shapes_and_what_is_a_view():
     def function(x):
-        y = x + 1
+        y = torch.add(input=x, other=1)
         first, second = y.t().split(2)
         second.mul_(2)
-        return [y, first, second, y.float()]
+        return [y, first, second, y.float(), y[1]]
 
     graph = record_graph(function, [torch.ones(3, 4)[1:]])
     (output,) = graph.graph.find_nodes(op="output")
-    y, first, second, other = map(read_example, output.args[0])
-    assert (y.shape, y.strides, y.offset) == ((2, 4), (4, 1), 0)
-    assert (second.shape, second.strides, second.offset) == ((2, 2), (1, 4), 2)
-    assert y.storage == first.storage == second.storage != other.storage
-    assert other.dtype == torch.float32 and y.dtype == torch.float64
-    (x,) = graph.graph.find_nodes(op="placeholder")
-    assert read_example(x).offset == 4
+    nodes = output.args[0]
+    y, _, _, other, row = nodes
+    examples = [read_example(node) for node in nodes]
+    assert [e.shape for e in examples] == [(2, 4), *2 * [(2, 2)], (2, 4), (4,)]
+    assert [e.strides for e in examples[:3]] == [(4, 1), (1, 4), (1, 4)]
+    assert [e.source for e in examples] == [None, 0, 0, None, 0]
+    assert [e.shift for e in examples] == [0, 0, 0, 0, 4]
+    assert other.meta["example"].dtype == torch.float32
+    assert list_tensors(row) == [y]
     assert read_example(output) is None
-    made = second.make()
+    made = examples[2].make()
     assert made.stride() == (1, 4) and made.device.type == "meta"
 
 
 def test_what_is_no_plain_tensor_has_no_example():
     def function(x):
-        return [torch._neg_view(x), x.to_sparse(), x[:0], x[1:1] + 1]
+        return [torch._neg_view(x), x.to_sparse(), x[:0], x[:0] + 1]
 
     graph = record_graph(function, [torch.ones(2, 2)])
     (output,) = graph.graph.find_nodes(op="output")
-    negated, sparse, empty, other = map(read_example, output.args[0])
+    negated, sparse, _, other = map(read_example, output.args[0])
     assert negated is None and sparse is None
-    assert empty.storage != other.storage
+    assert other.source is None
 
 
 def test_a_block_can_stay_unrecorded():

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from pyro_vae.svi.compat import aten
+from pyro_vae.svi.record import set_example
 
 _OPERATORS = {
     aten.bernoulli.default: "bernoulli",
@@ -59,5 +60,6 @@ def keep_draws(graph: fx.GraphModule) -> None:
             drawn = graph.graph.call_function(
                 torch.ops.pyro_vae.draw.default, (like, name, parameters)
             )
+        set_example(drawn, node)
         node.replace_all_uses_with(drawn)
         graph.graph.erase_node(node)

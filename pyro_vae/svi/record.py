@@ -6,13 +6,12 @@ pass. torch's own `make_fx` does so, too, but imports torch's compilers for it,
 which takes a second, and a millisecond for each operator.
 """
 
-import itertools
 import operator
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, fx
@@ -25,8 +24,6 @@ from pyro_vae.svi.compat import (
     handles_operators,
 )
 
-_storage_numbers = itertools.count()
-
 
 class Example(NamedTuple):
     """What a node's result was like when it was recorded.
@@ -36,16 +33,17 @@ class Example(NamedTuple):
         strides: Its strides.
         dtype: Its dtype.
         device: Its device.
-        storage: A number that results share if their storages are the same.
-        offset: Its first element in that storage.
+        source: If it is a view, the place of what it is a view of among the
+            tensors in the arguments of its operator, in their order.
+        shift: The first element, counted from the first one of that tensor.
     """
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
-    storage: int
-    offset: int
+    source: int | None = None
+    shift: int = 0
 
     def make(self) -> Tensor:
         """Returns a tensor like it, without data."""
@@ -65,11 +63,22 @@ def read_example(node: fx.Node) -> Example | None:
 
 
 def set_example(node: fx.Node, like: fx.Node) -> None:
-    """Describes a new node's result as another's, in a storage of its own."""
+    """Describes a new node's result as another's, but as no view."""
     example = read_example(like)
     if example is not None:
-        number = next(_storage_numbers)
-        node.meta["example"] = example._replace(storage=number)
+        node.meta["example"] = example._replace(source=None, shift=0)
+
+
+def list_tensors(node: fx.Node) -> list[fx.Node]:
+    """Returns the nodes of the tensors in the arguments of an operator.
+
+    For one of several results, of the operator that returns them.
+    """
+    while node.target is operator.getitem:
+        node = cast(fx.Node, node.args[0])
+    found: list[fx.Node] = []
+    fx.map_arg((node.args, node.kwargs), found.append)
+    return found
 
 
 @dataclass
@@ -135,6 +144,10 @@ def _without_compilers() -> Iterator[None]:
         yield
 
 
+# The place of the first tensor of each storage, and its first element there.
+Sources = dict[int, tuple[int, int]]
+
+
 class _Recorder(OperatorMode):
     """Notes the operators that are called, and what their arguments are."""
 
@@ -165,21 +178,23 @@ class _Recorder(OperatorMode):
         if function is aten.lift_fresh.default:
             # Whatever is done to the new tensor, the constant stays.
             function = aten.lift_fresh_copy.default
-        storages: dict[int, int] = {}
+        tensors: list[Tensor] = []
 
         def find(value: Any) -> Any:
             if not isinstance(value, Tensor):
                 return value
-            node = self._find(value)
-            example = read_example(node)
-            if example is not None:
-                storages[_address(value)] = example.storage
-            return node
+            tensors.append(value)
+            return self._find(value)
 
         given = map_aggregate((tuple(args), options), find)
         node = self.graph.call_function(function, *given)
+        sources: Sources = {}
+        for place, tensor in enumerate(tensors):
+            if tensor.layout == torch.strided:
+                at = (place, tensor.storage_offset())
+                sources.setdefault(_address(tensor), at)
         results = function(*args, **options)
-        self._note(results, node, storages)
+        self._note(results, node, sources)
         return results
 
     def finish(self, results: Sequence[Tensor]) -> None:
@@ -203,46 +218,38 @@ class _Recorder(OperatorMode):
         self._note(tensor, self._last, {})
         return self._last
 
-    def _note(
-        self, results: Any, node: fx.Node, storages: Mapping[int, int]
-    ) -> None:
+    def _note(self, results: Any, node: fx.Node, sources: Sources) -> None:
         """Notes what a node returns: a tensor, or several.
 
         Args:
             results: What it returns.
             node: The node.
-            storages: The numbers of its arguments' storages, by address.
+            sources: What its arguments' storages are, by their addresses.
         """
         node.meta["example"] = None
         if isinstance(results, Tensor):
             self._nodes[results] = node
-            node.meta["example"] = _describe(results, storages)
+            node.meta["example"] = _describe(results, sources)
         elif isinstance(results, list | tuple):
             for place, result in enumerate(results):
                 if isinstance(result, Tensor | list | tuple):
                     part = self.graph.call_function(
                         operator.getitem, (node, place)
                     )
-                    self._note(result, part, storages)
+                    self._note(result, part, sources)
 
 
-def _describe(tensor: Tensor, storages: Mapping[int, int]) -> Example | None:
-    """Describes a tensor.
-
-    Args:
-        tensor: The tensor.
-        storages: As in `_Recorder._note`.
-    """
+def _describe(tensor: Tensor, sources: Sources) -> Example | None:
+    """Describes a result of an operator with such arguments."""
     if tensor.layout != torch.strided or tensor.is_neg() or tensor.is_conj():
         return None
-    number = storages.get(_address(tensor))
-    return Example(
-        tuple(tensor.shape),
-        tensor.stride(),
-        tensor.dtype,
-        tensor.device,
-        next(_storage_numbers) if number is None else number,
-        int(tensor.storage_offset()),
+    shape, strides = tuple(tensor.shape), tensor.stride()
+    example = Example(shape, strides, tensor.dtype, tensor.device)
+    place, offset = sources.get(_address(tensor), (None, 0))
+    if place is None:
+        return example
+    return example._replace(
+        source=place, shift=int(tensor.storage_offset()) - offset
     )
 
 

@@ -77,7 +77,8 @@ class Segment:
         for place, group in enumerate(groups):
             name = f"{self.__name__}_{place}"
             calls.append(f"{name}(p, scratch);")
-            yield f"static __attribute__((noinline)) void {name}{taken}"
+            # Nor does gcc 12 see what another function writes by `restrict`.
+            yield f"static __attribute__((noipa)) void {name}{taken}"
             yield from GroupSource(group, stored, names).write()
         yield from (f"void {self.__name__}{taken} {{", *calls, "}")
 

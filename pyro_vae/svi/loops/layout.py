@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from pyro_vae.svi.compat import writes_in_place
-from pyro_vae.svi.record import read_example
+from pyro_vae.svi.record import list_tensors, read_example
 
 Shape = tuple[int, ...]
 
@@ -105,7 +105,6 @@ class _Finder:
     def __init__(self, layout: Layout):
         self.layout = layout
         self._owners: dict[int, fx.Node] = {}  # of storages
-        self._recorded: dict[int, fx.Node] = {}  # by their numbers
 
     def find(self, node: fx.Node) -> Any:
         """Returns a node's result, without data."""
@@ -115,21 +114,24 @@ class _Finder:
             return self._find_several(node)
         if example.device.type != "cpu":
             raise UnsuitableError(f"{node.target} has a result elsewhere")
-        owner = self._recorded.get(example.storage)
-        if owner is None:
+        if example.source is None:
             return example.make()
-        value, first = self.layout.values[owner], read_example(owner)
-        if first is None or value.dtype != example.dtype:
+        source = self.layout.values[list_tensors(node)[example.source]]
+        is_plain = not (source.is_neg() or source.is_conj())
+        if source.dtype != example.dtype or not is_plain:
             return self._run(node)
-        offset = example.offset - first.offset
+        offset = source.storage_offset() + example.shift
         try:
-            return value.as_strided(example.shape, example.strides, offset)
+            return source.as_strided(example.shape, example.strides, offset)
         except RuntimeError as error:
             raise UnsuitableError("a view of more than an input") from error
 
     def _find_several(self, node: fx.Node) -> Any:
         """Returns a list for a node whose results have nodes of their own."""
-        if "example" in node.meta and all(map(read_example, node.users)):
+        if node.users and all(
+            user.target is operator.getitem and read_example(user)
+            for user in node.users
+        ):
             return []
         return self._run(node)
 
@@ -147,13 +149,10 @@ class _Finder:
 
     def note(self, node: fx.Node) -> None:
         """Remembers which node a storage belongs to."""
-        value, example = self.layout.values[node], read_example(node)
-        if not isinstance(value, Tensor):
-            return
-        storage = value.untyped_storage()._cdata
-        self.layout.roots[node] = self._owners.setdefault(storage, node)
-        if example is not None:
-            self._recorded.setdefault(example.storage, node)
+        value = self.layout.values[node]
+        if isinstance(value, Tensor):
+            storage = value.untyped_storage()._cdata
+            self.layout.roots[node] = self._owners.setdefault(storage, node)
 
 
 def list_written(node: fx.Node) -> Iterable[fx.Node]:
