@@ -266,7 +266,7 @@ class Guide(nn.Module):
 def follow_gradient(name: str, value: Tensor) -> None:
     """Adds the gradient of a value to the ELBO's, in a guide, and no value."""
     unit = Unit(value.detach() - value, has_rsample=True)
-    infer = {"is_auxiliary": True, "is_gradient": True}
+    infer: Any = {"is_auxiliary": True, "is_gradient": True}
     pyro.sample(name, unit, obs=unit.sample(), infer=infer)
 
 

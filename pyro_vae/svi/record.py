@@ -191,7 +191,7 @@ class _Recorder(OperatorMode):
         sources: Sources = {}
         for place, tensor in enumerate(tensors):
             if tensor.layout == torch.strided:
-                at = (place, tensor.storage_offset())
+                at = (place, int(tensor.storage_offset()))
                 sources.setdefault(_address(tensor), at)
         results = function(*args, **options)
         self._note(results, node, sources)
