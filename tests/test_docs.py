@@ -12,6 +12,7 @@ import pytest
 import simulated_counts
 import torch
 from combinations import write_page
+from first_step import write_lines as write_first_step_lines
 from processes import write_lines as write_process_lines
 from pyro_programs import write_lines
 from simulated_counts import sum_up
@@ -585,6 +586,13 @@ def test_the_tables_of_the_benchmark():
     check_sentence(
         page, "It takes {} times the floor", highest["times_the_floor"]
     )
+
+
+def test_the_table_of_first_steps():
+    table = pd.read_csv(REFERENCE / "first_step.csv").fillna("")
+    text = (ROOT / "docs" / "compiled.md").read_text()
+    assert "\n".join(write_first_step_lines(table)) in text
+    assert f"(medians of {table['rounds'].min()} processes each;" in text
 
 
 def test_the_numbers_of_the_precision():

@@ -400,6 +400,18 @@ def test_the_figures_of_studies_are_drawn_again(tmp_path):
     assert "holds no amortization.csv, benchmark.csv" in result.stderr
 
 
+@pytest.mark.slow  # it starts six processes
+def test_first_steps(tmp_path):
+    result = run(tmp_path, "first_step.py", "--rounds", 1, "--output", "out")
+    assert result.returncode == 0, result.stderr
+    table = pd.read_csv(tmp_path / "out" / "first_step.csv").fillna("")
+    assert list(table["svi"]) == ["Pyro SVI", "compiled", "compiled"] * 2
+    assert list(table["cache"]) == ["", "cold", "warm"] * 2
+    assert (table["first_s"] > table["second_s"]).all()
+    lines = [line for line in result.stdout.splitlines() if line[0] == "|"]
+    assert len(lines) == 2 + len(table)
+
+
 def test_processes(tmp_path, float32):
     folder = tmp_path / "out"
     folder.mkdir()

@@ -111,7 +111,16 @@ def judge(program: Program, flags: Flags) -> dict[str, Any]:
         return {**row, "verdict": f"not run: {reason}"}
     compiled = run_child(program, flags, flags.engine)
     row |= compare(eager, compiled)
+    if row["verdict"].startswith("differs"):
+        row["remarks"] += tell_roundings(program, flags)
     return row
+
+
+def tell_roundings(program: Program, flags: Flags) -> str:
+    """Returns how two eager runs differ that sum in another order."""
+    runs = [run_child(program, flags, "eager", threads) for threads in (1, 2)]
+    verdict = compare(*runs)["verdict"]
+    return f"; eager runs with 1 and 2 threads: {verdict}"
 
 
 def list_objects(outcome: Outcome) -> list[Object]:
@@ -119,7 +128,9 @@ def list_objects(outcome: Outcome) -> list[Object]:
     return [each for each in outcome["objects"] if each["losses"]]
 
 
-def run_child(program: Program, flags: Flags, engine: str) -> Outcome:
+def run_child(
+    program: Program, flags: Flags, engine: str, threads: int | None = None
+) -> Outcome:
     """Runs a program in a process of its own, and returns what it did."""
     label = "".join(c if c.isalnum() else "_" for c in program.name)
     log = flags.output / LOGS / f"{label}.{engine}.txt"
@@ -140,6 +151,8 @@ def run_child(program: Program, flags: Flags, engine: str) -> Outcome:
             **os.environ,
             "TORCHINDUCTOR_CACHE_DIR": str(Path(folder) / "cache"),
         }
+        if threads is not None:
+            environment["OMP_NUM_THREADS"] = str(threads)
         with log.open("w") as text, suppress(subprocess.TimeoutExpired):
             subprocess.run(
                 [sys.executable, str(child), repr(job)],
