@@ -141,12 +141,12 @@ PROGRAMS = {"784-512-2, batch 128": make_vae, "regression": make_regression}
 
 def write_lines(table: pd.DataFrame) -> list[str]:
     """Returns the table in Markdown."""
-    lines = ["| program | SVI | cache | first step, s | second, ms |"]
+    lines = ["| program | SVI | cache | first step, s | second, s |"]
     lines.append("|---|---|---|---|---|")
     for row in table.itertuples():
         lines.append(
             f"| {row.program} | {row.svi} | {row.cache} | {row.first_s:.2f} | "
-            f"{1e3 * row.second_s:.1f} |"
+            f"{row.second_s:.2f} |"
         )
     return lines
 
