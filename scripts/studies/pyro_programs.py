@@ -112,7 +112,8 @@ def judge(program: Program, flags: Flags) -> dict[str, Any]:
     compiled = run_child(program, flags, flags.engine)
     row |= compare(eager, compiled)
     if row["verdict"].startswith("differs"):
-        row["remarks"] += tell_roundings(program, flags)
+        remarks = [row["remarks"], tell_roundings(program, flags)]
+        row["remarks"] = "; ".join(filter(None, remarks))
     return row
 
 
@@ -120,7 +121,7 @@ def tell_roundings(program: Program, flags: Flags) -> str:
     """Returns how two eager runs differ that sum in another order."""
     runs = [run_child(program, flags, "eager", threads) for threads in (1, 2)]
     verdict = compare(*runs)["verdict"]
-    return f"; eager runs with 1 and 2 threads: {verdict}"
+    return f"eager runs with 1 and 2 threads: {verdict}"
 
 
 def list_objects(outcome: Outcome) -> list[Object]:
