@@ -227,9 +227,14 @@ def test_stopped_before_it_began_a_replacement_names_no_old_run(tmp_path):
 
 @pytest.mark.slow
 def test_a_compilation_is_stopped_at_once(tmp_path):
-    cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    compiler = tmp_path / "gcc"  # which never comes to an end
+    compiler.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && exec gcc "$1"\nexec sleep 600\n'
+    )
+    compiler.chmod(0o700)
+    given = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "CC": str(compiler)}
     words = [*SMALL, "--engine", "compiled"]
-    process = begin(tmp_path, script("fit.py", *words), env=cache)
+    process = begin(tmp_path, script("fit.py", *words), env=given)
     wait_for(process, "compiling the step")
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(timeout=2)
