@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from pyro_vae.svi import compat, compat_pyro, inductor
+from pyro_vae.svi.record import record
 from tests.models import record_graph
 
 TORCH, PYRO = "torch 2.14.1", "Pyro 1.9.2"
@@ -194,6 +195,19 @@ def test_tensors_are_keys_by_identity_and_not_kept():
     assert (names[one], names[twin]) == ("one", "twin")
     del twin
     assert list(names.values()) == ["one"]
+
+
+@checks(TORCH, "unrecorded")
+def test_a_block_can_stay_unrecorded():
+    def function(x):
+        with compat.unrecorded():
+            aside = torch.full((), float(x.sum() + 1))
+        return [x * aside]
+
+    recorded = record(function, [torch.ones(2)])
+    targets = [node.target for node in recorded.graph.nodes]
+    assert compat.aten.add.Tensor not in targets
+    assert [c.item() for c in recorded.constants] == [3.0]
 
 
 @checks(TORCH, "OperatorMode")

@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from pyro_vae.svi.compat import aten
 from pyro_vae.svi.loops.compiler import CompilerError, find_compiler
-from pyro_vae.svi.record import list_tensors, read_example, record, unrecorded
+from pyro_vae.svi.record import list_tensors, read_example, record
 from tests.models import record_graph
 
 
@@ -105,18 +105,6 @@ def test_what_is_no_plain_tensor_has_no_example():
     negated, sparse, _, other = map(read_example, output.args[0])
     assert negated is None and sparse is None
     assert other.source is None
-
-
-def test_a_block_can_stay_unrecorded():
-    def function(x):
-        with unrecorded():
-            aside = torch.full((), float(x.sum() + 1))
-        return [x * aside]
-
-    recorded = record(function, [torch.ones(2)])
-    targets = [node.target for node in recorded.graph.nodes]
-    assert aten.add.Tensor not in targets
-    assert [c.item() for c in recorded.constants] == [3.0]
 
 
 def test_autocast_converts_a_parameter_in_the_record():

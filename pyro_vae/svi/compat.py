@@ -1,4 +1,4 @@
-"""The private and undocumented names of torch and Pyro that this package uses.
+"""The private and undocumented names of torch that this package uses.
 
 Each of them stands here alone, with what is relied upon. That is checked, with
 the versions at hand, by tests/test_svi_compat.py: look there first after an
@@ -34,6 +34,7 @@ __all__ = [
     "handles_operators",
     "is_validation",
     "register_module_forward_pre_hook",
+    "unrecorded",
     "without_checkpoints",
     "writes_in_place",
 ]
@@ -65,6 +66,13 @@ class OperatorMode(TorchDispatchMode):
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False
+
+
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """Runs a block that no `TorchDispatchMode` sees, and so no recording."""
+    with torch._C._DisableTorchDispatch():
+        yield
 
 
 def handles_operators(kind: type) -> bool:

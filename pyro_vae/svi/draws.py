@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical
 
-from pyro_vae.svi.compat import OperatorMode, aten
-from pyro_vae.svi.record import unrecorded
+from pyro_vae.svi.compat import OperatorMode, aten, unrecorded
 
 # Their number of random numbers depends on the values that come out.
 _REJECTING = {

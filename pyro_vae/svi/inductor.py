@@ -37,9 +37,8 @@ def compile_by_inductor(
 ) -> Callable[..., Sequence[Tensor]]:
     """Compiles a recorded graph for inputs of these shapes.
 
-    It takes any record, and raises errors of many kinds. Of
-    processes that want the same graph, one compiles it, and the others find it
-    in the cache.
+    It takes any record, and raises errors of many kinds. Of processes that
+    want the same graph, one compiles it, and the others find it in the cache.
     """
     from torch import _inductor  # here: a second or two to import
 

@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from pyro_vae.svi.compat import aten, writes_in_place
 from pyro_vae.svi.inductor import multiply_by_onednn
 from pyro_vae.svi.kernels import choose_kernel
-from pyro_vae.svi.record import read_example
+from pyro_vae.svi.record import read_example, set_example
 
 PRECISIONS = ("highest", "high", "medium")
 LARGE = 1 << 20  # multiplications from which another kernel pays its call
@@ -80,7 +80,7 @@ def choose_matmuls(
             result = products[kernel](left, right)
             if bias is not None:
                 result = _call(graph.graph, aten.add.Tensor, result, bias)
-        result.meta = dict(node.meta)  # the next product asks for its shape
+        set_example(result, node)  # the next product asks for its shape
         node.replace_all_uses_with(result)
         graph.graph.erase_node(node)
     graph.recompile()

@@ -107,17 +107,10 @@ def record(
         inputs: What it is run on, recognized wherever the function reads them.
     """
     recorder = _Recorder(inputs)
-    with _without_kept_casts(), _without_compilers(), recorder:
+    with _without_kept_casts(), _as_written(), recorder:
         results = function(*inputs)
     recorder.finish(results)
     return Record(recorder.graph, recorder.constants)
-
-
-@contextmanager
-def unrecorded() -> Iterator[None]:
-    """Runs a block that no recording sees."""
-    with torch._C._DisableTorchDispatch():
-        yield
 
 
 @contextmanager
@@ -135,7 +128,7 @@ def _without_kept_casts() -> Iterator[None]:
 
 
 @contextmanager
-def _without_compilers() -> Iterator[None]:
+def _as_written() -> Iterator[None]:
     """Runs what `torch.compile` has compiled as it is written."""
     if "torch._dynamo" in sys.modules:
         with torch.compiler.set_stance("force_eager"):
@@ -212,8 +205,11 @@ class _Recorder(OperatorMode):
     def _add_input(self, name: str, tensor: Tensor) -> fx.Node:
         """Adds an input of the graph, after the others."""
         graph, last = self.graph, self._last
-        first = graph.inserting_before  # all other nodes
-        with graph.inserting_after(last) if last is not None else first():
+        with (
+            graph.inserting_before()  # all other nodes
+            if last is None
+            else graph.inserting_after(last)
+        ):
             self._last = graph.placeholder(name)
         self._note(tensor, self._last, {})
         return self._last
@@ -226,7 +222,6 @@ class _Recorder(OperatorMode):
             node: The node.
             sources: What its arguments' storages are, by their addresses.
         """
-        node.meta["example"] = None
         if isinstance(results, Tensor):
             self._nodes[results] = node
             node.meta["example"] = _describe(results, sources)

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Sequence
 import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
+
+from pyro_vae.svi.compat import WeakTensorKeys
 
 # What has stepped: a parameter steps then at each step that announces it, by
 # its moments, also where it has no gradient. So it is under pyro.infer.SVI,
 # which leaves zeros in its gradient. All SVI objects share this.
-_stepped = WeakTensorKeyDictionary()
+_stepped = WeakTensorKeys()
 
 
 def mark_stepped(params: Iterable[Tensor]) -> None:

@@ -16,8 +16,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from pyro_vae.svi.checks import Read
-from pyro_vae.svi.compat import OperatorMode, aten, is_validation
-from pyro_vae.svi.record import unrecorded
+from pyro_vae.svi.compat import OperatorMode, aten, is_validation, unrecorded
 from pyro_vae.svi.refusals import find_line
 
 _READING = {
