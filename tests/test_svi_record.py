@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from pyro_vae.svi.compat import aten
 from pyro_vae.svi.loops.compiler import CompilerError, find_compiler
@@ -145,11 +145,43 @@ def test_functions_of_torch_func_are_recorded():
 
 
 def test_a_compiled_function_is_recorded_as_it_is_written():
-    compiled = torch.compile(lambda x: x.exp() + 1, backend="eager")
+    runs = []
+
+    def backend(graph, inputs):
+        def run(*args):
+            runs.append(args)
+            return graph(*args)
+
+        return run
+
+    compiled = torch.compile(lambda x: x.exp() + 1, backend=backend)
     compiled(torch.ones(2))
+    assert len(runs) == 1
     graph = record_graph(lambda x: [compiled(x)], [torch.ones(2)])
+    assert len(runs) == 1
     assert aten.exp.default in {node.target for node in graph.graph.nodes}
     assert graph(torch.zeros(2))[0].tolist() == [2.0, 2.0]
+
+
+class Wrapped(Tensor):
+    """A tensor that sees to its operators by those of another."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        return cls._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        given = [arg.inner if isinstance(arg, cls) else arg for arg in args]
+        return cls(function(*given, **(kwargs or {})))
+
+
+def test_what_is_in_a_tensor_that_handles_operators_is_recorded():
+    graph = record_graph(lambda x: [(Wrapped(x) * 2).inner], [torch.ones(2)])
+    assert graph(3 * torch.ones(2))[0].tolist() == [6.0, 6.0]
 
 
 @pytest.mark.parametrize("optim", ["Adam", "AdamW", "ClippedAdam"])

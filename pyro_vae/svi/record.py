@@ -7,7 +7,6 @@ which takes a second, and a millisecond for each operator.
 """
 
 import operator
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -107,7 +106,8 @@ def record(
         inputs: What it is run on, recognized wherever the function reads them.
     """
     recorder = _Recorder(inputs)
-    with _without_kept_casts(), _as_written(), recorder:
+    # torch compiles nothing in a mode, and runs what it has as it is written.
+    with _without_kept_casts(), recorder:
         results = function(*inputs)
     recorder.finish(results)
     return Record(recorder.graph, recorder.constants)
@@ -125,16 +125,6 @@ def _without_kept_casts() -> Iterator[None]:
         yield
     finally:
         torch.set_autocast_cache_enabled(kept)
-
-
-@contextmanager
-def _as_written() -> Iterator[None]:
-    """Runs what `torch.compile` has compiled as it is written."""
-    if "torch._dynamo" in sys.modules:
-        with torch.compiler.set_stance("force_eager"):
-            yield
-    else:  # then nothing was, and to import it takes a second
-        yield
 
 
 # The place of the first tensor of each storage, and its first element there.
