@@ -43,10 +43,12 @@ class Loop:
         node: The node.
         shape: What is looped over.
         operands: What is read.
-        results: What is computed; several for a narrow matrix product.
+        results: What is computed; several for a narrow matrix product, and
+            none where only memory is wanted.
         dtype: Of the results.
         reduction: None for elementwise results, or `sum`, `mean`, `max`, `min`.
         dims: The dimensions of the shape that are reduced.
+        target: The node whose tensor it changes in place, if it does.
     """
 
     node: fx.Node
@@ -56,3 +58,9 @@ class Loop:
     dtype: torch.dtype
     reduction: str | None = None
     dims: tuple[int, ...] = ()
+    target: fx.Node | None = None
+
+    @property
+    def owner(self) -> fx.Node:
+        """The node that owns the storage of its results."""
+        return self.target or self.node

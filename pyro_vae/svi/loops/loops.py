@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from pyro_vae.svi.loops.layout import Layout, Shape
+from pyro_vae.svi.loops.layout import Layout, Shape, list_written
 from pyro_vae.svi.loops.loop import Loop, Operand, Result
 from pyro_vae.svi.loops.operators import (
     C_TYPES,
@@ -47,14 +47,13 @@ class Loops:
             return None
         if value.numel() == 0:
             return None
-        root = self.layout.roots[node]
+        root, name = self.layout.roots[node], str(node.target)
+        if any(list_written(node)):
+            return None
         if root is not node:
             if root in self.constants:
                 self.constants[node] = self.constants[root]
             return None
-        if root in self.layout.written:
-            return None
-        name = str(node.target)
         if name in REDUCTIONS:
             return self._reduce(node, name)
         if name in ("aten.mm.default", "aten.addmm.default"):
@@ -63,7 +62,7 @@ class Loops:
             return None
         if name in CONSTANTS:
             return self._fill(node, name)
-        return self._compute(node, name)
+        return self.compute(node, name)
 
     def _operand(
         self, given: Any, shape: Shape, dtype: torch.dtype
@@ -95,7 +94,7 @@ class Loops:
         result = Result(text, 0, strides)
         return Loop(node, shape, known, (result,), value.dtype)
 
-    def _compute(self, node: fx.Node, name: str) -> Loop | None:
+    def compute(self, node: fx.Node, name: str) -> Loop | None:
         """Returns the loop of an elementwise operation."""
         value, given = self.layout.values[node], list(node.args)
         shape, dtype = tuple(value.shape), value.dtype
@@ -138,6 +137,10 @@ class Loops:
             return (COMPARISONS[name], common) if common in C_TYPES else None
         if name == "aten.clamp.default":
             return self._clamp(given, dtype)
+        if name == "aten.binary_cross_entropy_with_logits.default":
+            if given[2:] != [None, None, 0]:
+                return None  # weighted, or reduced
+            del given[2:]
         if name == "aten.pow.Tensor_Scalar":
             exponent = given.pop()
             text = POWERS.get(exponent)
@@ -176,25 +179,26 @@ class Loops:
 
     def _cast(self, node: fx.Node) -> Loop | None:
         """Returns the loop of a copy, maybe to another dtype."""
-        value = self.layout.values[node]
         ignored = {"memory_format", "dtype"}
         if node.kwargs.keys() - ignored or not isinstance(
             node.args[0], fx.Node
         ):
             return None
-        source = self._value(node.args[0])
+        return self.copy(node, node.args[0])
+
+    def copy(self, node: fx.Node, given: Any) -> Loop | None:
+        """Returns the loop of a tensor's or a number's copy."""
+        value, source = self.layout.values[node], self._value(given)
+        text, computed = "{0}", value.dtype
         if value.dtype in ROUNDED:
             computed = torch.float32
             if source.dtype not in (torch.float32, value.dtype):
                 return None
-        elif value.dtype in C_TYPES:
-            computed = value.dtype
-        else:
+        elif value.dtype not in C_TYPES:
             return None
-        text = "{0}"
-        if value.dtype == torch.bool:
+        elif value.dtype == torch.bool and isinstance(source, Tensor):
             text, computed = "{0} != 0", source.dtype
-        operand = self._operand(node.args[0], tuple(value.shape), computed)
+        operand = self._operand(given, tuple(value.shape), computed)
         return self._elementwise(node, [operand], text)
 
     def _fill(self, node: fx.Node, name: str) -> Loop | None:
@@ -207,7 +211,8 @@ class Loops:
             number = node.args[0]
         if not isinstance(number, bool | int | float):
             return None
-        self.constants[node] = number
+        if node not in self.layout.written:
+            self.constants[node] = number
         operand = self._operand(number, tuple(value.shape), value.dtype)
         return self._elementwise(node, [operand], "{0}")
 

@@ -25,6 +25,10 @@ ELEMENTWISE = {
     "aten.abs.default": "__builtin_fabs{f}({0})",
     "aten.add.Scalar": "{0} + {1}",
     "aten.add.Tensor": "{0} + {1}",
+    "aten.binary_cross_entropy_with_logits.default": (
+        "(1 - {1}) * {0} - "
+        "(({0} < 0 ? {0} : 0) - log1p{f}(exp{f}(-__builtin_fabs{f}({0}))))"
+    ),
     "aten.clamp_max.default": "{0} > {1} ? {1} : {0}",
     "aten.clamp_min.default": "{0} < {1} ? {1} : {0}",
     "aten.cos.default": "cos{f}({0})",
@@ -63,6 +67,9 @@ ELEMENTWISE = {
     "aten.tanh.default": "tanh{f}({0})",
     "aten.tanh_backward.default": "{0} * (1 - {1} * {1})",
     "aten.threshold_backward.default": "{1} <= {2} ? 0 : {0}",
+    "aten.xlogy.Tensor": (
+        "{1} != {1} ? {1} : {0} == 0 ? 0 : {0} * log{f}({1})"
+    ),
 }
 INTEGRAL = {  # of these, the ones that are written so for integers, too
     f"aten.{name}"
@@ -131,6 +138,12 @@ CASTS = {
     "aten.lift_fresh_copy.default",
 }
 
+CHANGES = {  # to a tensor's values, or to one number
+    "aten.copy.default",
+    "aten.fill.Scalar",
+    "aten.zero.default",
+}
+
 CONSTANTS = {  # of one value in all places
     "aten.full.default",
     "aten.full_like.default",
@@ -142,6 +155,14 @@ CONSTANTS = {  # of one value in all places
     "aten.scalar_tensor.default",
     "aten.zeros.default",
     "aten.zeros_like.default",
+}
+
+EMPTY = {
+    "aten.empty.memory_format",
+    "aten.empty_like.default",
+    "aten.empty_strided.default",
+    "aten.new_empty.default",
+    "aten.new_empty_strided.default",
 }
 
 REDUCTIONS = {

@@ -1,27 +1,31 @@
 """The order in which a graph's loops and torch's own operators run.
 
-torch's operators keep their order. Before each of them come the loops that it
-depends on; those over one shape run as one, a group, as far as what they read
-allows, and smaller shapes come first, so that larger ones wait for all that
-they can be computed along with.
+torch's operators keep their order. Before each of them come the products of
+matrices and the loops that it depends on; loops over one shape run as one, a
+group, as far as what they read allows, and smaller shapes come first, so that
+larger ones wait for all that they can be computed along with.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from torch import fx
 
 from pyro_vae.svi.draws import is_random
+from pyro_vae.svi.loops.changes import make_change, make_memory
+from pyro_vae.svi.loops.gemm import Gemm, make_gemm
 from pyro_vae.svi.loops.layout import (
     Access,
     Layout,
     Shape,
+    UnsuitableError,
     list_written,
     skip_short,
 )
 from pyro_vae.svi.loops.loop import Loop
 from pyro_vae.svi.loops.loops import Loops
+from pyro_vae.svi.loops.rewrite import FOR_LOOPS
 
 SMALL = 1 << 12  # elements of a group that need not wait
 
@@ -39,11 +43,30 @@ class Group:
         return (
             loop is not None
             and loop.reduction is None
+            and loop.results != ()
             and access.offset == 0
             and access.dtype == loop.dtype
             and skip_short(access.strides, self.shape)
             == skip_short(loop.results[0].strides, self.shape)
         )
+
+    def list_reads(self) -> Iterator[Access]:
+        """Yields what it reads from memory."""
+        for loop in self.loops.values():
+            for access in list_reads(loop):
+                if not self.computes(access):
+                    yield access
+
+    def list_used(self) -> Iterator[fx.Node]:
+        """Yields the owners of the storages that it reads, or changes."""
+        for access in self.list_reads():
+            yield access.root
+        for loop in self.loops.values():
+            if loop.target is not None:
+                yield loop.target
+
+
+Step = Group | Gemm  # what C computes
 
 
 @dataclass
@@ -51,14 +74,14 @@ class Schedule:
     """The steps of a graph, in order.
 
     Attributes:
-        steps: Groups, and nodes that torch runs.
-        stored: The nodes whose loops must store their results.
+        steps: Groups, products, and nodes that torch runs.
+        stored: The nodes whose loops or products store their results.
         reads: For each node that torch runs, the nodes that own the storages
             of its arguments.
         returned: Those that own the storages of the results.
     """
 
-    steps: list[Group | fx.Node]
+    steps: list[Step | fx.Node]
     stored: set[fx.Node]
     reads: dict[fx.Node, set[fx.Node]]
     returned: set[fx.Node]
@@ -66,12 +89,16 @@ class Schedule:
 
 def make_schedule(graph: fx.GraphModule, layout: Layout) -> Schedule:
     """Orders a graph's nodes."""
-    maker = Loops(layout)
-    loops: dict[fx.Node, Loop] = {}
-    for node in graph.graph.nodes:
-        if node.op != "output" and (loop := maker.make(node)) is not None:
-            loops[node] = loop
-    scheduler = _Scheduler(layout, loops)
+    nodes = [node for node in graph.graph.nodes if node.op != "output"]
+    loops = _make_loops(nodes, layout)
+    products = {
+        node: product
+        for node in nodes
+        if node not in loops
+        and node.op == "call_function"
+        and (product := make_gemm(node, layout)) is not None
+    }
+    scheduler = _Scheduler(layout, loops, products)
     needed = scheduler.find_needed(graph)
     nodes = [node for node in graph.graph.nodes if node in needed]
     scheduler.find_dependencies(nodes)
@@ -81,6 +108,32 @@ def make_schedule(graph: fx.GraphModule, layout: Layout) -> Schedule:
     reads = scheduler.reads
     returned = reads.pop(nodes[-1])
     return Schedule(scheduler.steps, scheduler.stored, reads, returned)
+
+
+def _make_loops(
+    nodes: Sequence[fx.Node], layout: Layout
+) -> dict[fx.Node, Loop]:
+    """Returns the loops of all nodes that have one.
+
+    Raises:
+        UnsuitableError: If a node that was written for loops has none.
+    """
+    maker, loops = Loops(layout), dict[fx.Node, Loop]()
+    kept = set[fx.Node]()  # in torch's hands
+    for node in nodes:
+        loop = maker.make(node) or make_change(maker, node)
+        if loop is not None:
+            loops[node] = loop
+        elif node.meta.get(FOR_LOOPS):
+            raise UnsuitableError(f"{node.target} is no loop")
+        else:
+            kept.update(layout.roots[each] for each in list_written(node))
+    for node in nodes:
+        if node in layout.written - kept and node not in loops:
+            memory = make_memory(layout, node)
+            if memory is not None:
+                loops[node] = memory
+    return loops
 
 
 def list_reads(loop: Loop) -> Iterator[Access]:
@@ -95,21 +148,27 @@ class _Scheduler:
 
     Args:
         layout: The graph's layout.
-        loops: The loops of its nodes; torch runs the others.
+        loops: The loops of its nodes.
+        products: The products; torch runs all other nodes.
     """
 
-    def __init__(self, layout: Layout, loops: dict[fx.Node, Loop]):
-        self.layout, self.loops = layout, loops
-        self.steps: list[Group | fx.Node] = []
+    def __init__(
+        self,
+        layout: Layout,
+        loops: dict[fx.Node, Loop],
+        products: dict[fx.Node, Gemm],
+    ):
+        self.layout, self.loops, self.products = layout, loops, products
+        self.steps: list[Step | fx.Node] = []
         self.stored: set[fx.Node] = set()
         self.reads: dict[fx.Node, set[fx.Node]] = {}
-        self._waiting: dict[fx.Node, Loop] = {}
+        self._waiting: dict[fx.Node, None] = {}  # in order
         self._needs: dict[fx.Node, set[fx.Node]] = {}
         self._done: set[fx.Node] = set()
 
     def is_operator(self, node: fx.Node) -> bool:
         """Returns whether torch runs a node as a step of its own."""
-        if node in self.loops or node.op == "placeholder":
+        if self._is_ours(node) or node.op == "placeholder":
             return False
         return (
             node.op == "output"
@@ -132,9 +191,8 @@ class _Scheduler:
             if node in needed:
                 continue
             needed.add(node)
-            if node in self.loops:
-                reads = list_reads(self.loops[node])
-                open_nodes.extend(access.root for access in reads)
+            if self._is_ours(node):
+                open_nodes.extend(self._list_used(node))
             else:
                 open_nodes.extend(node.all_input_nodes)
                 open_nodes.extend(self._roots([node]))
@@ -148,16 +206,15 @@ class _Scheduler:
         """
         changes: dict[fx.Node, set[fx.Node]] = {}
         readers: dict[fx.Node, set[fx.Node]] = {}
-        before: set[fx.Node] = set()  # all loops so far
+        before: set[fx.Node] = set()  # all that C has computed so far
         barriers: set[fx.Node] = set()
         for node in nodes:
             if node.op == "placeholder":
                 self._done.add(node)
                 continue
-            if node in self.loops:
-                loop = self.loops[node]
-                self._waiting[node] = loop
-                reads = {access.root for access in list_reads(loop)}
+            if self._is_ours(node):
+                self._waiting[node] = None
+                reads = self._list_used(node)
                 before.add(node)
             elif self.is_operator(node):
                 reads = self._roots(node.all_input_nodes)
@@ -179,18 +236,29 @@ class _Scheduler:
             self._needs[node] = needs - {node}
 
     def add_operator(self, node: fx.Node) -> None:
-        """Lets torch run a node, after the loops that it depends on."""
+        """Lets torch run a node, after all that it depends on."""
         demanded = self._find_demanded(node)
-        while demanded & self._waiting.keys():
-            self._add_group(demanded)
+        for product in [each for each in self._waiting if each in demanded]:
+            if product in self.products:
+                self._add(product, self.products[product])
+                del self._waiting[product]
         self.reads[node] = self._roots(node.all_input_nodes)
-        self.stored |= self.reads[node]
+        self._add(node, node)
+
+    def _add(self, node: fx.Node, step: Gemm | fx.Node) -> None:
+        """Adds a product or an operator, after the loops it depends on."""
+        demanded = self._find_demanded(node)
+        while any(each in demanded for each in self._waiting):
+            self._add_group(demanded)
+        self.stored |= self._roots(node.all_input_nodes)
+        if node in self.products:
+            self.stored.add(node)
         if node.op != "output":
-            self.steps.append(node)
+            self.steps.append(step)
         self._done.add(node)
 
     def _find_demanded(self, node: fx.Node) -> set[fx.Node]:
-        """Returns all waiting loops that come before an operator."""
+        """Returns all that waits, and comes before a product or operator."""
         demanded: set[fx.Node] = set()
         open_nodes = [node]
         while open_nodes:
@@ -202,28 +270,35 @@ class _Scheduler:
 
     def _add_group(self, demanded: set[fx.Node]) -> None:
         """Runs all loops that can now run over the smallest fitting shape."""
+        waiting = {
+            node: self.loops[node]
+            for node in self._waiting
+            if node in self.loops
+        }
         shapes = {
             loop.shape
-            for node, loop in self._waiting.items()
+            for node, loop in waiting.items()
             if (node in demanded or math.prod(loop.shape) <= SMALL)
             and self._needs[node] <= self._done
         }
         group = Group(min(shapes, key=lambda shape: (math.prod(shape), shape)))
-        for node, loop in list(self._waiting.items()):
+        for node, loop in waiting.items():
             if loop.shape != group.shape or not self._fits(loop, group):
                 continue
             for access in list_reads(loop):
                 if not group.computes(access):
                     self.stored.add(access.root)
             group.loops[node] = loop
-            if loop.reduction is not None:
-                self.stored.add(node)
+            if loop.reduction is not None or loop.target is not None:
+                self.stored.add(loop.owner)
             del self._waiting[node]
         self._done |= group.loops.keys()
         self.steps.append(group)
 
     def _fits(self, loop: Loop, group: Group) -> bool:
         """Returns whether a loop can run along with a group."""
+        if loop.target is not None:
+            return self._needs[loop.node] <= self._done
         reads = list(list_reads(loop))
         inside = {access.root for access in reads if group.computes(access)}
         outside = {
@@ -231,6 +306,18 @@ class _Scheduler:
         }
         needs = self._needs[loop.node] - (inside - outside)
         return needs <= self._done
+
+    def _is_ours(self, node: fx.Node) -> bool:
+        """Returns whether C computes a node."""
+        return node in self.loops or node in self.products
+
+    def _list_used(self, node: fx.Node) -> set[fx.Node]:
+        """Returns the owners of the storages that C reads, or changes."""
+        if node in self.products:
+            return set(self.products[node].list_used())
+        loop = self.loops[node]
+        used = {access.root for access in list_reads(loop)}
+        return used if loop.target is None else used | {loop.target}
 
     def _roots(self, nodes: Iterable[fx.Node]) -> set[fx.Node]:
         """Returns the nodes that own the storages of nodes' tensors."""

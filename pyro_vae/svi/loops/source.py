@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import fx
 
+from pyro_vae.svi.loops.gemm import write_pointers
 from pyro_vae.svi.loops.layout import Access, Shape
 from pyro_vae.svi.loops.loop import Operand
 from pyro_vae.svi.loops.operators import C_TYPES, FUNCTIONS, ROUNDED
@@ -29,6 +30,7 @@ SHORT = 8  # a dimension that is not worth to be the innermost loop
 def write_header() -> str:
     """Returns the declarations that all groups need."""
     lines = ["typedef unsigned short half_word; typedef unsigned int word;"]
+    lines += write_pointers()
     for name in FUNCTIONS:
         for kind, letter in (("float", "f"), ("double", "")):
             count = 2 if name == "pow" else 1
@@ -75,7 +77,7 @@ class GroupSource:
             (loop, result)
             for loop in self._loops
             for result in loop.results
-            if loop.reduction is not None or loop.node in stored
+            if loop.reduction is not None or loop.owner in stored
         ]
         for loop in self._loops:
             for operand in loop.operands:
@@ -170,19 +172,25 @@ class GroupSource:
         return max(threads, min(MOST_CHUNKS, -(-size // CHUNK)))
 
     def _declare(self) -> Iterator[str]:
-        for access, name in self._reads.items():
-            kind = C_TYPES.get(access.dtype) or ROUNDED[access.dtype]
-            base = self.names[access.root]
-            yield (
-                f"const {kind} *restrict const {name} = "
-                f"(const {kind} *){base} + {access.offset};"
-            )
+        changed: dict[fx.Node, str] = {}
         for place, (loop, result) in enumerate(self._results):
             kind = C_TYPES.get(loop.dtype) or ROUNDED[loop.dtype]
-            base = self.names[loop.node]
+            base = self.names[loop.owner]
             yield (
                 f"{kind} *restrict const w{place} = "
                 f"({kind} *){base} + {result.offset};"
+            )
+            if loop.target is not None:
+                changed[loop.target] = f"w{place}"
+        for access, name in self._reads.items():
+            kind = C_TYPES.get(access.dtype) or ROUNDED[access.dtype]
+            base = self.names[access.root]
+            if access.root in changed:  # at the same place
+                yield f"const {kind} *const {name} = {changed[access.root]};"
+                continue
+            yield (
+                f"const {kind} *restrict const {name} = "
+                f"(const {kind} *){base} + {access.offset};"
             )
 
     def _loop_nest(
@@ -234,7 +242,8 @@ class GroupSource:
                 (depths.get(_name(operand), -1) for operand in operands),
                 default=-1,
             )
-            letter = "f" if loop.operands[0].dtype == torch.float32 else ""
+            kinds = {operand.dtype for operand in loop.operands}
+            letter = "f" if torch.float32 in kinds else ""
             for result in loop.results:
                 text = result.expression.format(*operands, f=letter)
                 if loop.reduction is not None:
@@ -245,7 +254,7 @@ class GroupSource:
                 self._variables[loop.node], depths[name] = name, depth
                 kind = C_TYPES.get(loop.dtype, "float")
                 lines[depth].append(f"const {kind} {name} = {text};")
-                if loop.node in self.stored:
+                if loop.owner in self.stored:
                     index = write_index(self._strides(result.strides))
                     if loop.dtype in ROUNDED:
                         name = f"round_even({name})"
