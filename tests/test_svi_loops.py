@@ -14,14 +14,11 @@ from pyro_vae import CompiledSVI, VAEConfig, build
 from pyro_vae.svi import compile_graph
 from pyro_vae.svi.loops import compiler, operators
 from pyro_vae.svi.loops.compiler import CompilerError, load_library
-from pyro_vae.svi.loops.fusion import Segment, fuse
+from pyro_vae.svi.loops.fusion import fuse
 from pyro_vae.svi.loops.layout import UnsuitableError
-from tests.models import record_graph
+from tests.loops import check, compute, needs_compiler, record
 
-try:
-    compiler.find_compiler()
-except CompilerError as error:
-    pytest.skip(f"no loops here: {error}", allow_module_level=True)
+pytestmark = needs_compiler
 
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, 30.0, -30.0, 1e-30, -1e-30, 200.0]
 EDGES = [*SPECIAL, float("inf"), -float("inf"), float("nan")]
@@ -81,6 +78,11 @@ TWO = {
     "sub": torch.sub,
     **{name: getattr(torch, name) for name in ("eq", "ge", "gt", "le", "lt")},
     "ne": torch.ne,
+    "binary_cross_entropy_with_logits": lambda x, y: (
+        torch.nn.functional.binary_cross_entropy_with_logits(
+            x, y, reduction="none"
+        )
+    ),
     "sigmoid_backward": torch.ops.aten.sigmoid_backward,
     "softplus_backward": lambda g, x: torch.ops.aten.softplus_backward(
         g, x, 1, 20
@@ -89,42 +91,8 @@ TWO = {
     "threshold_backward": lambda g, x: torch.ops.aten.threshold_backward(
         g, x, 0
     ),
+    "xlogy": torch.xlogy,
 }
-
-
-def record(function, *inputs):
-    return record_graph(lambda *tensors: [function(*tensors)], inputs)
-
-
-def compute(function, *inputs):
-    """Returns what the loops compute, and whether torch ran nothing."""
-    fused = fuse(record(function, *inputs), inputs)
-    (result,) = fused(*inputs)
-    targets = {
-        node.target for node in fused.graph.nodes if node.op == "call_function"
-    }
-    alone = all(
-        isinstance(target, Segment) or target.__name__ == "getitem"
-        for target in targets
-    )
-    return result, alone
-
-
-def check(function, *inputs, alone=True):
-    result, is_alone = compute(function, *inputs)
-    expected = function(*inputs)
-    assert result.dtype == expected.dtype
-    assert result.stride() == expected.stride()
-    torch.testing.assert_close(
-        result,
-        expected,
-        rtol=2e-6
-        if torch.float32 in (expected.dtype, inputs[0].dtype)
-        else 1e-13,
-        atol=1e-300,
-        equal_nan=True,
-    )
-    assert is_alone == alone
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -285,7 +253,7 @@ def test_parts_of_a_layer_that_are_changed_in_place():
         first.exp_()
         return y.sum(0) + second.sum() + y.t()[0].sum()
 
-    check(function, *map(torch.randn, ((6, 3), (4, 3), 4)), alone=False)
+    check(function, *map(torch.randn, ((6, 3), (4, 3), 4)))
 
 
 def test_views_of_draws():
@@ -338,24 +306,6 @@ def test_operators_without_a_layout_of_their_own():
 def test_integers_wrap_around():
     most = torch.tensor([torch.iinfo(torch.int64).max, 3])
     check(lambda x: (x + 1 > x) | (x * 2 < x), most)
-
-
-@pytest.mark.parametrize("n", [1, 2, 8, 40])
-@pytest.mark.parametrize("k", [1, 3, 50])
-@pytest.mark.parametrize("m", [1, 4, 30])
-def test_narrow_products(n, k, m):
-    alone = min(n, k, m) <= 8
-    for a, b in itertools.product((False, True), repeat=2):
-        x = torch.randn(k, n).t() if a else torch.randn(n, k)
-        y = torch.randn(m, k).t() if b else torch.randn(k, m)
-        for function in (
-            lambda x, y: (x.exp() @ y).relu(),
-            lambda x, y: x @ (y * 2),
-            lambda x, y: torch.addmm(y[0], x, y),
-        ):
-            result, is_alone = compute(function, x, y)
-            torch.testing.assert_close(result, function(x, y))
-            assert is_alone == alone
 
 
 def test_what_is_changed_in_place():

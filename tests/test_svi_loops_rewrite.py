@@ -1,0 +1,215 @@
+"""Operators that are written as simpler ones compute what torch computes."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from pyro_vae.svi.loops.fusion import fuse
+from tests.loops import check, compute, needs_compiler, record
+
+pytestmark = needs_compiler
+
+
+def stack(x, dim):
+    return torch.stack([x, x * 2, x + 1], dim)
+
+
+JOINED = {
+    "cat": lambda x: torch.cat([x, x * 2, x[1:]]),
+    "cat of columns": lambda x: torch.cat([x, x[:, :2], x.exp()], -1),
+    "cat of one": lambda x: torch.cat([x]) * 2,
+    "cat of a tensor with itself": lambda x: torch.cat([x, x], 1) + 1,
+    "cat in another order": lambda x: torch.cat([x.t(), x.t() + 1]) * 2,
+    "stack": lambda x: stack(x, 0) * 2,
+    "stack in the middle": lambda x: stack(x, 1),
+    "stack at the end": lambda x: stack(x, -1).exp(),
+    "stack of numbers": lambda x: torch.stack([x[0, 0], x[1, 1] * 2]),
+    "dot": lambda x: x[0].exp().dot(x[1]) + x[2].dot(x[2]),
+    "max of a dimension": lambda x: x.max(1)[0] + x.max(1, True)[0],
+    "min of a dimension": lambda x: x.min(-2)[0] * 2,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", JOINED)
+def test_joined_tensors(name, dtype):
+    check(JOINED[name], torch.randn(5, 5, dtype=dtype))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.max(1)[1] + x.max(1)[0],
+        lambda x: torch.cat([x, x.new_zeros(0)]) + 1,
+        lambda x: torch.cat([torch.view_as_complex(x[:, :2])]).abs(),
+    ],
+)
+def test_what_stays_torchs(function):
+    check(function, torch.randn(5, 4), alone=False)
+
+
+def softmaxes(x):
+    return [
+        x.logsumexp(-1),
+        x.logsumexp((0, 1)),
+        x.logsumexp(0, keepdim=True),
+        x.t().logsumexp(1),
+        x.softmax(-1),
+        x.softmax(0),
+        x.t().softmax(0),
+        x.log_softmax(-1),
+        x.log_softmax(0),
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("place", range(9))
+def test_softmax(place, dtype):
+    x = 9 * torch.randn(6, 7, dtype=dtype)
+    x[1], x[2, 3] = -torch.inf, -torch.inf
+    x[3, 4], x[4, 5] = torch.inf, torch.nan
+    check(lambda x: softmaxes(x)[place] * 2, x)
+    check(lambda x: softmaxes(x / 2)[place] * 2, x)
+    check(lambda x: softmaxes(x[1:, ::2])[place] * 2, x)
+
+
+def test_softmax_of_a_number():
+    for function in (torch.logsumexp, torch.softmax, torch.log_softmax):
+        x = torch.tensor(0.7)
+        result, _ = compute(lambda x: function(x, 0) + 1, x)  # noqa: B023
+        torch.testing.assert_close(result, function(x, 0) + 1)
+
+
+GRADIENTS = {
+    "softmax": lambda x: (x.softmax(-1) * x.detach()).sum(),
+    "log_softmax": lambda x: (x.log_softmax(0) * x.detach()).sum(),
+    "logsumexp": lambda x: x.logsumexp(-1).sum(),
+    "select": lambda x: (x[2] * x[2, 1] + x[:, -1].sum()).sum(),
+    "slice": lambda x: (x[1:3] * x[-2:]).sum() + x[:, ::2].exp().sum(),
+    "slice with a step": lambda x: x[1::3].exp().sum() + x[:, -3:-1].sum(),
+    "cat": lambda x: torch.cat([x, x * 2]).exp().sum(),
+    "split": lambda x: (x.split(2, 1)[1].exp() * x.split(2, 1)[0]).sum(),
+    "unbind": lambda x: sum(row.exp().sum() for row in x.unbind(1)),
+    "pad": lambda x: functional.pad(x, (1, 2)).exp().sum(),
+    "cross entropy": lambda x: functional.binary_cross_entropy_with_logits(
+        x, x.detach().sigmoid(), reduction="none"
+    ).sum(),
+}
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_gradients(name):
+    def gradient(x):
+        x = x.detach().requires_grad_()
+        GRADIENTS[name](x).backward()
+        return x.grad
+
+    x = torch.randn(5, 6, dtype=torch.float64)
+    result, _ = compute(gradient, x)
+    torch.testing.assert_close(result, gradient(x))
+
+
+def fill_parts(x):
+    made = torch.empty(6, 6)
+    made.zero_()
+    made[1:5, 2] = x[:4, 0]
+    made[:, 3:5].copy_(x[:, :1])
+    made[5].fill_(2)
+    return made + made.t()
+
+
+def add_in_turn(x):
+    total = x * 2
+    for row in x:
+        total += row
+        total[1].mul_(total[2])
+    return total.sum(0)
+
+
+def change_and_read(x):
+    y = x.exp()
+    before = y.sum()
+    y.clamp_(0.5, 2)
+    between = y * before
+    y[2:4].div_(3).add_(1)
+    return between + y
+
+
+def mask(x):
+    flags = x > 0
+    flags.logical_and_(x < 1)
+    return torch.where(flags, x, x.masked_fill(flags, 7)).masked_fill_(flags, 3)
+
+
+def convert(x):
+    whole = torch.zeros(6, 6, dtype=torch.int64)
+    whole.copy_(x * 9)
+    flags = torch.empty(6, 6, dtype=torch.bool)
+    flags.copy_(whole)
+    return whole * 2 + flags
+
+
+CHANGES = [fill_parts, change_and_read, mask, convert]
+
+
+@pytest.mark.parametrize("function", CHANGES)
+def test_changes_in_place(function):
+    check(function, torch.randn(6, 6))
+
+
+def shift(x):
+    y = x.exp()
+    y[1:].copy_(y[:-1].clone())
+    y[:, 1:] += y[:, :1]
+    return y
+
+
+def of_another_dtype(x):
+    y = x.exp()
+    return y.mul_(x.double()) + y.add_(x.long())
+
+
+def spread(x):
+    return torch.zeros(6, 6).copy_(x[0]).t().add_(x) * 2
+
+
+def part_of_an_input(x):
+    x = x.clone()
+    x.view(-1)[3:9].exp_()
+    return x.t() * 2
+
+
+@pytest.mark.parametrize(
+    "function", [add_in_turn, shift, of_another_dtype, spread, part_of_an_input]
+)
+def test_changes_of_other_kinds(function):
+    x = torch.randn(6, 6)
+    result, _ = compute(function, x)
+    torch.testing.assert_close(result, function(x))
+
+
+def test_an_empty_tensor_that_torch_fills_too():
+    def function(x):
+        made = torch.empty(6, 6)
+        made[:3].copy_(x[:3])
+        made[3:].normal_()
+        return made * 2
+
+    x = torch.randn(6, 6)
+    fused = fuse(record(function, x), [x])
+    torch.manual_seed(0)
+    expected = function(x)
+    torch.manual_seed(0)
+    torch.testing.assert_close(fused(x)[0], expected)
+
+
+def test_memory_is_used_again():
+    def function(x):
+        kept = [x.exp()]
+        for place in range(12):
+            x = (x @ x.t()) / 30 + place
+            x = torch.cat([x[:10], x[10:].sin()])
+            kept.append(x.cumsum(0) if place == 6 else x.sum(0))
+        return sum(each.sum() for each in kept) + x
+
+    check(function, torch.randn(20, 20, dtype=torch.float64), alone=False)
