@@ -9,6 +9,8 @@ from tests.loops import check, compute, needs_compiler, record
 
 pytestmark = needs_compiler
 
+aten = torch.ops.aten
+
 
 def stack(x, dim):
     return torch.stack([x, x * 2, x + 1], dim)
@@ -88,6 +90,16 @@ GRADIENTS = {
     "slice": lambda x: (x[1:3] * x[-2:]).sum() + x[:, ::2].exp().sum(),
     "slice with a step": lambda x: x[1::3].exp().sum() + x[:, -3:-1].sum(),
     "cat": lambda x: torch.cat([x, x * 2]).exp().sum(),
+    "a loop": lambda x: sum(
+        (x[:, t].exp() * x[:, t - 1]).sum() for t in range(6)
+    ),
+    "a loop over parts": lambda x: sum(
+        x[:, t : t + 3].exp().sum() * x[t, 2] for t in range(5)
+    ),
+    "a loop that keeps its rows": lambda x: sum(
+        x[:, : t + 1][:, -2:].exp().sum() for t in range(6)
+    ),
+    "rows that are all": lambda x: (x[:5] * x[:5, :6].exp()).sum(),
     "split": lambda x: (x.split(2, 1)[1].exp() * x.split(2, 1)[0]).sum(),
     "unbind": lambda x: sum(row.exp().sum() for row in x.unbind(1)),
     "pad": lambda x: functional.pad(x, (1, 2)).exp().sum(),
@@ -107,6 +119,32 @@ def test_gradients(name):
     x = torch.randn(5, 6, dtype=torch.float64)
     result, _ = compute(gradient, x)
     torch.testing.assert_close(result, gradient(x))
+
+
+def test_gradients_of_parts_that_are_used_twice():
+    def gradients(x):
+        x = x.detach().requires_grad_()
+        y = x * 2
+        (y[1] * y[2]).sum().backward(inputs=[x, y])
+        return (x.grad + y.grad * 3).exp() + y.grad
+
+    def changed(x):
+        one, other = x[0] * 2, x[1] * 2
+        first = aten.select_backward(one, (5, 6), 0, 1)
+        second = aten.select_backward(other, (5, 6), 0, 2)
+        other.mul_(9)
+        second[0] += one
+        return first + second + other
+
+    def shared(x):
+        first = aten.select_backward(x[0] * 2, (5, 6), 0, 1)
+        second = aten.select_backward(x[1] * 2, (5, 6), 0, 1)
+        return (first + second) * second + (first + first)
+
+    x = torch.randn(5, 6, dtype=torch.float64)
+    for function in (gradients, changed, shared):
+        result, _ = compute(function, x)
+        torch.testing.assert_close(result, function(x))
 
 
 def fill_parts(x):

@@ -25,7 +25,7 @@ from pyro_vae.svi.loops.layout import (
 )
 from pyro_vae.svi.loops.loop import Loop
 from pyro_vae.svi.loops.loops import Loops
-from pyro_vae.svi.loops.rewrite import FOR_LOOPS
+from pyro_vae.svi.loops.writer import FOR_LOOPS
 
 SMALL = 1 << 12  # elements of a group that need not wait
 
