@@ -147,6 +147,37 @@ def test_gradients_of_parts_that_are_used_twice():
         torch.testing.assert_close(result, function(x))
 
 
+def test_gradients_of_changes_in_place():
+    def gradient(x):
+        x = x.detach().requires_grad_()
+        y = x * 2
+        for t in range(4):
+            y[t] = x[t + 1].exp() + x[t, 2]
+            y[:, t] += x[:, 0] * x[:, 1]
+        y.exp().sum().backward()
+        return x.grad
+
+    def copies(x):
+        y = x.exp()
+        z = torch.empty(5, 6, dtype=x.dtype).copy_(y)
+        z[1] = 2
+        late = torch.empty(5, 6, dtype=x.dtype).copy_(z)
+        late[2] += 1
+        part = torch.empty(5, 6, dtype=x.dtype).copy_(late)
+        return y * 2 + late.t().reshape(5, 6) + part
+
+    def given(x):
+        z = torch.empty(5, 6, dtype=x.dtype).copy_(x)
+        z[1] = 2
+        return z
+
+    x = torch.randn(5, 6, dtype=torch.float64)
+    for function in (gradient, copies, given):
+        result, _ = compute(function, x)
+        torch.testing.assert_close(result, function(x))
+        assert (x != 2).all()
+
+
 def fill_parts(x):
     made = torch.empty(6, 6)
     made.zero_()

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from torch import fx
 
 from pyro_vae.svi.compat import aten
+from pyro_vae.svi.loops.copies import find_root
 from pyro_vae.svi.loops.layout import list_written
 from pyro_vae.svi.loops.writer import Writer, in_order, read
-from pyro_vae.svi.record import list_tensors, read_example
 
 
 class Part(NamedTuple):
@@ -60,7 +60,7 @@ class Pads:
         self.write = write
         self._pads: dict[fx.Node, Pad] = {}
         self._changed = {
-            _find_root(argument)
+            find_root(argument)
             for node in write.graph.nodes
             for argument in list_written(node)
         }
@@ -110,7 +110,7 @@ class Pads:
         if len(one.parts) < len(other.parts):
             one, other = other, one
         # Their values are read later than they would have been.
-        if any(_find_root(p.given) in self._changed for p in other.parts):
+        if any(find_root(p.given) in self._changed for p in other.parts):
             return None
         for part in other.parts:
             self._write(one, part, aten.add_.Tensor)
@@ -136,12 +136,3 @@ class Pads:
         changed = self.write.change(target, view, part.given)
         pad.own += [view, changed]
         pad.parts.append(part)
-
-
-def _find_root(node: fx.Node) -> fx.Node:
-    """Returns the node whose storage a node's tensor lies in."""
-    example = read_example(node)
-    while example is not None and example.source is not None:
-        node = list_tensors(node)[example.source]
-        example = read_example(node)
-    return node

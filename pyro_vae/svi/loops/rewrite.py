@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from pyro_vae.svi.compat import aten
+from pyro_vae.svi.loops.copies import drop_copies
 from pyro_vae.svi.loops.operators import C_TYPES
 from pyro_vae.svi.loops.pads import Pads
 from pyro_vae.svi.loops.writer import Writer, in_order, read
@@ -17,6 +18,7 @@ from pyro_vae.svi.record import read_example, set_example
 
 def simplify(graph: fx.Graph) -> None:
     """Rewrites a graph's operators, in place, where that is possible."""
+    drop_copies(graph)
     write = Writer(graph)
     pads = Pads(write)
     rewrites: dict[str, Callable[..., fx.Node | None]] = {
