@@ -303,6 +303,29 @@ def test_operators_without_a_layout_of_their_own():
     torch.testing.assert_close(fused(x)[0], expected)
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x * torch.full((3,), 0.1, dtype=torch.float32),
+        lambda x: x * torch.full((3,), 2.00002, dtype=torch.int64),
+        lambda x: x * torch.full((3,), 5, dtype=torch.bool),
+        lambda x: x * x.long().new_full((3,), 2.7),
+        lambda x: x * torch.ones(3, dtype=torch.float32).view(torch.int32),
+    ],
+)
+def test_constants_are_of_their_own_dtype(function):
+    x = torch.randn(3, dtype=torch.float64)
+    result, _ = compute(function, x)
+    torch.testing.assert_close(result, function(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_fractions_become_integers_as_torch_makes_them(dtype):
+    x = torch.tensor([300.5, -2.5, 1e10, 1e30, 7.9], dtype=torch.float64)
+    result, _ = compute(lambda x: x.to(dtype) * 2.0, x)
+    assert torch.equal(result, x.to(dtype) * 2.0)
+
+
 def test_integers_wrap_around():
     most = torch.tensor([torch.iinfo(torch.int64).max, 3])
     check(lambda x: (x + 1 > x) | (x * 2 < x), most)
@@ -381,6 +404,12 @@ def test_bfloat16_is_rounded_as_torch_rounds_it():
     x = torch.cat([x, torch.randn(500)]).float()
     check(lambda x: x.exp().bfloat16(), x)
     check(lambda x: x.float() * 2, x.bfloat16())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bfloat16_is_rounded_where_nothing_is_stored(dtype):
+    x = torch.randn(300, dtype=torch.float32)
+    check(lambda x: x.bfloat16().to(dtype) * 3, x)
 
 
 def test_a_graph_of_another_kind_is_refused():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+from pyro_vae.svi import compile_graph
 from pyro_vae.svi.compat import aten
 from pyro_vae.svi.loops.compiler import CompilerError, find_compiler
 from pyro_vae.svi.record import list_tensors, read_example, record
@@ -207,3 +208,15 @@ print([name for name in ("torch._dynamo", "torch._inductor")
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert run.stdout.strip() == "[]"
+
+
+def test_an_operator_that_fails_is_not_recorded():
+    def function(x):
+        try:
+            return [torch.linalg.cholesky(x)]
+        except torch.linalg.LinAlgError:
+            return [torch.linalg.cholesky(x + 3 * torch.eye(2))]
+
+    x = torch.tensor([[1.0, 2.0], [2.0, 1.0]])
+    graph = compile_graph(function, [x])
+    torch.testing.assert_close(graph(x)[0], function(x)[0])

@@ -176,7 +176,11 @@ class _Recorder(OperatorMode):
             if tensor.layout == torch.strided:
                 at = (place, int(tensor.storage_offset()))
                 sources.setdefault(_address(tensor), at)
-        results = function(*args, **options)
+        try:
+            results = function(*args, **options)
+        except Exception:  # the caller may know what to do instead
+            self.graph.erase_node(node)
+            raise
         self._note(results, node, sources)
         return results
 

@@ -1,4 +1,4 @@
-"""The loops of changes in place, of tensors that the graph itself has made."""
+"""The loops of a graph: of new tensors, and of changes of these in place."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ from pyro_vae.svi.loops.operators import (
 )
 
 
-def make_change(loops: Loops, node: fx.Node) -> Loop | None:
+def _make_change(loops: Loops, node: fx.Node) -> Loop | None:
     """Returns the loop of a change in place, or None if torch is to do it.
 
     Inputs may share a storage that begins elsewhere: torch changes those.
@@ -68,7 +68,7 @@ def _compute(loops: Loops, node: fx.Node) -> Loop | None:
     return loops.compute(node, name)
 
 
-def make_memory(layout: Layout, node: fx.Node) -> Loop | None:
+def _make_memory(layout: Layout, node: fx.Node) -> Loop | None:
     """Returns a loop of nothing for a tensor that is made empty."""
     value = layout.values[node]
     if str(node.target) not in EMPTY or value.numel() == 0:

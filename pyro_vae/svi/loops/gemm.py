@@ -10,7 +10,7 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -80,7 +80,8 @@ def make_gemm(node: fx.Node, layout: Layout) -> Gemm | None:
     if node.kwargs or find_gemm() is None:
         return None
     value = layout.values[node]
-    operands = [layout.values[each] for each in node.args]
+    given = cast(list[fx.Node], list(node.args))
+    operands = [layout.values[each] for each in given]
     if value.dtype not in NAMES or not value.is_contiguous():
         return None
     if 0 in (value.numel(), operands[0].numel()):
@@ -89,7 +90,7 @@ def make_gemm(node: fx.Node, layout: Layout) -> Gemm | None:
         return None
     left, right = (
         layout.access(each, (1,) * (3 - each_value.dim()) + each_value.shape)
-        for each, each_value in zip(node.args, operands, strict=True)
+        for each, each_value in zip(given, operands, strict=True)
     )
     count = value.shape[0] if value.dim() == 3 else 1
     rows, columns = value.shape[-2:]

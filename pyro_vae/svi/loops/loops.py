@@ -51,7 +51,7 @@ class Loops:
         if any(list_written(node)):
             return None
         if root is not node:
-            if root in self.constants:
+            if root in self.constants and self.layout.is_plain(node):
                 self.constants[node] = self.constants[root]
             return None
         if name in REDUCTIONS:
@@ -194,7 +194,7 @@ class Loops:
             computed = torch.float32
             if source.dtype not in (torch.float32, value.dtype):
                 return None
-        elif value.dtype not in C_TYPES:
+        elif value.dtype not in C_TYPES or _loses_range(source, value.dtype):
             return None
         elif value.dtype == torch.bool and isinstance(source, Tensor):
             text, computed = "{0} != 0", source.dtype
@@ -212,7 +212,8 @@ class Loops:
         if not isinstance(number, bool | int | float):
             return None
         if node not in self.layout.written:
-            self.constants[node] = number
+            kept = torch.tensor(number).to(value.dtype).item()
+            self.constants[node] = number = kept
         operand = self._operand(number, tuple(value.shape), value.dtype)
         return self._elementwise(node, [operand], "{0}")
 
@@ -281,3 +282,12 @@ class Loops:
         return (
             self.layout.values[given] if isinstance(given, fx.Node) else given
         )
+
+
+def _loses_range(source: Any, dtype: torch.dtype) -> bool:
+    """Returns whether a copy makes integers of fractions.
+
+    What becomes of those that are too large, C leaves open.
+    """
+    is_fraction = isinstance(source, Tensor) and source.is_floating_point()
+    return is_fraction and not dtype.is_floating_point and dtype != torch.bool

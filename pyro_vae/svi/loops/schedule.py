@@ -13,19 +13,16 @@ from dataclasses import dataclass, field
 from torch import fx
 
 from pyro_vae.svi.draws import is_random
-from pyro_vae.svi.loops.changes import make_change, make_memory
+from pyro_vae.svi.loops.changes import make_loops
 from pyro_vae.svi.loops.gemm import Gemm, make_gemm
 from pyro_vae.svi.loops.layout import (
     Access,
     Layout,
     Shape,
-    UnsuitableError,
     list_written,
     skip_short,
 )
 from pyro_vae.svi.loops.loop import Loop
-from pyro_vae.svi.loops.loops import Loops
-from pyro_vae.svi.loops.writer import FOR_LOOPS
 
 SMALL = 1 << 12  # elements of a group that need not wait
 
@@ -90,7 +87,7 @@ class Schedule:
 def make_schedule(graph: fx.GraphModule, layout: Layout) -> Schedule:
     """Orders a graph's nodes."""
     nodes = [node for node in graph.graph.nodes if node.op != "output"]
-    loops = _make_loops(nodes, layout)
+    loops = make_loops(nodes, layout)
     products = {
         node: product
         for node in nodes
@@ -110,7 +107,67 @@ def make_schedule(graph: fx.GraphModule, layout: Layout) -> Schedule:
     return Schedule(scheduler.steps, scheduler.stored, reads, returned)
 
 
-def _make_loops(
+def list_reads(self) -> Iterator[Access]:
+        """Yields what it reads from memory."""
+        for loop in self.loops.values():
+            for access in list_reads(loop):
+                if not self.computes(access):
+                    yield access
+
+    def list_used(self) -> Iterator[fx.Node]:
+        """Yields the owners of the storages that it reads, or changes."""
+        for access in self.list_reads():
+            yield access.root
+        for loop in self.loops.values():
+            if loop.target is not None:
+                yield loop.target
+
+
+Step = Group | Gemm  # what C computes
+
+
+@dataclass
+class Schedule:
+    """The steps of a graph, in order.
+
+    Attributes:
+        steps: Groups, products, and nodes that torch runs.
+        stored: The nodes whose loops or products store their results.
+        reads: For each node that torch runs, the nodes that own the storages
+            of its arguments.
+        returned: Those that own the storages of the results.
+    """
+
+    steps: list[Step | fx.Node]
+    stored: set[fx.Node]
+    reads: dict[fx.Node, set[fx.Node]]
+    returned: set[fx.Node]
+
+
+def make_schedule(graph: fx.GraphModule, layout: Layout) -> Schedule:
+    """Orders a graph's nodes."""
+    nodes = [node for node in graph.graph.nodes if node.op != "output"]
+    loops = make_loops(nodes, layout)
+    products = {
+        node: product
+        for node in nodes
+        if node not in loops
+        and node.op == "call_function"
+        and (product := make_gemm(node, layout)) is not None
+    }
+    scheduler = _Scheduler(layout, loops, products)
+    needed = scheduler.find_needed(graph)
+    nodes = [node for node in graph.graph.nodes if node in needed]
+    scheduler.find_dependencies(nodes)
+    for node in nodes:
+        if scheduler.is_operator(node):
+            scheduler.add_operator(node)
+    reads = scheduler.reads
+    returned = reads.pop(nodes[-1])
+    return Schedule(scheduler.steps, scheduler.stored, reads, returned)
+
+
+def make_loops(
     nodes: Sequence[fx.Node], layout: Layout
 ) -> dict[fx.Node, Loop]:
     """Returns the loops of all nodes that have one.

@@ -253,6 +253,8 @@ class GroupSource:
                 name = f"t{len(self._variables)}"
                 self._variables[loop.node], depths[name] = name, depth
                 kind = C_TYPES.get(loop.dtype, "float")
+                if loop.dtype in ROUNDED:
+                    text = f"widen(round_even({text}))"
                 lines[depth].append(f"const {kind} {name} = {text};")
                 if loop.owner in self.stored:
                     index = write_index(self._strides(result.strides))
