@@ -1,11 +1,17 @@
 """The loops of a graph: of new tensors, and of changes of these in place."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import fx
 
-from pyro_vae.svi.loops.layout import Access, Layout, list_written
+from pyro_vae.svi.loops.layout import (
+    Access,
+    Layout,
+    UnsuitableError,
+    list_written,
+)
 from pyro_vae.svi.loops.loop import Loop
 from pyro_vae.svi.loops.loops import Loops
 from pyro_vae.svi.loops.operators import (
@@ -16,6 +22,31 @@ from pyro_vae.svi.loops.operators import (
     LOGICAL,
     SELECTIONS,
 )
+from pyro_vae.svi.loops.writer import FOR_LOOPS
+
+
+def make_loops(nodes: Sequence[fx.Node], layout: Layout) -> dict[fx.Node, Loop]:
+    """Returns the loops of all nodes that have one.
+
+    Raises:
+        UnsuitableError: If a node that was written for loops has none.
+    """
+    maker, loops = Loops(layout), dict[fx.Node, Loop]()
+    kept = set[fx.Node]()  # in torch's hands
+    for node in nodes:
+        loop = maker.make(node) or _make_change(maker, node)
+        if loop is not None:
+            loops[node] = loop
+        elif node.meta.get(FOR_LOOPS):
+            raise UnsuitableError(f"{node.target} is no loop")
+        else:
+            kept.update(layout.roots[each] for each in list_written(node))
+    for node in nodes:
+        if node in layout.written - kept and node not in loops:
+            memory = _make_memory(layout, node)
+            if memory is not None:
+                loops[node] = memory
+    return loops
 
 
 def _make_change(loops: Loops, node: fx.Node) -> Loop | None:

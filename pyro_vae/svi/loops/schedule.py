@@ -7,7 +7,7 @@ larger ones wait for all that they can be computed along with.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from torch import fx
@@ -105,92 +105,6 @@ def make_schedule(graph: fx.GraphModule, layout: Layout) -> Schedule:
     reads = scheduler.reads
     returned = reads.pop(nodes[-1])
     return Schedule(scheduler.steps, scheduler.stored, reads, returned)
-
-
-def list_reads(self) -> Iterator[Access]:
-        """Yields what it reads from memory."""
-        for loop in self.loops.values():
-            for access in list_reads(loop):
-                if not self.computes(access):
-                    yield access
-
-    def list_used(self) -> Iterator[fx.Node]:
-        """Yields the owners of the storages that it reads, or changes."""
-        for access in self.list_reads():
-            yield access.root
-        for loop in self.loops.values():
-            if loop.target is not None:
-                yield loop.target
-
-
-Step = Group | Gemm  # what C computes
-
-
-@dataclass
-class Schedule:
-    """The steps of a graph, in order.
-
-    Attributes:
-        steps: Groups, products, and nodes that torch runs.
-        stored: The nodes whose loops or products store their results.
-        reads: For each node that torch runs, the nodes that own the storages
-            of its arguments.
-        returned: Those that own the storages of the results.
-    """
-
-    steps: list[Step | fx.Node]
-    stored: set[fx.Node]
-    reads: dict[fx.Node, set[fx.Node]]
-    returned: set[fx.Node]
-
-
-def make_schedule(graph: fx.GraphModule, layout: Layout) -> Schedule:
-    """Orders a graph's nodes."""
-    nodes = [node for node in graph.graph.nodes if node.op != "output"]
-    loops = make_loops(nodes, layout)
-    products = {
-        node: product
-        for node in nodes
-        if node not in loops
-        and node.op == "call_function"
-        and (product := make_gemm(node, layout)) is not None
-    }
-    scheduler = _Scheduler(layout, loops, products)
-    needed = scheduler.find_needed(graph)
-    nodes = [node for node in graph.graph.nodes if node in needed]
-    scheduler.find_dependencies(nodes)
-    for node in nodes:
-        if scheduler.is_operator(node):
-            scheduler.add_operator(node)
-    reads = scheduler.reads
-    returned = reads.pop(nodes[-1])
-    return Schedule(scheduler.steps, scheduler.stored, reads, returned)
-
-
-def make_loops(
-    nodes: Sequence[fx.Node], layout: Layout
-) -> dict[fx.Node, Loop]:
-    """Returns the loops of all nodes that have one.
-
-    Raises:
-        UnsuitableError: If a node that was written for loops has none.
-    """
-    maker, loops = Loops(layout), dict[fx.Node, Loop]()
-    kept = set[fx.Node]()  # in torch's hands
-    for node in nodes:
-        loop = maker.make(node) or make_change(maker, node)
-        if loop is not None:
-            loops[node] = loop
-        elif node.meta.get(FOR_LOOPS):
-            raise UnsuitableError(f"{node.target} is no loop")
-        else:
-            kept.update(layout.roots[each] for each in list_written(node))
-    for node in nodes:
-        if node in layout.written - kept and node not in loops:
-            memory = make_memory(layout, node)
-            if memory is not None:
-                loops[node] = memory
-    return loops
 
 
 def list_reads(loop: Loop) -> Iterator[Access]:
