@@ -9,7 +9,7 @@ from torch import fx
 
 from pyro_vae.svi.loops.gemm import write_pointers
 from pyro_vae.svi.loops.layout import Access, Shape
-from pyro_vae.svi.loops.loop import Operand
+from pyro_vae.svi.loops.loop import Loop, Operand
 from pyro_vae.svi.loops.operators import C_TYPES, FUNCTIONS, ROUNDED
 from pyro_vae.svi.loops.reductions import (
     COMBINE,
@@ -252,10 +252,7 @@ class GroupSource:
                     continue
                 name = f"t{len(self._variables)}"
                 self._variables[loop.node], depths[name] = name, depth
-                kind = C_TYPES.get(loop.dtype, "float")
-                if loop.dtype in ROUNDED:
-                    text = f"widen(round_even({text}))"
-                lines[depth].append(f"const {kind} {name} = {text};")
+                lines[depth].append(_declare_value(loop, name, text))
                 if loop.owner in self.stored:
                     index = write_index(self._strides(result.strides))
                     if loop.dtype in ROUNDED:
@@ -301,6 +298,13 @@ class GroupSource:
         mean = f" / {scale}" if kind == "mean" else ""
         yield f"w{write}[{write_index(walked)}] = total{mean}; }}"
         yield f"free(s{place});"
+
+
+def _declare_value(loop: Loop, name: str, text: str) -> str:
+    """Returns the declaration of a loop's value, rounded to its dtype."""
+    if loop.dtype in ROUNDED:
+        return f"const float {name} = widen(round_even({text}));"
+    return f"const {C_TYPES[loop.dtype]} {name} = {text};"
 
 
 def _name(operand: str) -> str:
