@@ -48,9 +48,10 @@ class CompiledSVI:
     to Python objects, such as a counter's, are refused.
 
     Steps 1, 2, 4, 8, ... are also computed eagerly, without being taken, and
-    compared, which finds what code cannot be read for: state in other
-    libraries, random numbers from Python or NumPy. What remains unseen is such
-    state between two of these steps.
+    compared, which finds what code cannot be read for: state in classes, slots,
+    default arguments and other libraries, random numbers from Python or NumPy.
+    What remains unseen is such state between two of these steps, and a change
+    in place of an argument that is not contiguous, or of a list.
 
     Args:
         model: A Pyro model: any callable.
