@@ -29,8 +29,11 @@ def drop_copies(graph: fx.Graph) -> None:
     ends: dict[fx.Node, int] = {}  # of each storage, the last use
     for node in graph.nodes:
         for user in node.users:
+            # Of what is not described, nothing says which storage it is in.
+            is_known = read_example(user) is not None or not user.users
+            end = places[user] if is_known else len(places)
             root = find_root(node)
-            ends[root] = max(ends.get(root, 0), places[user])
+            ends[root] = max(ends.get(root, 0), end)
     for node in list(graph.nodes):
         if node.target is not aten.copy_.default or len(node.args) != 2:
             continue
