@@ -285,6 +285,43 @@ def test_tables_are_where_a_module_looks():
     assert buffers["running_mean"] is module.running_mean
 
 
+@checks(TORCH, "get_hook_tables")
+def test_each_hook_of_a_module_gets_a_key_of_its_own():
+    module, keys = nn.Linear(1, 1), set()
+    ways = (
+        module.register_forward_hook,
+        module.register_forward_pre_hook,
+        module.register_full_backward_hook,
+        module.register_full_backward_pre_hook,
+    )
+    for table, register in zip(
+        compat.get_hook_tables(module), ways, strict=True
+    ):
+        for _ in range(2):
+            hook = register(lambda *_: None)
+            (key,) = table
+            assert key not in keys
+            keys.add(key)
+            hook.remove()
+
+
+@checks(TORCH, "is_written")
+@pytest.mark.parametrize("is_training", [True, False])
+def test_batch_norm_writes_what_its_schema_does_not_say(is_training):
+    operator = compat.aten.native_batch_norm.default
+    mean, var = torch.zeros(2), torch.ones(2)
+    x = torch.randn(5, 2)
+    operator(x, None, None, mean, var, is_training, 0.1, 1e-5)
+    assert bool(mean.any()) == is_training
+    assert not operator._schema.is_mutable
+    written = [
+        argument.name
+        for argument in operator._schema.arguments
+        if compat.is_written(operator._schema, argument)
+    ]
+    assert written == ["running_mean", "running_var"]
+
+
 @checks(TORCH, "register_module_forward_pre_hook")
 def test_every_call_of_a_module_is_seen():
     calls, network = [], nn.Sequential(nn.Linear(2, 2), nn.Tanh())

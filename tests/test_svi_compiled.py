@@ -173,7 +173,7 @@ def test_float32():
 
 @both_backends
 def test_smaller_minibatches_values_and_evaluations():
-    """A graph for each shape, value and kind, and each takes its turn."""
+    """A graph for each layout, value and kind, and each takes its turn."""
     x, results = torch.randn(20), []
     for engine in (SVI, CompiledSVI):
         with pyro.get_param_store().scope():
@@ -187,7 +187,7 @@ def test_smaller_minibatches_values_and_evaluations():
                     losses.append(svi.step(x))
                     losses.append(svi.step(x.repeat(2)[::2]))  # strided
             results.append([torch.tensor(losses), *stored()])
-    assert svi.num_compilations == 4
+    assert svi.num_compilations == 5
     assert_same(results)
 
 

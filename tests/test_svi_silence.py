@@ -270,9 +270,9 @@ class Masking(Pair):
     [
         (Counting, "changes calls of Counting in every run"),
         (Listing, "changes seen of Listing in every run"),
-        (OfChance, "compiled step and an eager one differ"),
-        (OfNumpysChance, "compiled step and an eager one differ"),
-        (Seeding, "compiled step and an eager one differ"),
+        (OfChance, "changes the state of Python's random module"),
+        (OfNumpysChance, "changes the state of NumPy's random module"),
+        (Seeding, "sets the state of torch's random generator, by a seed"),
         # torch 2.8 cannot record it, and says so itself.
         (OfGenerator, r"a torch.Generator of its own|C\.Generator"),
         (Masking, r"by x\[mask\], in center\(\) at line \d+, so"),

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from pyro_vae.svi.pairs import Run
+from pyro_vae.svi.pairs import End, Run
+from pyro_vae.svi.random_states import are_same_states, get_random_states
 from pyro_vae.svi.refusals import DynamicPairError
 
 DIRECTIONS = 2  # each there and back: what is next to a kink is then across it
@@ -36,8 +37,11 @@ def check_agreement(expected: Sequence[Run], run: Run, precision: str) -> None:
 
     Raises:
         DisagreementError: If they are not the same.
+        DynamicPairError: If the graph has left something else behind.
     """
     truth, *nearby = expected
+    if truth.end is not None:
+        _check_end(truth.end, _tolerance(truth.losses[0].dtype, precision))
     values, others = _list_values(truth), _list_values(run)
     finite = all(bool(value.isfinite().all()) for value in values.values())
     if not finite:
@@ -64,6 +68,36 @@ def check_agreement(expected: Sequence[Run], run: Run, precision: str) -> None:
             "that has changed in Python: pass it as an argument, or use "
             "pyro.infer.SVI"
         )
+
+
+def _check_end(end: End, tolerance: float) -> None:
+    """Compares what an eager run has left with what there is now."""
+    if not are_same_states(end.states, get_random_states()):
+        raise DynamicPairError(
+            "the model or guide sets the state of torch's random generator, by "
+            "a seed, fork_rng or set_rng_state; expected that it only draws: "
+            "set seeds before the step, or use pyro.infer.SVI"
+        )
+    for tensor, value in end.tensors:
+        if not _is_near(tensor, value, tolerance):
+            raise DynamicPairError(
+                "the compiled step leaves other numbers than an eager one in a "
+                f"tensor of shape {tuple(value.shape)} that both change in "
+                "place, an argument or a buffer; expected the same: use "
+                "pyro.infer.SVI"
+            )
+
+
+def _is_near(tensor: Tensor, value: Tensor, tolerance: float) -> bool:
+    """Returns whether two tensors are the same but for rounding."""
+    if tensor.layout != torch.strided or torch.equal(tensor, value):
+        return True
+    if not value.is_floating_point() or not value.isfinite().all():
+        return bool(
+            ((tensor == value) | ((value != value) & (tensor != tensor))).all()
+        )
+    size = max(float(value.abs().max()), 1e-30)
+    return _distance(tensor, value) <= tolerance * size
 
 
 def run_nearby(

@@ -1,6 +1,5 @@
 """The arguments of a step, as a graph sees them: tensors and plain values."""
 
-import argparse
 import dataclasses
 import datetime
 import decimal
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.svi.numbers import Numbers
+from pyro_vae.svi.places import NAMESPACES
 
 _PLAIN = (
     bool,
@@ -38,7 +38,6 @@ _PLAIN = (
     pathlib.PurePath,
     type,
 )
-_NAMESPACES = (argparse.Namespace, types.SimpleNamespace)
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 _LARGEST = 1 << 20  # bytes of an array that is compared at every step
 _LONGEST = 60  # characters of a value in a sentence
@@ -94,11 +93,9 @@ class Arguments:
             place = self.place_of(leaf)
             if place is None:
                 place = self._places[id(leaf)] = len(self.tensors)
-                self.tensors.append(
-                    leaf.contiguous() if leaf.layout == torch.strided else leaf
-                )
+                self.tensors.append(leaf)
             self._slots.append(("tensor", place))
-            signature.append((leaf.shape, leaf.dtype, leaf.device, place))
+            signature.append((place, *describe_tensor(leaf)))
         self.key = (self._structure, tuple(signature))
 
     def place_of(self, tensor: Tensor) -> int | None:
@@ -131,6 +128,23 @@ class Arguments:
             else:
                 leaves.append(tensors[slot] if slot >= 0 else params[-1 - slot])
         return _put_together(self._structure, iter(leaves))
+
+
+def describe_tensor(tensor: Tensor) -> tuple[Any, ...]:
+    """Returns what a graph takes for granted of a tensor that is an input."""
+    strides: Any = tensor.layout
+    if strides == torch.strided:
+        strides = None if tensor.is_contiguous() else tensor.stride()
+    return (
+        tensor.shape,
+        tensor.dtype,
+        tensor.device,
+        strides,
+        tensor.requires_grad,
+        tensor.is_conj(),
+        tensor.is_neg(),
+        type(tensor),
+    )
 
 
 def list_tensors(arguments: Any) -> list[Tensor]:
@@ -180,7 +194,7 @@ def _take_apart(value: Any, leaves: list[Any]) -> Any:
         own = {k: v for k, v in vars(value).items() if k[0] != "_"}
         parts = tuple([_take_apart(v, leaves) for v in own.values()])
         return (kind, (value, *own), parts)
-    if kind in _NAMESPACES:
+    if kind in NAMESPACES:
         own = vars(value)
         parts = tuple([_take_apart(v, leaves) for v in own.values()])
         return (kind, tuple(own), parts)

@@ -5,7 +5,7 @@ the versions at hand, by tests/test_svi_compat.py: look there first after an
 update of torch or Pyro.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any
@@ -29,10 +29,12 @@ __all__ = [
     "foreach_norm",
     "fused_adam_",
     "fused_adamw_",
+    "get_hook_tables",
     "get_hooks",
     "get_module_tables",
     "handles_operators",
     "is_validation",
+    "is_written",
     "register_module_forward_pre_hook",
     "unrecorded",
     "without_checkpoints",
@@ -115,12 +117,29 @@ def is_validation(frame: FrameType | None) -> bool:
 
 
 def writes_in_place(node: fx.Node) -> bool:
-    """Returns whether a recorded operator changes one of its arguments.
-
-    Operators have a `_schema`, whose `is_mutable` says so.
-    """
+    """Returns whether a recorded operator changes one of its arguments."""
     schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.is_mutable
+    return schema is not None and (
+        schema.is_mutable or schema.name in _WRITING_UNSAID
+    )
+
+
+def is_written(schema: Any, argument: Any) -> bool:
+    """Returns whether an operator changes an argument.
+
+    Its schema says so, but not that batch norm changes running statistics.
+    """
+    info = argument.alias_info
+    return (info is not None and info.is_write) or (
+        schema.name in _WRITING_UNSAID and argument.name.startswith("running")
+    )
+
+
+_WRITING_UNSAID = {
+    "aten::cudnn_batch_norm",
+    "aten::miopen_batch_norm",
+    "aten::native_batch_norm",
+}
 
 
 def get_module_tables(module: nn.Module) -> tuple[dict[str, Any], ...]:
@@ -130,6 +149,19 @@ def get_module_tables(module: nn.Module) -> tuple[dict[str, Any], ...]:
     to compare them takes a tenth of the time of `named_parameters()`.
     """
     return module._modules, module._parameters, module._buffers
+
+
+def get_hook_tables(module: nn.Module) -> tuple[Mapping[int, Any], ...]:
+    """Returns a module's hooks: the live dictionaries.
+
+    Each hook that is registered gets a key that no other has had.
+    """
+    return (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
 
 
 @contextmanager

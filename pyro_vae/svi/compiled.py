@@ -119,7 +119,9 @@ class CompiledSVI:
             )
         self.model, self.guide, self.optim = model, guide, optim
         self.estimator = Trace_ELBO() if loss is None else loss
-        self._loss_and_grads, self.clip_norm = loss_and_grads, clip_norm
+        # An estimator has its own, here as in Pyro.
+        own = None if isinstance(self.estimator, ELBO) else loss_and_grads
+        self._loss_and_grads, self.clip_norm = own, clip_norm
         self.shards = shards or ALONE
         self._gradients = CompiledGradients(
             self._pair(), precision, compare, engine
@@ -138,21 +140,37 @@ class CompiledSVI:
 
     @loss.setter
     def loss(self, estimator: Any) -> None:
-        self.estimator = estimator
+        owner: Any = getattr(estimator, "__self__", None)
+        is_own = isinstance(owner, ELBO) and estimator.__name__ == "loss"
+        self.estimator = owner if is_own else estimator
 
     @property
     def loss_and_grads(self) -> Callable:
         """The function like `loss` that also computes gradients.
 
-        It is the one that `pyro.infer.SVI` has, and runs eagerly.
+        It is the one that `pyro.infer.SVI` has, and runs eagerly. Another one
+        that is put in its place is recorded instead.
         """
+        if self._loss_and_grads is not None:
+            return self._loss_and_grads
         unused = PyroOptim(torch.optim.SGD, {})
         given = self.model, self.guide, unused, self.estimator
-        return SVI(*given, self._loss_and_grads).loss_and_grads
+        return SVI(*given).loss_and_grads
 
     @loss_and_grads.setter
     def loss_and_grads(self, function: Callable | None) -> None:
-        self._loss_and_grads = function
+        is_own = getattr(function, "__self__", None) is self.estimator
+        self._loss_and_grads = None if is_own else function
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what to copy or pickle: all but graphs, which are anew."""
+        state = self.__dict__ | {"_updates": None, "_last_stepped": None}
+        return state | {"_gradients": self._gradients.options}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        options = state["_gradients"]
+        self._gradients = CompiledGradients(self._pair(), *options)
 
     @property
     def precision(self) -> str:

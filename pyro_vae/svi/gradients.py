@@ -20,9 +20,11 @@ from pyro_vae.svi.estimator import ReportingELBO, make_recordable
 from pyro_vae.svi.joint import Joint
 from pyro_vae.svi.matmul import check_precision
 from pyro_vae.svi.pairs import Pair, Run, listed
-from pyro_vae.svi.programs import Programs, Step, warn_of_many
+from pyro_vae.svi.programs import Programs, warn_of_many
 from pyro_vae.svi.random_states import get_random_states, set_random_states
 from pyro_vae.svi.refusals import DynamicPairError
+from pyro_vae.svi.step import Step
+from pyro_vae.svi.undo import Undo
 
 # Engines, and the number of runs before they compile. A graph that is not
 # compiled takes several times as long as a compiled one, but is there at once.
@@ -42,11 +44,13 @@ class CompiledGradients:
         engine: What runs the graphs, as in `CompiledSVI`.
 
     Attributes:
+        options: The arguments, without the pair.
         num_compilations: The number of graphs that have been made.
     """
 
     def __init__(self, pair: Pair, precision: str, compare: bool, engine: str):
         check_options(precision, compare, engine)
+        self.options = (precision, compare, engine)
         self.precision, self.compare = precision, compare
         self._patience = PATIENCE[engine]
         self.num_compilations = 0
@@ -204,16 +208,17 @@ class CompiledGradients:
         self, step: Step, call: Arguments, expected: Sequence[Run] = ()
     ) -> Run:
         """Runs a graph, and compares its results if there are eager ones."""
-        states = get_random_states() if expected else []
+        undo = None
+        if expected:
+            inputs = self._programs.list_inputs(step, call)
+            undo = Undo([*inputs, *step.buffers])
         before = [buffer.clone() for buffer in step.buffers]
         run, left = self._collect(step, self._programs.run(step, call))
-        if expected:
+        if undo is not None:
             try:
                 check_agreement(expected, run, self.precision)
             except DynamicPairError:
-                set_random_states(states)
-                for buffer, value in zip(step.buffers, before, strict=True):
-                    buffer.copy_(value)
+                undo.restore()
                 raise
         if step.buffers:
             is_finite = run.is_finite()

@@ -48,6 +48,14 @@ class Numbers:
         return was_any
 
 
-def as_tensor(value: float) -> Tensor:
-    """Returns a number as a tensor, `()`, of the dtype that torch gives it."""
-    return torch.tensor(value)
+def as_tensor(value: float, dtype: torch.dtype) -> Tensor:
+    """Returns a number as a tensor, `()`.
+
+    Args:
+        value: A float or an integer.
+        dtype: The dtype of the parameters, which a float takes. An integer
+            does, too, where fractions of it would be rounded to less.
+    """
+    is_wide = torch.promote_types(dtype, torch.get_default_dtype()) == dtype
+    is_float = isinstance(value, float) or dtype != torch.get_default_dtype()
+    return torch.tensor(value, dtype=dtype if is_float and is_wide else None)

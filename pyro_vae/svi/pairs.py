@@ -16,6 +16,7 @@ from pyro_vae.svi.estimator import ReportingELBO, computes_loss
 from pyro_vae.svi.numbers import Numbers
 from pyro_vae.svi.optimizers import clip_gradients
 from pyro_vae.svi.places import is_foreign
+from pyro_vae.svi.random_states import get_random_states
 from pyro_vae.svi.reads import Reads
 from pyro_vae.svi.rows import (
     Shapes,
@@ -32,6 +33,22 @@ ALONE = Shards()
 Compute = Callable[[tuple, dict], Any]
 
 
+class End:
+    """What a run leaves beside losses and gradients, kept to compare with.
+
+    Args:
+        tensors: Tensors that it may have changed in place.
+
+    Attributes:
+        states: The states of torch's random generators.
+        tensors: The tensors, each with a copy of its value.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor]):
+        self.states = get_random_states()
+        self.tensors = [(tensor, tensor.detach().clone()) for tensor in tensors]
+
+
 @dataclass
 class Run:
     """The results of one run of a pair.
@@ -44,6 +61,7 @@ class Run:
         announced: All parameters that the pair announced.
         names: Their names in Pyro's store.
         report: The estimator's report, if it is a `ReportingELBO`.
+        end: What else the run has left, if it was kept.
     """
 
     losses: list[Tensor]
@@ -52,6 +70,7 @@ class Run:
     announced: list[Tensor]
     names: list[str]
     report: Tensor | None
+    end: "End | None" = None
 
     def is_finite(self) -> Tensor:
         """Returns whether all losses are finite, as a tensor, `()`."""
@@ -151,6 +170,8 @@ class Pair:
         own = []
         if not is_foreign(type(self.loss).__module__):
             own = [getattr(self.loss, "loss_and_grads", self.loss)]
+        if self.loss_and_grads is not None:
+            own.append(self.loss_and_grads)
         roots = (self.model, self.guide, *own, *called)
         return Reads(*roots, numbers=numbers)
 
@@ -247,7 +268,8 @@ class Pair:
 
     def _compute(self, args: tuple, kwargs: dict) -> Any:
         call = (self.model, self.guide, *args)
-        both = getattr(self.loss, "loss_and_grads", self.loss_and_grads)
+        own = getattr(self.loss, "loss_and_grads", None)
+        both = self.loss_and_grads or own
         if both is not None:
             return both(*call, **kwargs)
         loss = self.loss(*call, **kwargs)

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
@@ -13,47 +13,16 @@ from torch import Tensor
 from pyro_vae.svi.arguments import Arguments, list_tensors
 from pyro_vae.svi.graphs import Program, compile_graph
 from pyro_vae.svi.numbers import Numbers, as_tensor
-from pyro_vae.svi.pairs import Pair, Run, listed, quietly
-from pyro_vae.svi.places import Place
+from pyro_vae.svi.pairs import End, Pair, Run, listed, quietly
 from pyro_vae.svi.reads import Reads
 from pyro_vae.svi.refusals import DynamicPairError
 from pyro_vae.svi.rehearsal import Rehearsal, rehearse
+from pyro_vae.svi.step import Step
+from pyro_vae.svi.traces import Traces, refuse_changes
 from pyro_vae.svi.undo import Undo
 from pyro_vae.svi.watch import Watch, autocast_dtype, list_settings
 
 MANY = 16  # graphs, from which an argument is likely to change at every step
-
-
-@dataclass
-class Step:
-    """A compiled step.
-
-    Attributes:
-        program: Takes the parameters, the arguments' tensors and those that
-            the code reads elsewhere; returns losses, gradients, what it leaves
-            in places, and the report.
-        num_params: The number of parameters that it takes.
-        num_losses: The number of losses: one, or those of a tuple.
-        stepped: The parameters that have a gradient.
-        announced: Those that the pair announced, which the optimizer steps.
-        names: Their names in Pyro's store.
-        left: The places where the pair leaves another tensor at every run.
-        buffers: The buffers that it changes in place.
-        has_report: Whether its last result is the estimator's report.
-        numbers: The numbers that are inputs, as they were when it was
-            recorded; none once others have been tried as well.
-    """
-
-    program: Program
-    num_params: int
-    num_losses: int
-    stepped: list[Tensor]
-    announced: list[Tensor]
-    names: list[str]
-    left: list[Place]
-    buffers: list[Tensor]
-    has_report: bool
-    numbers: tuple[float, ...]
 
 
 class Programs:
@@ -147,7 +116,11 @@ class Programs:
 
     def run(self, step: Step, call: Arguments) -> list[Tensor]:
         """Returns the results of a step's program."""
-        return step.program(*self._inputs(call, step.num_params))
+        return step.program(*self.list_inputs(step, call))
+
+    def list_inputs(self, step: Step, call: Arguments) -> list[Tensor]:
+        """Returns what a step's program takes."""
+        return self._inputs(call, step.num_params)
 
     def rehearse(self, args: tuple, kwargs: dict) -> Rehearsal:
         """Runs the pair eagerly, and learns its parameters and modules."""
@@ -167,13 +140,22 @@ class Programs:
         return rehearsal
 
     def run_aside(self, args: tuple, kwargs: dict) -> Run:
-        """Runs the pair eagerly, and puts everything back."""
+        """Runs the pair eagerly, and puts everything back.
+
+        Raises:
+            DynamicPairError: If it changes other things than at first.
+        """
         buffers = [b for m in self._watch.modules for b in m.buffers(False)]
-        given = [*list_tensors((args, kwargs)), *self._reads.tensors]
-        undo = Undo([*given, *buffers], self._reads.places.values())
+        places = self._reads.places
+        undo = Undo([args, kwargs, *buffers], places.values())
+        traces = Traces(places, args, kwargs)
         try:
             with quietly():
-                return self.pair.run(args, kwargs)
+                run = self.pair.run(args, kwargs)
+            refuse_changes(traces.find_changes())
+            given = list_tensors((args, kwargs))
+            run.end = End([*given, *self._reads.tensors, *buffers])
+            return run
         finally:
             undo.restore()
 
@@ -304,7 +286,12 @@ class Programs:
         others = [tensor for tensor in read if call.place_of(tensor) is None]
         numbers = self.list_numbers(call)
         tensors = [*self.params[:num_params], *call.tensors, *others]
-        return tensors + list(map(as_tensor, numbers)) if numbers else tensors
+        return tensors + [as_tensor(n, self._dtype()) for n in numbers]
+
+    def _dtype(self) -> torch.dtype:
+        """Returns the dtype of the parameters, the widest one if several."""
+        kinds = {p.dtype for p in self.params if p.is_floating_point()}
+        return reduce(torch.promote_types, kinds, torch.get_default_dtype())
 
 
 def warn_of_many(number: int) -> None:

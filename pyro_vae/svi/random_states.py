@@ -1,8 +1,10 @@
 """The states of torch's random generators, read and put back."""
 
+import pickle
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +28,16 @@ def set_random_states(states: list[Tensor]) -> None:
 def are_same_states(left: list[Tensor], right: list[Tensor]) -> bool:
     """Returns whether two results of `get_random_states` are equal."""
     return len(left) == len(right) and all(map(torch.equal, left, right))
+
+
+def list_other_states() -> dict[str, Any]:
+    """Returns what to compare the other generators' states by, by a name."""
+    return {
+        "the state of Python's random module": random.getstate(),
+        "the state of NumPy's random module": pickle.dumps(
+            np.random.get_state()
+        ),
+    }
 
 
 @contextmanager

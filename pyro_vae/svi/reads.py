@@ -1,14 +1,34 @@
 """The values that a pair's code reads in Python's objects, at some time."""
 
+import io
 import operator
+import pickle
+import random
+import types
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from torch import Tensor, nn
 
+from pyro_vae.svi.arguments import describe_tensor
 from pyro_vae.svi.numbers import Numbers
-from pyro_vae.svi.places import CONSTANT, LARGEST, PLAIN, Place, Reader
+from pyro_vae.svi.places import (
+    CONSTANT,
+    CONTAINERS,
+    NOTHING,
+    PLAIN,
+    Place,
+    fields_of,
+    is_foreign,
+)
+from pyro_vae.svi.reader import LARGEST, Reader
+
+_DEEPEST = 8  # containers within containers whose entries count by value
+_ARRAYS = (np.ndarray, bytearray)
+_LARGEST_ARRAY = 1 << 20  # bytes that are compared at every step
+_RANDOM = (np.random.Generator, np.random.RandomState, random.Random)
 
 
 class _Same:
@@ -26,29 +46,103 @@ class _Same:
         return id(self.value)
 
 
-def freeze(value: Any, depth: int = 3) -> Any:
+class _Token:
+    """A tuple whose hash is computed once."""
+
+    __slots__ = ("_hash", "values")
+
+    def __init__(self, values: tuple[Any, ...]):
+        self.values = values
+        self._hash = hash(values)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Token) and self.values == other.values
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+def freeze(value: Any, exact: bool = False, depth: int = _DEEPEST) -> Any:
     """Returns something hashable that changes whenever a value does.
 
-    Numbers, strings and the like count by value, and so do the entries of
-    small lists, tuples, sets and dictionaries. Anything else, a tensor too,
-    counts by identity.
+    Numbers, strings and the like count by value, and so do arrays of up to
+    1 MB and the entries of containers. Anything else, a tensor too, counts by
+    identity, and so do the entries of containers of more than 100.
+
+    Args:
+        value: The value.
+        exact: Whether also what is costly to look at counts: large arrays, and
+            the states of random generators and of iterators.
+        depth: How deep containers within containers are looked into.
     """
     if isinstance(value, PLAIN):
         # A NaN is equal to nothing; 1, 1.0 and True are equal to each other.
         return (type(value), repr(value) if value != value else value)
     if isinstance(value, CONSTANT):
         return value
-    if depth and isinstance(value, list | tuple | set | frozenset | dict):
-        if len(value) > LARGEST:
-            return (len(value), _Same(value))
-        if isinstance(value, dict):
-            value = [(key, freeze(v, depth - 1)) for key, v in value.items()]
-            return (dict, tuple((freeze(k, depth - 1), v) for k, v in value))
-        entries = [freeze(entry, depth - 1) for entry in value]
-        if isinstance(value, set | frozenset):
-            return (type(value), frozenset(entries))
-        return (type(value), tuple(entries))
+    if isinstance(value, _ARRAYS):
+        return _freeze_array(value, exact)
+    if depth and isinstance(value, CONTAINERS):
+        return _freeze_container(value, exact, depth - 1)
+    if depth and fields_of(value):
+        fields = freeze(fields_of(value), exact, depth - 1)
+        return (type(value), _Same(value), fields)
+    if exact and isinstance(value, _RANDOM):
+        return (type(value), pickle.dumps(value))
+    if exact and _is_iterator(value):
+        return _freeze_iterator(value)
     return _Same(value)
+
+
+def _freeze_array(value: Any, exact: bool) -> Any:
+    view = np.asarray(value)
+    kind = (type(value), view.dtype.str, view.shape)
+    if view.nbytes <= _LARGEST_ARRAY:
+        return (*kind, view.tobytes())
+    content = zlib.crc32(view.tobytes()) if exact else 0
+    return (*kind, _Same(value), content)
+
+
+def _freeze_container(value: Any, exact: bool, depth: int) -> Any:
+    if isinstance(value, dict):
+        keys = tuple([freeze(key, exact, depth) for key in value])
+        entries = tuple(value.values())
+    else:
+        keys, entries = (), tuple(value)
+    if len(value) > LARGEST and not exact:
+        return (type(value), keys, tuple(map(_Same, entries)))
+    frozen = [freeze(entry, exact, depth) for entry in entries]
+    is_set = isinstance(value, set | frozenset)
+    return (type(value), keys, frozenset(frozen) if is_set else tuple(frozen))
+
+
+def _is_iterator(value: Any) -> bool:
+    """Returns whether a value is an iterator of Python's or of a library."""
+    if isinstance(value, io.IOBase | type):
+        return False
+    kind = type(value)
+    return hasattr(kind, "__next__") and is_foreign(kind.__module__)
+
+
+def _freeze_iterator(value: Any) -> Any:
+    """Returns where an iterator is; something equal to nothing if unknown."""
+    if isinstance(value, types.GeneratorType):
+        frame = value.gi_frame  # None at the end
+        own = frame and (frame.f_lasti, freeze(frame.f_locals, exact=True))
+        return (_Same(value), own)
+    try:
+        return (_Same(value), freeze(value.__reduce__()[1:], exact=True))
+    except TypeError:
+        return object()
+
+
+def _can_change(value: Any) -> bool:
+    """Returns whether a value may change while it is the same object."""
+    if isinstance(value, tuple | frozenset):
+        return any(map(_can_change, value))
+    if isinstance(value, (*CONTAINERS, *_ARRAYS)):
+        return True
+    return bool(fields_of(value))
 
 
 class Reads:
@@ -60,7 +154,6 @@ class Reads:
     Attributes:
         places: The places, by the id of what holds them and their name.
         holders: The ids of the holders, also of those without a place.
-        modules: The modules that the code comes by.
         token: A hashable value, another one whenever a value read is. Tensors
             count by their shape, dtype and layout alone: they are inputs of a
             graph.
@@ -72,28 +165,40 @@ class Reads:
         self._chooser = Numbers() if numbers is None else numbers
         self._reader = Reader(roots)  # which keeps the holders alive
         self.places, self.holders = self._reader.places, self._reader.holders
-        self.modules = self._reader.modules
         self._getters = [place.get for place in self.places.values()]
         # No value is this object, so that the first look reads all of them.
-        self._values: list[Any] = [_NOTHING] * len(self._getters)
-        self._has_containers = False
+        self._values: list[Any] = [_UNREAD] * len(self._getters)
+        self._changing: list[Any] = []  # of the values, what can change
+        self._frozen: list[Any] = []  # what these were
         self.token: Any = ()
         self.tensors: list[Tensor] = []
         self.numbers: list[tuple[Place, float]] = []
         self.look()
 
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The modules that the code comes by."""
+        return self._reader.modules
+
+    @property
+    def spaces(self) -> list[dict[str, Any]]:
+        """The attributes of the objects that the code comes by."""
+        return self._reader.spaces
+
     def look(self) -> None:
         """Reads the places anew.
 
-        Where all values are the same objects as before, and none of them is a
-        container, only their identity is looked at.
+        Where all values are the same objects as before, only those are looked
+        at which can change nevertheless.
         """
         values = [get() for get in self._getters]
-        is_same = all(map(operator.is_, values, self._values))
-        if is_same and not self._has_containers:
+        if all(map(operator.is_, values, self._values)) and (
+            not self._changing or [*map(freeze, self._changing)] == self._frozen
+        ):
             return
         self._values = values
-        self._has_containers = any(isinstance(v, _MUTABLE) for v in values)
+        self._changing = [value for value in values if _can_change(value)]
+        self._frozen = [*map(freeze, self._changing)]
         self.numbers, token = [], []
         for (key, place), value in zip(
             self.places.items(), values, strict=True
@@ -103,17 +208,13 @@ class Reads:
                 token.append(type(value))
             else:
                 token.append(_describe(value))
-        self.token = tuple(token)
+        self.token = _Token(tuple(token))
         tensors = [value for value in values if isinstance(value, Tensor)]
         self.tensors = list(dict.fromkeys(tensors))
 
     def forget(self) -> None:
         """Makes the next look one at all values."""
-        self._values = [_NOTHING] * len(self._getters)
-
-    def snapshot(self) -> "Snapshot":
-        """Returns what is in the places now."""
-        return Snapshot(self.places)
+        self._values = [_UNREAD] * len(self._getters)
 
 
 class Snapshot:
@@ -126,7 +227,9 @@ class Snapshot:
 
     def __init__(self, places: Mapping[tuple[int, str], Place]):
         self.values = {key: place.get() for key, place in places.items()}
-        self.frozen = {key: freeze(value) for key, value in self.values.items()}
+        self.frozen = {
+            key: freeze(value, exact=True) for key, value in self.values.items()
+        }
 
     def fill_in(self, reads: Reads, later: "Snapshot") -> None:
         """Adds places that were found later.
@@ -136,16 +239,14 @@ class Snapshot:
         """
         for key in later.values.keys() - self.values.keys():
             is_known = key[0] in reads.holders
-            self.values[key] = None if is_known else later.values[key]
-            self.frozen[key] = _NOTHING if is_known else later.frozen[key]
+            self.values[key] = NOTHING if is_known else later.values[key]
+            self.frozen[key] = _UNREAD if is_known else later.frozen[key]
 
 
-_NOTHING = object()
-_MUTABLE = (list, dict, set)
+_UNREAD = object()
 
 
 def _describe(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        layout = value.stride() if value.layout == torch.strided else None
-        return (value.shape, value.dtype, value.device, layout)
-    return freeze(value)
+    return (
+        describe_tensor(value) if isinstance(value, Tensor) else freeze(value)
+    )

@@ -9,14 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from pyro import get_param_store
 from torch import Tensor, nn
 
 from pyro_vae.svi.arguments import list_tensors
-from pyro_vae.svi.pairs import Pair, Run, quietly
+from pyro_vae.svi.pairs import End, Pair, Run, quietly
 from pyro_vae.svi.places import Place
 from pyro_vae.svi.random_states import are_same_states, get_random_states
-from pyro_vae.svi.reads import freeze
+from pyro_vae.svi.reads import Snapshot
 from pyro_vae.svi.refusals import DynamicPairError
+from pyro_vae.svi.traces import Traces, refuse_changes
 from pyro_vae.svi.undo import Undo
 from pyro_vae.svi.watch import ModuleCalls
 
@@ -62,26 +64,11 @@ def rehearse(
             is as before.
     """
     stage = _Stage(pair, modules, args, kwargs)
-    first, states = stage.run_first(), get_random_states()
-    stage.go_back()
-    with quietly():
-        run = pair.run(args, kwargs)
-    is_made = not are_same_states(get_random_states(), states)
-    left, made, faults = stage.compare()
-    changed = [b for b, value in stage.buffers if not torch.equal(b, value)]
-    if faults:
-        stage.restore()
-        raise DynamicPairError(
-            f"the model or guide changes {', '.join(faults)} in every run, "
-            "which a compiled step would not do; expected a pair that changes "
-            "nothing but tensors: use pyro.infer.SVI"
-        )
-    is_step = is_made or made
-    if is_step:
-        stage.restore_to_first()
-    else:
-        stage.restore()
-    return Rehearsal(first, run, is_step, left, changed, stage.modules)
+    try:
+        return stage.run_twice()
+    except BaseException:
+        stage.restore_all()
+        raise
 
 
 class _Stage:
@@ -102,12 +89,12 @@ class _Stage:
         self.pair, self.args, self.kwargs = pair, args, kwargs
         self._calls = ModuleCalls(pair.model, pair.guide, *modules)
         self._reads = pair.read(modules)
-        self._was = self._reads.snapshot()
-        self._given = list_tensors((args, kwargs))
-        self._start = Undo(
-            [*self._given, *self._reads.tensors],
-            self._reads.places.values(),
-        )
+        for module in self._reads.modules:
+            self._calls.note(module)
+        self._was = Snapshot(self._reads.places)
+        self._start = Undo([args, kwargs], self._reads.places.values())
+        # The first run may make parameters, and attributes of other names.
+        self._spaces = Undo([*self._reads.spaces, vars(get_param_store())])
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -116,6 +103,27 @@ class _Stage:
     @property
     def buffers(self) -> list[tuple[Tensor, Tensor]]:
         return self._calls.buffers
+
+    def run_twice(self) -> Rehearsal:
+        """Runs the pair, goes back, runs it again, and compares."""
+        first, states = self.run_first(), get_random_states()
+        self.go_back()
+        traces = Traces(self._reads_then.places, self.args, self.kwargs)
+        with quietly():
+            run = self.pair.run(self.args, self.kwargs)
+        is_step = not are_same_states(get_random_states(), states)
+        refuse_changes(traces.find_changes())
+        left, is_made = self.compare()
+        changed = [b for b, old in self.buffers if not torch.equal(b, old)]
+        given = list_tensors((self.args, self.kwargs))
+        read = self._reads_then.tensors
+        run.end = End([*given, *read, *(buffer for buffer, _ in self.buffers)])
+        is_step |= is_made
+        if is_step:
+            self.restore_to_first()
+        else:
+            self.restore()
+        return Rehearsal(first, run, is_step, left, changed, self.modules)
 
     def run_first(self) -> Run:
         """Runs the pair for the first time.
@@ -127,7 +135,6 @@ class _Stage:
             first = self.pair.run(self.args, self.kwargs)
         for module in self.modules:
             if isinstance(module, torch.jit.ScriptModule):
-                self.restore()
                 raise DynamicPairError(
                     f"the model or guide calls {module.original_name}, which "
                     "torch.jit.script has compiled; expected the module that "
@@ -138,11 +145,11 @@ class _Stage:
     def go_back(self) -> None:
         """Goes back to the start, but for what the first run has made."""
         self._reads_then = self.pair.read(self.modules)
-        self._then = self._reads_then.snapshot()
+        self._then = Snapshot(self._reads_then.places)
         self._was.fill_in(self._reads, self._then)
         buffers = [buffer for buffer, _ in self.buffers]
         self._middle = Undo(
-            [*self._given, *self._reads_then.tensors, *buffers],
+            [self.args, self.kwargs, *buffers],
             self._reads_then.places.values(),
         )
         self._start.restore_random_states()
@@ -155,30 +162,34 @@ class _Stage:
                 place.put(was)
                 self._before[key] = was
 
-    def compare(self) -> tuple[list[Place], bool, list[str]]:
-        """Tells what the second run has done to Python's objects.
+    def compare(self) -> tuple[list[Place], bool]:
+        """Tells what the runs have put into Python's objects.
 
         Returns:
-            The places where it left another tensor, whether the first run
-            made something that stays, and the names of what each run changes.
+            The places where the second one left another tensor, and whether
+            the first one made something that stays.
         """
-        left, is_made, faults = [], False, []
+        left, is_made = [], False
         for key, place in self._reads_then.places.items():
             value = place.get()
             if isinstance(value, Tensor):
                 if value is not self._before[key]:
                     left.append(place)
                 is_made |= not isinstance(self._was.values[key], Tensor)
-            elif freeze(value) != self._then.frozen[key]:
-                faults.append(place.label)
             else:
                 is_made |= self._was.frozen[key] != self._then.frozen[key]
-        return left, is_made, faults
+        return left, is_made
 
     def restore(self) -> None:
         """Puts everything back to the start."""
         self._start.restore()
         self._restore_buffers()
+
+    def restore_all(self) -> None:
+        """Puts everything back, and takes out what the runs have made."""
+        self._spaces.restore_tensors()
+        self._spaces.restore_values()
+        self.restore()
 
     def restore_to_first(self) -> None:
         """Puts everything back to the end of the first run."""

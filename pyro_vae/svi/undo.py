@@ -1,33 +1,44 @@
 """Running a pair without leaving a trace: all that it changes is put back."""
 
 import random
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.svi.places import Place
+from pyro_vae.svi.places import CONTAINERS, Place, fields_of
 from pyro_vae.svi.random_states import get_random_states, set_random_states
+
+_DEEPEST = 8  # containers within containers that are looked into
 
 
 class Undo:
     """The state that running a pair may change, kept to be put back.
 
     Args:
-        tensors: Tensors that may be changed in place: arguments, buffers, and
-            those that the pair's code reads elsewhere.
-        places: The places that its code reads.
+        values: Tensors that may be changed in place: arguments, buffers; and
+            containers that may be changed, with all that is in them.
+        places: The places that the pair's code reads.
     """
 
-    def __init__(self, tensors: Iterable[Tensor], places: Iterable[Place]):
+    def __init__(self, values: Iterable[Any], places: Iterable[Place] = ()):
         self._torch = get_random_states()
         self._python, self._numpy = random.getstate(), np.random.get_state()
-        self._tensors = [(tensor, tensor.clone()) for tensor in tensors]
-        self._values = [
-            (place, value, _copy(value))
-            for place, value in [(place, place.get()) for place in places]
+        self._places = [(place, place.get()) for place in places]
+        own = [value for _, value in self._places]
+        found = {id(part): part for part in _walk([*values, *own])}
+        tensors = [t for t in found.values() if isinstance(t, Tensor)]
+        self._tensors = [
+            (tensor, tensor.detach().clone()) for tensor in tensors
+        ]
+        self._others = [
+            (part, _keep(part))
+            for part in found.values()
+            if not isinstance(part, Tensor)
         ]
 
     def restore(self) -> None:
@@ -40,15 +51,16 @@ class Undo:
         """Puts back the contents of the tensors alone."""
         for tensor, value in self._tensors:
             # Batch norm writes without a change of the tensor's version.
-            if not torch.equal(tensor, value):
+            if tensor.layout != torch.strided or not torch.equal(tensor, value):
                 tensor.detach().copy_(value)
 
     def restore_values(self) -> None:
-        """Puts back the values in the places, and the entries of containers."""
-        for place, value, content in self._values:
+        """Puts back the values in the places, and what is in containers."""
+        for place, value in self._places:
             if place.get() is not value:
                 place.put(value)
-            _refill(value, content)
+        for _, put_back in self._others:
+            put_back()
 
     def restore_random_states(self) -> None:
         """Puts back the random states of torch, Python and NumPy alone."""
@@ -57,19 +69,76 @@ class Undo:
         np.random.set_state(self._numpy)
 
 
-def _copy(value: Any) -> Any:
-    """Returns a copy of a container's entries, or a generator's state."""
-    if isinstance(value, torch.Generator):
-        return value.get_state()
-    return type(value)(value) if type(value) in (list, dict, set) else None
+def _walk(values: Iterable[Any], depth: int = _DEEPEST) -> Iterator[Any]:
+    """Yields what can be changed in place, also inside of containers."""
+    for value in values:
+        if isinstance(value, (Tensor, *_KEEPERS)):
+            yield value
+        if not depth:
+            continue
+        if isinstance(value, dict):
+            yield from _walk(value.values(), depth - 1)
+        elif isinstance(value, CONTAINERS):
+            yield from _walk(value, depth - 1)
+        elif fields_of(value):
+            yield from _walk([fields_of(value)], depth - 1)
 
 
-def _refill(value: Any, content: Any) -> None:
-    """Gives a container or a generator back what it had."""
-    if isinstance(value, torch.Generator):
-        value.set_state(content)
-    elif isinstance(content, list):
-        value[:] = content
-    elif content is not None:
+def _keep(value: Any) -> Callable[[], object]:
+    """Returns what gives a value its contents of now back."""
+    keep = next(k for kind, k in _KEEPERS.items() if isinstance(value, kind))
+    return keep(value)
+
+
+def _keep_list(value: Any) -> Callable[[], None]:
+    entries = list(value)
+
+    def put_back() -> None:
         value.clear()
-        value.update(content)
+        value.extend(entries)
+
+    return put_back
+
+
+def _keep_table(value: Any) -> Callable[[], None]:
+    entries = value.copy()
+
+    def put_back() -> None:
+        value.clear()
+        value.update(entries)
+
+    return put_back
+
+
+def _keep_array(value: np.ndarray) -> Callable[[], None]:
+    return partial(np.copyto, value, value.copy())
+
+
+def _keep_torch_generator(value: torch.Generator) -> Callable[[], object]:
+    return partial(value.set_state, value.get_state())
+
+
+def _keep_generator(value: random.Random) -> Callable[[], None]:
+    return partial(value.setstate, value.getstate())
+
+
+def _keep_numpy_state(value: np.random.RandomState) -> Callable[[], None]:
+    return partial(value.set_state, value.get_state())
+
+
+def _keep_numpy_generator(value: np.random.Generator) -> Callable[[], None]:
+    source = value.bit_generator
+    return partial(setattr, source, "state", source.state)
+
+
+_KEEPERS: dict[type, Callable[[Any], Callable[[], object]]] = {
+    list: _keep_list,
+    deque: _keep_list,
+    dict: _keep_table,
+    set: _keep_table,
+    np.ndarray: _keep_array,
+    torch.Generator: _keep_torch_generator,
+    random.Random: _keep_generator,
+    np.random.RandomState: _keep_numpy_state,
+    np.random.Generator: _keep_numpy_generator,
+}

@@ -85,7 +85,7 @@ class Recording(TorchFunctionMode):
         if self._masked and function is not Tensor.__setitem__:
             self.note_masks((*args, *kwargs.values()))
         if function is Tensor.item:
-            return args[0].detach()
+            return _as_number(args[0].detach())
         if function is Tensor.__bool__ and (
             is_validation(get_frame(1)) or _is_asserted()
         ):
@@ -249,6 +249,15 @@ class OperatorReads(OperatorMode):
         ]
         with unrecorded():
             return function(*values, **kwargs)
+
+
+def _as_number(tensor: Tensor) -> Tensor:
+    """Returns a value in a dtype that counts, and rounds, as a number would."""
+    if tensor.is_complex() or tensor.dtype == torch.float64:
+        return tensor
+    if tensor.is_floating_point():
+        return tensor.float()
+    return tensor.long()
 
 
 def _is_asserted() -> bool:

@@ -1,6 +1,6 @@
 """What a recorded graph takes for granted, and whether it still holds."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pyro_vae.svi.compat import (
     count_late_hooks,
+    get_hook_tables,
     get_module_tables,
     register_module_forward_pre_hook,
 )
@@ -82,7 +83,12 @@ class Watch:
             for module in self.modules
             for table in get_module_tables(module)
         ]
-        self._entry_names = [*chain.from_iterable(self._tables)]
+        self._hook_tables = [
+            table
+            for module in self.modules
+            for table in get_hook_tables(module)
+        ]
+        self._entry_names = self._list_entry_names()
         self._entries = self._entry_ids()
         own = [p for m in self.modules for p in m.parameters(recurse=False)]
         tensors = dict.fromkeys([*(stored[name] for name in self.names), *own])
@@ -102,17 +108,22 @@ class Watch:
 
         It does while parameters, submodules and buffers are the same objects,
         the parameters have the same dtype and layout, the same ones of them
-        are trainable, and the hooks that a graph has recorded are as many.
+        are trainable, and modules and parameters have the same hooks.
         """
         stored = dict(get_param_store().named_parameters())
         return (
             [*map(id, map(stored.get, self.names))] == self._params
             and [p.requires_grad for p in self._tensors] == self._trainable
-            and [*chain.from_iterable(self._tables)] == self._entry_names
+            and self._list_entry_names() == self._entry_names
             and self._entry_ids() == self._entries
             and self._has_same_layouts()
             and [*map(count_late_hooks, self._tensors)] == self._hooks
         )
+
+    def _list_entry_names(self) -> list[Any]:
+        """Returns the names of entries, and the keys of modules' hooks."""
+        tables: list[Mapping[Any, Any]] = [*self._tables, *self._hook_tables]
+        return [*chain.from_iterable(tables)]
 
     def _entry_ids(self) -> list[int]:
         return [id(entry) for table in self._tables for entry in table.values()]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, fx
 
-from pyro_vae.svi.compat import writes_in_place
+from pyro_vae.svi.compat import is_written, writes_in_place
 from pyro_vae.svi.record import list_tensors, read_example
 
 Shape = tuple[int, ...]
@@ -164,9 +164,8 @@ def list_written(node: fx.Node) -> Iterable[fx.Node]:
     positional = zip(schema.arguments, node.args, strict=False)
     named.update({argument.name: value for argument, value in positional})
     for argument in schema.arguments:
-        info, value = argument.alias_info, named.get(argument.name)
-        value = cast(Any, value)
-        if info is not None and info.is_write and value is not None:
+        value = cast(Any, named.get(argument.name))
+        if is_written(schema, argument) and value is not None:
             yield from value if isinstance(value, list | tuple) else [value]
 
 
