@@ -159,8 +159,9 @@ class CompiledGradients:
             step = programs.find_step(call)
             step = step or programs.record_step(call, rehearsal)
             return self._run_checked(step, call, rehearsal.run, args, kwargs)
-        except DynamicPairError:
-            if programs.fix_numbers():
+        except BaseException as error:
+            rehearsal.restore_all()
+            if isinstance(error, DynamicPairError) and programs.fix_numbers():
                 return self._run_first(args, kwargs)
             raise
 

@@ -160,10 +160,12 @@ class Reader:
     ) -> None:
         self._visit_object(value, names | {"forward"}, None)
         self._modules[id(value)] = value
+        own, label = vars(value), type(value).__name__
+        self._note(own, "forward", entry_place(own, "forward", label))
         for child in value._modules.values():
             self._visit(child, names)
         samples = getattr(value, "_pyro_samples", {})
-        self._visit_mapping(samples, samples, names, type(value).__name__)
+        self._visit_mapping(samples, samples, names, label)
         for sample in samples.values():
             self._visit(getattr(sample, "prior", None), names, value)
 

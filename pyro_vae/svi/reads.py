@@ -1,10 +1,10 @@
 """The values that a pair's code reads in Python's objects, at some time."""
 
+import copy
 import io
 import operator
 import pickle
 import random
-import types
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -89,7 +89,7 @@ def freeze(value: Any, exact: bool = False, depth: int = _DEEPEST) -> Any:
         return (type(value), _Same(value), fields)
     if exact and isinstance(value, _RANDOM):
         return (type(value), pickle.dumps(value))
-    if exact and _is_iterator(value):
+    if exact and is_iterator(value):
         return _freeze_iterator(value)
     return _Same(value)
 
@@ -116,7 +116,7 @@ def _freeze_container(value: Any, exact: bool, depth: int) -> Any:
     return (type(value), keys, frozenset(frozen) if is_set else tuple(frozen))
 
 
-def _is_iterator(value: Any) -> bool:
+def is_iterator(value: Any) -> bool:
     """Returns whether a value is an iterator of Python's or of a library."""
     if isinstance(value, io.IOBase | type):
         return False
@@ -126,14 +126,18 @@ def _is_iterator(value: Any) -> bool:
 
 def _freeze_iterator(value: Any) -> Any:
     """Returns where an iterator is; something equal to nothing if unknown."""
-    if isinstance(value, types.GeneratorType):
-        frame = value.gi_frame  # None at the end
-        own = frame and (frame.f_lasti, freeze(frame.f_locals, exact=True))
-        return (_Same(value), own)
     try:
         return (_Same(value), freeze(value.__reduce__()[1:], exact=True))
     except TypeError:
         return object()
+
+
+def copy_iterator(value: Any) -> Any:
+    """Returns an iterator that goes on alike, or None if there is no way."""
+    try:
+        return copy.copy(value)
+    except TypeError:
+        return None
 
 
 def _can_change(value: Any) -> bool:

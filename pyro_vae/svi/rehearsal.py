@@ -5,7 +5,7 @@ what the pair changes in Python's objects. The results of the second one are
 what the compiled step must give.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from pyro_vae.svi.places import Place
 from pyro_vae.svi.random_states import are_same_states, get_random_states
 from pyro_vae.svi.reads import Snapshot
 from pyro_vae.svi.refusals import DynamicPairError
-from pyro_vae.svi.traces import Traces, refuse_changes
+from pyro_vae.svi.traces import Traces, refuse_changes, refuse_iterators
 from pyro_vae.svi.undo import Undo
 from pyro_vae.svi.watch import ModuleCalls
 
@@ -35,6 +35,8 @@ class Rehearsal:
         left: The places in which each run leaves another tensor.
         buffers: The buffers that each run changes in place.
         modules: The modules that are called.
+        restore_all: Puts back what the runs have changed, and takes out what
+            they have made.
     """
 
     first: Run
@@ -43,6 +45,7 @@ class Rehearsal:
     left: list[Place]
     buffers: list[Tensor]
     modules: list[nn.Module]
+    restore_all: Callable[[], None]
 
 
 def rehearse(
@@ -106,6 +109,7 @@ class _Stage:
 
     def run_twice(self) -> Rehearsal:
         """Runs the pair, goes back, runs it again, and compares."""
+        refuse_iterators(self._reads.places.values())
         first, states = self.run_first(), get_random_states()
         self.go_back()
         traces = Traces(self._reads_then.places, self.args, self.kwargs)
@@ -123,7 +127,15 @@ class _Stage:
             self.restore_to_first()
         else:
             self.restore()
-        return Rehearsal(first, run, is_step, left, changed, self.modules)
+        return Rehearsal(
+            first,
+            run,
+            is_step,
+            left,
+            changed,
+            self.modules,
+            self.restore_all,
+        )
 
     def run_first(self) -> Run:
         """Runs the pair for the first time.

@@ -1,13 +1,13 @@
 """What a run of a pair changes in Python's objects."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from pyro_vae.svi.places import Place
 from pyro_vae.svi.random_states import list_other_states
-from pyro_vae.svi.reads import Snapshot, freeze
+from pyro_vae.svi.reads import Snapshot, copy_iterator, freeze, is_iterator
 from pyro_vae.svi.refusals import DynamicPairError
 
 
@@ -55,6 +55,23 @@ class Traces:
         """Returns the arguments' values and random states, to be compared."""
         given = {k: freeze(v, exact=True) for k, v in self._given.items()}
         return {**given, **list_other_states()}
+
+
+def refuse_iterators(places: Iterable[Place]) -> None:
+    """Refuses iterators that could not be put back after a run.
+
+    Raises:
+        DynamicPairError: If there is one.
+    """
+    for place in places:
+        value = place.get()
+        if is_iterator(value) and copy_iterator(value) is None:
+            raise DynamicPairError(
+                f"the model or guide reads {place.label}, a "
+                f"{type(value).__name__}, which goes on in every run; expected "
+                "a pair that changes nothing but tensors: pass what it yields "
+                "as an argument, or use pyro.infer.SVI"
+            )
 
 
 def refuse_changes(labels: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_vae.svi.places import CONTAINERS, Place, fields_of
 from pyro_vae.svi.random_states import get_random_states, set_random_states
+from pyro_vae.svi.reads import copy_iterator, freeze, is_iterator
 
 _DEEPEST = 8  # containers within containers that are looked into
 
@@ -29,6 +30,11 @@ class Undo:
         self._torch = get_random_states()
         self._python, self._numpy = random.getstate(), np.random.get_state()
         self._places = [(place, place.get()) for place in places]
+        self._iterators = [
+            (place, copy_iterator(value), freeze(value, exact=True))
+            for place, value in self._places
+            if is_iterator(value) and copy_iterator(value) is not None
+        ]
         own = [value for _, value in self._places]
         found = {id(part): part for part in _walk([*values, *own])}
         tensors = [t for t in found.values() if isinstance(t, Tensor)]
@@ -59,6 +65,9 @@ class Undo:
         for place, value in self._places:
             if place.get() is not value:
                 place.put(value)
+        for place, iterator, state in self._iterators:
+            if freeze(place.get(), exact=True) != state:
+                place.put(copy_iterator(iterator))
         for _, put_back in self._others:
             put_back()
 
