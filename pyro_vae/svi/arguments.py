@@ -93,7 +93,8 @@ class Arguments:
             place = self.place_of(leaf)
             if place is None:
                 place = self._places[id(leaf)] = len(self.tensors)
-                self.tensors.append(leaf)
+                # A graph's inputs are what lies in memory.
+                self.tensors.append(leaf.resolve_conj().resolve_neg())
             self._slots.append(("tensor", place))
             signature.append((place, *describe_tensor(leaf)))
         self.key = (self._structure, tuple(signature))

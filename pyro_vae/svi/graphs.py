@@ -22,9 +22,10 @@ from pyro_vae.svi.factorizations import Factorizations, split_factorizations
 from pyro_vae.svi.matmul import choose_matmuls
 from pyro_vae.svi.noise import keep_draws
 from pyro_vae.svi.random_states import keep_random_states
-from pyro_vae.svi.record import record
+from pyro_vae.svi.record import Record, is_strided, record
 from pyro_vae.svi.refusals import (
     CompilationError,
+    DynamicPairError,
     explain,
     first_line,
     refuse_dynamic,
@@ -79,13 +80,14 @@ class Program:
     def compile(self, tensors: Sequence[Tensor]) -> None:
         """Compiles the graph for such tensors.
 
-        Inductor does not know the shape of a packed sequence, which depends on
-        lengths: a graph with one stays as it was recorded.
+        A graph with a packed sequence, whose shape depends on lengths, or
+        with a sparse tensor stays as it was recorded.
 
         Raises:
             CompilationError: If the compilers fail.
         """
-        if any(node.target is PACKING for node in self._record.graph.nodes):
+        nodes = self._record.graph.nodes
+        if not all(n.target is not PACKING and is_strided(n) for n in nodes):
             return
         _keep_freed_memory()
         inputs = [*tensors, *self._constants]
@@ -162,8 +164,29 @@ def _record(
         The record, those tensors, and the values that Python has read, whose
         tensors are the last results.
     """
+    try:
+        recorded, reads = _record_with(Recording(), function, inputs, modules)
+    except DynamicPairError:
+        raise
+    except Exception:  # a tensor was no number, to `round`, say
+        recording = Recording(numbers=True)
+        try:
+            recorded, reads = _record_with(recording, function, inputs, modules)
+        except Exception as error:
+            raise explain(error) from error
+    refuse_dynamic(recorded.graph)
+    graph = fx.GraphModule({}, recorded.graph)
+    return graph, recorded.constants, reads
+
+
+def _record_with(
+    recording: Recording,
+    function: Callable[..., Sequence[Tensor]],
+    inputs: Sequence[Tensor],
+    modules: Sequence[nn.Module],
+) -> tuple[Record, list[Read]]:
+    """Records a function, and puts back what its run changes in buffers."""
     buffers = copy_buffers(modules)
-    recording = Recording()
 
     def run(*tensors: Tensor) -> list[Tensor]:
         with OperatorReads(recording):
@@ -179,15 +202,10 @@ def _record(
             keep_random_states(inputs),
             recording,
         ):
-            recorded = record(run, inputs)
-    except Exception as error:
-        raise explain(error) from error
+            return record(run, inputs), recording.reads
     finally:
         for buffer, value in buffers:
             buffer.copy_(value)
-    refuse_dynamic(recorded.graph)
-    graph = fx.GraphModule({}, recorded.graph)
-    return graph, recorded.constants, recording.reads
 
 
 class _MaskedSums(TorchFunctionMode):

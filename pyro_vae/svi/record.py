@@ -61,6 +61,11 @@ def read_example(node: fx.Node) -> Example | None:
     return example
 
 
+def is_strided(node: fx.Node) -> bool:
+    """Returns whether a node's result is no sparse tensor."""
+    return bool(node.meta.get("is_strided", True))
+
+
 def set_example(node: fx.Node, like: fx.Node) -> None:
     """Describes a new node's result as another's, but as no view."""
     example = read_example(like)
@@ -197,7 +202,16 @@ class _Recorder(OperatorMode):
         return node
 
     def _add_input(self, name: str, tensor: Tensor) -> fx.Node:
-        """Adds an input of the graph, after the others."""
+        """Adds an input of the graph, after the others.
+
+        Raises:
+            ValueError: If it is not what lies in memory.
+        """
+        if tensor.is_conj() or tensor.is_neg():
+            raise ValueError(
+                "a tensor is a conjugated or negated view; expected "
+                "tensor.resolve_conj().resolve_neg()"
+            )
         graph, last = self.graph, self._last
         with (
             graph.inserting_before()  # all other nodes
@@ -219,6 +233,7 @@ class _Recorder(OperatorMode):
         if isinstance(results, Tensor):
             self._nodes[results] = node
             node.meta["example"] = _describe(results, sources)
+            node.meta["is_strided"] = results.layout == torch.strided
         elif isinstance(results, list | tuple):
             for place, result in enumerate(results):
                 if isinstance(result, Tensor | list | tuple):
@@ -247,4 +262,7 @@ def _address(tensor: Tensor) -> int:
 
     Storages of no bytes begin nowhere.
     """
-    return tensor.untyped_storage().data_ptr() or -id(tensor)
+    try:
+        return tensor.untyped_storage().data_ptr() or -id(tensor)
+    except RuntimeError:  # a tensor of zeros that torch.func has made
+        return -id(tensor)

@@ -17,6 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 from pyro_vae.svi.checks import Read
 from pyro_vae.svi.compat import OperatorMode, aten, is_validation, unrecorded
+from pyro_vae.svi.indices import find_axis, is_mask, is_number, is_tuple
+from pyro_vae.svi.places import is_foreign
 from pyro_vae.svi.refusals import find_line
 
 _READING = {
@@ -24,6 +26,7 @@ _READING = {
     Tensor.__int__: "int(tensor)",
     Tensor.__float__: "float(tensor)",
     Tensor.__index__: "a tensor as a size or an index",
+    Tensor.item: "tensor.item()",
     Tensor.tolist: "tensor.tolist()",
     Tensor.numpy: "tensor.numpy()",
     Tensor.__array__: "numpy.asarray(tensor)",
@@ -65,12 +68,17 @@ class Recording(TorchFunctionMode):
     validate or to assert is answered with yes: eager steps validate. What else
     is asked for is noted.
 
+    Args:
+        numbers: Whether `item` is asked for a number, too, and does not stay
+            a tensor.
+
     Attributes:
         reads: What was asked for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, numbers: bool = False) -> None:
         super().__init__()
+        self._numbers = numbers
         self.reads: list[Read] = []
         self._masked: dict[int, _Masked] = {}  # by the ids of what was taken
 
@@ -84,7 +92,9 @@ class Recording(TorchFunctionMode):
         kwargs = kwargs or {}
         if self._masked and function is not Tensor.__setitem__:
             self.note_masks((*args, *kwargs.values()))
-        if function is Tensor.item:
+        if function is Tensor.item and not (
+            self._numbers and _is_asked_by_user()
+        ):
             return _as_number(args[0].detach())
         if function is Tensor.__bool__ and (
             is_validation(get_frame(1)) or _is_asserted()
@@ -130,16 +140,16 @@ class Recording(TorchFunctionMode):
 
         torch would read the value of an index that is a single number.
         """
-        parts = list(index) if _is_tuple(index) else [index]
+        parts = list(index) if is_tuple(index) else [index]
         for place, part in enumerate(parts):
-            if _is_number(part):
-                axis = _axis(tensor, parts, place)
-                size = tensor.shape[axis]
+            if is_number(part):
+                dim = find_axis(tensor, parts, place)
+                size = tensor.shape[dim]
                 entry = torch.where(part < 0, part + size, part).long()
-                tensor = tensor.index_select(axis, entry.reshape(1))
+                tensor = tensor.index_select(dim, entry.reshape(1))
                 parts[place] = 0
         taken = tensor[self._find_places(parts)]
-        if _is_mask(index) and index.dim():
+        if is_mask(index) and index.dim():
             read = self.reads.pop()
             self._masked[id(taken)] = _Masked(taken, tensor, index, read)
         return taken
@@ -151,9 +161,9 @@ class Recording(TorchFunctionMode):
             tensor.copy_(torch.where(index, masked.source, tensor))
         elif isinstance(value, Tensor) and value.dim():
             self.note_masks([value])
-            parts = list(index) if _is_tuple(index) else [index]
+            parts = list(index) if is_tuple(index) else [index]
             tensor[self._find_places(parts)] = value
-        elif _is_mask(index):
+        elif is_mask(index):
             extra = (1,) * (tensor.dim() - index.dim())
             tensor.masked_fill_(
                 index.bool().reshape(index.shape + extra), value
@@ -173,7 +183,7 @@ class Recording(TorchFunctionMode):
         """Returns an index with the places where its masks are true."""
         found: list[Any] = []
         for part in parts:
-            if _is_mask(part) and part.dim():
+            if is_mask(part) and part.dim():
                 found += self.note(
                     part, "x[mask]", lambda mask: mask.nonzero(as_tuple=True)
                 )
@@ -260,13 +270,24 @@ def _as_number(tensor: Tensor) -> Tensor:
     return tensor.long()
 
 
-def _is_asserted() -> bool:
-    """Returns whether the line that is under way is an assertion."""
+def _find_caller() -> Any:
+    """Returns the frame of whoever asks torch for something."""
     frame: Any = get_frame(1)
     while frame.f_globals.get("__name__", "").startswith(_OWN):
         frame = frame.f_back
+    return frame
+
+
+def _is_asserted() -> bool:
+    """Returns whether the line that is under way is an assertion."""
+    frame = _find_caller()
     line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
     return line.lstrip().startswith("assert ")
+
+
+def _is_asked_by_user() -> bool:
+    """Returns whether the user's code asks for a value, and not Pyro's."""
+    return not is_foreign(_find_caller().f_globals.get("__name__", ""))
 
 
 def _flatten(entries: Sequence[Any]) -> Iterator[Any]:
@@ -287,34 +308,3 @@ def _detach(entries: Any) -> Any:
     if isinstance(entries, list | tuple):
         return [_detach(entry) for entry in entries]
     return entries
-
-
-def _axis(tensor: Tensor, parts: Sequence[Any], place: int) -> int:
-    """Returns the dimension that an entry of an index stands for."""
-    before = parts[:place]
-    if any(part is Ellipsis for part in before):
-        return tensor.dim() - sum(map(_num_axes, parts[place:]))
-    return sum(map(_num_axes, before))
-
-
-def _num_axes(part: Any) -> int:
-    """Returns how many dimensions an entry of an index stands for."""
-    if part is None or isinstance(part, bool):
-        return 0
-    return part.dim() if _is_mask(part) else 1
-
-
-def _is_mask(part: Any) -> bool:
-    """Returns whether an entry of an index is a mask."""
-    return isinstance(part, Tensor) and part.dtype in (torch.bool, torch.uint8)
-
-
-def _is_number(part: Any) -> bool:
-    """Returns whether an entry of an index is a single integer."""
-    if not isinstance(part, Tensor) or part.dim() or _is_mask(part):
-        return False
-    return not (part.is_floating_point() or part.is_complex())
-
-
-def _is_tuple(index: Any) -> bool:
-    return isinstance(index, tuple)
