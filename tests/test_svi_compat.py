@@ -334,19 +334,42 @@ def test_every_call_of_a_module_is_seen():
     assert calls == [network, *network]
 
 
-@checks(PYRO, "unchecked_values")
-def test_pyro_looks_at_no_value():
+@checks(PYRO, "unchecked_sites")
+@pytest.mark.parametrize("is_validating", [True, False])
+def test_pyro_looks_for_no_nan_but_distributions_validate(is_validating):
     def look():
-        pyro.util.warn_if_nan(torch.tensor(torch.nan), "a value")
-        dist.Normal(0.0, torch.tensor(-1.0))
+        value = torch.tensor(torch.nan)
+        pyro.util.warn_if_nan(value, "a value")
+        pyro.util.warn_if_inf(value, "a value")
+        return dist.Normal(0.0, torch.tensor(1.0))._validate_args
 
-    with compat_pyro.unchecked_values():
-        look()
-    with (
-        pytest.warns(UserWarning, match="Encountered NaN"),
-        pytest.raises(ValueError, match="parameter scale"),
-    ):
-        look()
+    kind = torch.distributions.Distribution
+    try:
+        kind.set_default_validate_args(is_validating)
+        with compat_pyro.unchecked_sites():
+            assert look() == is_validating
+        assert kind._validate_args == is_validating
+    finally:
+        kind.set_default_validate_args(True)
+    with pytest.warns(UserWarning, match="Encountered NaN"):
+        assert look()
+
+
+@checks(TORCH, "is_shortcut")
+def test_stable_distributions_ask_whether_they_may_take_a_shortcut():
+    class Asked(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            if function is Tensor.__bool__:
+                answers.append(compat.is_shortcut(sys._getframe(1)))
+            return function(*args, **(kwargs or {}))
+
+    answers = []
+    q = dist.Stable(torch.tensor(1.5), 0.0, validate_args=False)
+    with Asked():
+        q.sample()
+        assert answers and all(answers)
+        if torch.ones(1):
+            assert answers[-1] is False
 
 
 class Seen(TorchFunctionMode):

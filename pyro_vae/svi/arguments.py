@@ -111,7 +111,7 @@ class Arguments:
         self,
         params: Sequence[Tensor],
         tensors: Sequence[Tensor],
-        numbers: Sequence[Tensor],
+        numbers: Sequence[Tensor | float],
     ) -> tuple[tuple, dict]:
         """Returns `(args, kwargs)` with other tensors in their places.
 

@@ -33,6 +33,7 @@ __all__ = [
     "get_hooks",
     "get_module_tables",
     "handles_operators",
+    "is_shortcut",
     "is_validation",
     "is_written",
     "register_module_forward_pre_hook",
@@ -99,17 +100,27 @@ def count_late_hooks(tensor: Tensor) -> int:
 def is_validation(frame: FrameType | None) -> bool:
     """Returns whether a frame is one of those that validate a distribution.
 
-    They check their parameters in `__init__` and values in `_validate_sample`,
-    also after validation was switched off, if they were made before. And
-    Pyro's stable distributions ask whether they may take a shortcut: if told
-    no, the result is the same.
+    They check their parameters in `__init__` and values in `_validate_sample`.
     """
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
-        if frame.f_code.co_name in ("_standard_stable", "_safe_shift"):
-            return True
         if name == "torch.distributions.distribution":
             return frame.f_code.co_name in ("__init__", "_validate_sample")
+        if not name.startswith(("torch", "pyro_vae.svi")):
+            return False
+        frame = frame.f_back
+    return False
+
+
+def is_shortcut(frame: FrameType | None) -> bool:
+    """Returns whether a frame asks only whether it may compute less.
+
+    Pyro's stable distributions do: if told yes, the result is the same.
+    """
+    while frame is not None:
+        if frame.f_code.co_name in ("_standard_stable", "_safe_shift"):
+            return True
+        name = frame.f_globals.get("__name__", "")
         if not name.startswith(("torch", "pyro_vae.svi")):
             return False
         frame = frame.f_back

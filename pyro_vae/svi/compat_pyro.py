@@ -35,7 +35,7 @@ __all__ = [
     "list_baselines",
     "outside_traces",
     "put_stored",
-    "unchecked_values",
+    "unchecked_sites",
     "within_expectations",
 ]
 
@@ -66,17 +66,24 @@ def outside_traces() -> Iterator[None]:
 
 
 @contextmanager
-def unchecked_values() -> Iterator[None]:
-    """Stops Pyro from looking at tensors' values while a pair runs.
+def unchecked_sites() -> Iterator[None]:
+    """Stops Pyro from looking at sites' values while a pair runs.
 
-    `pyro.validation_enabled(False)` leaves `pyro.util.torch_isnan`, by which
-    `warn_if_nan` branches in the estimators.
+    Distributions validate as before. `pyro.validation_enabled(False)` would
+    stop them, too, and leaves `pyro.util.torch_isnan`, by which `warn_if_nan`
+    branches in the estimators.
     """
-    with (
-        pyro.validation_enabled(False),
-        mock.patch("pyro.util.torch_isnan", lambda value: False),
-    ):
-        yield
+    kind = torch.distributions.Distribution
+    is_validating = kind._validate_args
+    try:
+        with (
+            pyro.validation_enabled(False),
+            mock.patch("pyro.util.torch_isnan", lambda value: False),
+        ):
+            kind.set_default_validate_args(is_validating)
+            yield
+    finally:
+        kind.set_default_validate_args(is_validating)
 
 
 @contextmanager

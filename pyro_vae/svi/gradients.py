@@ -1,9 +1,7 @@
 """Losses and gradients of a pair, computed by compiled graphs."""
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,10 +15,11 @@ from pyro_vae.svi.agreement import (
 from pyro_vae.svi.arguments import Arguments
 from pyro_vae.svi.compat import get_hooks
 from pyro_vae.svi.estimator import ReportingELBO, make_recordable
+from pyro_vae.svi.hooks import call_hooks, set_aside
 from pyro_vae.svi.joint import Joint
 from pyro_vae.svi.matmul import check_precision
 from pyro_vae.svi.pairs import Pair, Run, listed
-from pyro_vae.svi.programs import Programs, warn_of_many
+from pyro_vae.svi.programs import MANY, Programs
 from pyro_vae.svi.random_states import get_random_states, set_random_states
 from pyro_vae.svi.refusals import DynamicPairError
 from pyro_vae.svi.step import Step
@@ -84,7 +83,7 @@ class CompiledGradients:
 
         def count() -> None:
             self.num_compilations += 1
-            warn_of_many(self.num_compilations)
+            _warn_of_many(self.num_compilations)
 
         self._pair = pair
         self._joint = Joint(pair.shards, pair.clip_norm)
@@ -119,7 +118,7 @@ class CompiledGradients:
         step = programs.find_step(call)
         if step is None:
             states = get_random_states()
-            with _set_aside(programs.list_candidates()) as calls:
+            with set_aside(programs.list_candidates()) as calls:
                 run = self._run_first(args, kwargs)
             if any(count > RUNS for count in calls.values()):
                 set_random_states(states)
@@ -135,7 +134,7 @@ class CompiledGradients:
         is_due = self.compare and _is_power_of_two(self._num_runs + 1)
         expected = None
         if is_proof or is_due:
-            with _set_aside(programs.params):
+            with set_aside(programs.params):
                 expected = programs.run_aside(args, kwargs)
         try:
             run = self._run_checked(step, call, expected, args, kwargs)
@@ -196,7 +195,7 @@ class CompiledGradients:
         try:
             return self._run(step, call, [expected])
         except DisagreementError:  # unless it is one of rounding
-            with _set_aside(self._programs.params):
+            with set_aside(self._programs.params):
                 nearby = run_nearby(
                     expected,
                     self.precision,
@@ -213,8 +212,11 @@ class CompiledGradients:
         if expected:
             inputs = self._programs.list_inputs(step, call)
             undo = Undo([*inputs, *step.buffers])
+        states = get_random_states() if step.program.has_flag else []
         before = [buffer.clone() for buffer in step.buffers]
         run, left = self._collect(step, self._programs.run(step, call))
+        if not step.program.is_valid:
+            self._validate(step, call, states, before)
         if undo is not None:
             try:
                 check_agreement(expected, run, self.precision)
@@ -228,6 +230,22 @@ class CompiledGradients:
         for place, tensor in zip(step.left, left, strict=True):
             place.put(tensor.clone())
         return run
+
+    def _validate(
+        self,
+        step: Step,
+        call: Arguments,
+        states: list[Tensor],
+        before: list[Tensor],
+    ) -> None:
+        """Raises what the pair does, eagerly, on the state before the step."""
+        after = [buffer.clone() for buffer in step.buffers]
+        for buffer, value in zip(step.buffers, before, strict=True):
+            buffer.copy_(value)
+        with set_aside(self._programs.params):
+            self._programs.validate(step.program, call, states)
+        for buffer, value in zip(step.buffers, after, strict=True):
+            buffer.copy_(value)
 
     def _collect(
         self, step: Step, results: list[Tensor]
@@ -271,44 +289,15 @@ def check_options(precision: str, compare: bool, engine: str) -> None:
         raise ValueError(f"compare is {compare!r}; expected True or False")
 
 
-@contextmanager
-def _set_aside(params: Sequence[Tensor]) -> Iterator[Counter[int]]:
-    """Keeps gradients that parameters have, and hooks, out of a block's way.
-
-    Yields:
-        How often hooks would have been called, by the ids of their tables.
-    """
-    calls: Counter[int] = Counter()
-    given = {p: p.grad for p in params if p.grad is not None}
-    hooked = {id(p): get_hooks(p) for p in params if get_hooks(p)}
-    hooks = [(live, dict(live)) for live in hooked.values()]
-    for param in given:
-        param.grad = None
-    for live, _ in hooks:
-        live.clear()
-        live["count"] = partial(_count, calls, id(live))
-    try:
-        yield calls
-    finally:
-        for param, grad in given.items():
-            param.grad = grad
-        for live, own in hooks:
-            live.clear()
-            live.update(own)
-
-
-def _count(calls: Counter[int], key: int, grad: Tensor) -> None:
-    """Stands in for hooks, and leaves a gradient as it is."""
-    calls[key] += 1
-
-
-def call_hooks(param: Tensor, grad: Tensor) -> Tensor:
-    """Returns a gradient as the parameter's hooks leave it."""
-    for hook in list(get_hooks(param).values()):
-        changed = hook(grad)
-        grad = grad if changed is None else changed
-    return grad
-
-
 def _is_power_of_two(number: int) -> bool:
     return number & (number - 1) == 0
+
+
+def _warn_of_many(number: int) -> None:
+    """Warns, once, where there are so many graphs that something changes."""
+    if number == MANY:
+        warnings.warn(
+            f"{MANY} graphs have been compiled, one for each shape and Python "
+            "value that the pair reads; pass a number that changes as a tensor",
+            stacklevel=2,
+        )

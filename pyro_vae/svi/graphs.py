@@ -15,12 +15,13 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from pyro_vae.svi.backend import compile_record
-from pyro_vae.svi.checks import Checks, Read, split_checks
+from pyro_vae.svi.checks import Checks, split_checks
 from pyro_vae.svi.compat import without_checkpoints
-from pyro_vae.svi.compat_pyro import unchecked_values, within_expectations
+from pyro_vae.svi.compat_pyro import unchecked_sites, within_expectations
 from pyro_vae.svi.factorizations import Factorizations, split_factorizations
 from pyro_vae.svi.matmul import choose_matmuls
 from pyro_vae.svi.noise import keep_draws
+from pyro_vae.svi.operator_reads import PACKING, OperatorReads
 from pyro_vae.svi.random_states import keep_random_states
 from pyro_vae.svi.record import Record, is_strided, record
 from pyro_vae.svi.refusals import (
@@ -30,7 +31,7 @@ from pyro_vae.svi.refusals import (
     first_line,
     refuse_dynamic,
 )
-from pyro_vae.svi.values import PACKING, OperatorReads, Recording
+from pyro_vae.svi.values import Recording
 from pyro_vae.svi.watch import copy_buffers
 
 
@@ -42,8 +43,16 @@ class Program:
         constants: Tensors that the function has found elsewhere.
         checks: Compares what Python has read, before the graph runs.
         factorizations: Looks at the factorizations, after it has.
+        has_flag: Whether the last result tells if all is true that Python has
+            relied upon.
         patience: The number of calls that Python runs it for, operation by
             operation, before it is compiled.
+
+    Attributes:
+        has_flag: See there.
+        is_valid: Whether, at the last call, all was true that Python relied
+            upon in distributions' validation and in assertions. On CUDA it is
+            not looked at: nothing waits for the device.
     """
 
     def __init__(
@@ -52,10 +61,12 @@ class Program:
         constants: Sequence[Tensor],
         checks: Checks,
         factorizations: Factorizations,
+        has_flag: bool,
         patience: int,
     ):
         self._record, self._constants = record, constants
         self._checks, self._factorizations = checks, factorizations
+        self.has_flag, self.is_valid = has_flag, True
         self._patience = patience
         self._run: Callable[..., Sequence[Tensor]] = record
 
@@ -66,7 +77,11 @@ class Program:
             self._patience -= 1
             if self._patience == 0:
                 self._compile_late(tensors)
-        return self._factorizations.look(self._run(*inputs))
+        results = self._factorizations.look(self._run(*inputs))
+        if self.has_flag:
+            flag = results.pop()
+            self.is_valid = flag.is_cuda or bool(flag)
+        return results
 
     def fits(self, tensors: Sequence[Tensor]) -> bool:
         """Returns whether Python would read the same values as before."""
@@ -142,12 +157,15 @@ def compile_graph(
             or on chance; by the program, if a value that it has read changed.
         CompilationError: If the compilers fail.
     """
-    graph, constants, reads = _record(function, inputs, modules)
+    graph, constants, recording = _record(function, inputs, modules)
+    reads, has_flag = recording.reads, recording.has_flags
     checks = split_checks(graph, reads, [*inputs, *constants])
     factorizations = split_factorizations(graph)
     keep_draws(graph)
     choose_matmuls(graph, precision)
-    program = Program(graph, constants, checks, factorizations, patience)
+    program = Program(
+        graph, constants, checks, factorizations, has_flag, patience
+    )
     if patience == 0:
         program.compile(inputs)
     return program
@@ -157,26 +175,27 @@ def _record(
     function: Callable[..., Sequence[Tensor]],
     inputs: Sequence[Tensor],
     modules: Sequence[nn.Module],
-) -> tuple[fx.GraphModule, list[Tensor], list[Read]]:
+) -> tuple[fx.GraphModule, list[Tensor], Recording]:
     """Records a function; tensors it finds elsewhere become last inputs.
 
     Returns:
-        The record, those tensors, and the values that Python has read, whose
-        tensors are the last results.
+        The record, those tensors, and what Python has asked for: a flag, if
+        there is any, and the tensors that were read are the last results.
     """
+    recording = Recording()
     try:
-        recorded, reads = _record_with(Recording(), function, inputs, modules)
+        recorded = _record_with(recording, function, inputs, modules)
     except DynamicPairError:
         raise
     except Exception:  # a tensor was no number, to `round`, say
         recording = Recording(numbers=True)
         try:
-            recorded, reads = _record_with(recording, function, inputs, modules)
+            recorded = _record_with(recording, function, inputs, modules)
         except Exception as error:
             raise explain(error) from error
     refuse_dynamic(recorded.graph)
     graph = fx.GraphModule({}, recorded.graph)
-    return graph, recorded.constants, reads
+    return graph, recorded.constants, recording
 
 
 def _record_with(
@@ -184,7 +203,7 @@ def _record_with(
     function: Callable[..., Sequence[Tensor]],
     inputs: Sequence[Tensor],
     modules: Sequence[nn.Module],
-) -> tuple[Record, list[Read]]:
+) -> Record:
     """Records a function, and puts back what its run changes in buffers."""
     buffers = copy_buffers(modules)
 
@@ -192,17 +211,19 @@ def _record_with(
         with OperatorReads(recording):
             results = function(*tensors)
             recording.note_masks(results)
-        return [*results, *(read.tensor for read in recording.reads)]
+            flags = recording.list_flags()
+        reads = [read.tensor for read in recording.reads]
+        return [*results, *flags, *reads]
 
     try:
         with (
-            unchecked_values(),
+            unchecked_sites(),
             within_expectations(_MaskedSums),
             without_checkpoints(),
             keep_random_states(inputs),
             recording,
         ):
-            return record(run, inputs), recording.reads
+            return record(run, inputs)
     finally:
         for buffer, value in buffers:
             buffer.copy_(value)

@@ -1,6 +1,5 @@
 """The graphs of a pair: found by what they took for granted, or recorded."""
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import reduce
@@ -14,6 +13,7 @@ from pyro_vae.svi.arguments import Arguments, list_tensors
 from pyro_vae.svi.graphs import Program, compile_graph
 from pyro_vae.svi.numbers import Numbers, as_tensor
 from pyro_vae.svi.pairs import End, Pair, Run, listed, quietly
+from pyro_vae.svi.random_states import get_random_states, set_random_states
 from pyro_vae.svi.reads import Reads
 from pyro_vae.svi.refusals import DynamicPairError
 from pyro_vae.svi.rehearsal import Rehearsal, rehearse
@@ -105,12 +105,17 @@ class Programs:
         known = self._losses.setdefault(self._key(call), [])
         for program, num_params in known:
             if self._fits(program, num_params, call):
-                return program(*self._inputs(call, num_params))
+                states = get_random_states()
+                losses = program(*self._inputs(call, num_params))
+                self.validate(program, call, states)
+                return losses
         try:
             self.pair.learn_loss(args, kwargs)
             known.append((self._record_loss(call), len(self.params)))
         except DynamicPairError:
             if not self.fix_numbers():
+                with torch.random.fork_rng():  # it may be the arguments' fault
+                    self.pair.compute_loss(args, kwargs)
                 raise
         return self.find_loss(args, kwargs)
 
@@ -121,6 +126,25 @@ class Programs:
     def list_inputs(self, step: Step, call: Arguments) -> list[Tensor]:
         """Returns what a step's program takes."""
         return self._inputs(call, step.num_params)
+
+    def validate(
+        self, program: Program, call: Arguments, states: list[Tensor]
+    ) -> None:
+        """Raises what the pair does, eagerly, where a program is not valid.
+
+        If it raises nothing, the program was off by a rounding.
+
+        Args:
+            program: The program, which has just run.
+            call: The arguments that it ran on.
+            states: The random states before it ran.
+        """
+        if program.is_valid:
+            return
+        after = get_random_states()
+        set_random_states(states)
+        self.run_aside(*call.rebuild(self.params, call.tensors, call.numbers))
+        set_random_states(after)
 
     def rehearse(self, args: tuple, kwargs: dict) -> Rehearsal:
         """Runs the pair eagerly, and learns its parameters and modules."""
@@ -292,13 +316,3 @@ class Programs:
         """Returns the dtype of the parameters, the widest one if several."""
         kinds = {p.dtype for p in self.params if p.is_floating_point()}
         return reduce(torch.promote_types, kinds, torch.get_default_dtype())
-
-
-def warn_of_many(number: int) -> None:
-    """Warns, once, where there are so many graphs that something changes."""
-    if number == MANY:
-        warnings.warn(
-            f"{MANY} graphs have been compiled, one for each shape and Python "
-            "value that the pair reads; pass a number that changes as a tensor",
-            stacklevel=2,
-        )

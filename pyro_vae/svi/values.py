@@ -7,6 +7,7 @@ result of the graph, to be compared at every call, unless it is constant.
 
 import linecache
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from sys import _getframe as get_frame
 from typing import Any, NamedTuple
 
@@ -16,7 +17,11 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from pyro_vae.svi.checks import Read
-from pyro_vae.svi.compat import OperatorMode, aten, is_validation, unrecorded
+from pyro_vae.svi.compat import (
+    is_shortcut,
+    is_validation,
+    unrecorded,
+)
 from pyro_vae.svi.indices import find_axis, is_mask, is_number, is_tuple
 from pyro_vae.svi.places import is_foreign
 from pyro_vae.svi.refusals import find_line
@@ -30,21 +35,6 @@ _READING = {
     Tensor.tolist: "tensor.tolist()",
     Tensor.numpy: "tensor.numpy()",
     Tensor.__array__: "numpy.asarray(tensor)",
-}
-# Operators that read their first argument, and whose results have no gradient.
-_READING_OPERATORS = {
-    aten._local_scalar_dense.default: "a tensor as a number",
-    aten.nonzero.default: "torch.nonzero",
-    aten._unique2.default: "torch.unique",
-    aten.unique_dim.default: "torch.unique",
-    aten.unique_consecutive.default: "torch.unique_consecutive",
-    aten.repeat_interleave.Tensor: "torch.repeat_interleave",
-}
-PACKING = aten._pack_padded_sequence.default
-# Operators of whose arguments one determines the shape of the result.
-_SHAPED = {
-    PACKING: (1, "pack_padded_sequence, by the lengths"),
-    aten.bincount.default: (0, "torch.bincount"),
 }
 # Functions that copy numbers, and those of tensors in lists, without a record.
 _COPYING = (torch.tensor, torch.as_tensor, torch.asarray)
@@ -65,7 +55,7 @@ class Recording(TorchFunctionMode):
 
     `item` stays a tensor: Pyro's losses and a user's arithmetic go on with
     it, cut off from autograd as a number would be. What is asked in order to
-    validate or to assert is answered with yes: eager steps validate. What else
+    validate or to assert becomes a flag, which the graph computes. What else
     is asked for is noted.
 
     Args:
@@ -80,6 +70,7 @@ class Recording(TorchFunctionMode):
         super().__init__()
         self._numbers = numbers
         self.reads: list[Read] = []
+        self._flags: list[Tensor] = []
         self._masked: dict[int, _Masked] = {}  # by the ids of what was taken
 
     def __torch_function__(
@@ -96,10 +87,11 @@ class Recording(TorchFunctionMode):
             self._numbers and _is_asked_by_user()
         ):
             return _as_number(args[0].detach())
-        if function is Tensor.__bool__ and (
-            is_validation(get_frame(1)) or _is_asserted()
-        ):
-            return True
+        if function is Tensor.__bool__:
+            if is_shortcut(get_frame(1)):
+                return True
+            if is_validation(get_frame(1)) or _is_asserted():
+                return self._assert(args[0])
         if function in _READING:
             return self.note(
                 args[0],
@@ -117,6 +109,23 @@ class Recording(TorchFunctionMode):
         if function is F.one_hot:
             return self._one_hot(*args, **kwargs)
         return function(*args, **kwargs)
+
+    def _assert(self, tensor: Tensor) -> bool:
+        """Returns a truth value that Python relies on, and notes that."""
+        tensor = tensor.detach().reshape(())
+        with unrecorded():
+            is_true = bool(tensor)
+        self._flags.append(tensor.bool() if is_true else ~tensor.bool())
+        return is_true
+
+    @property
+    def has_flags(self) -> bool:
+        """Whether Python relied upon anything."""
+        return bool(self._flags)
+
+    def list_flags(self) -> list[Tensor]:
+        """Returns whether all is true that was relied upon, `()`, if any."""
+        return [reduce(torch.logical_and, self._flags)] if self._flags else []
 
     def note(
         self, tensor: Tensor, way: str, find: Callable[[Tensor], Any]
@@ -207,58 +216,15 @@ class Recording(TorchFunctionMode):
         return torch.stack(made).reshape(like.shape)
 
     def _one_hot(self, tensor: Tensor, num_classes: int = -1) -> Tensor:
-        """Returns one-hot vectors as torch's function does, but unchecked."""
+        """Returns one-hot vectors as torch's function does."""
         if num_classes < 0:
             way = "one_hot without a number of classes"
             num_classes = self.note(tensor.max(), way, int) + 1
+        with unrecorded():
+            F.one_hot(tensor.detach().clone(), num_classes)  # which may raise
+        self._assert(((tensor >= 0) & (tensor < num_classes)).all())
         classes = torch.arange(num_classes, device=tensor.device)
         return (tensor.unsqueeze(-1) == classes).to(torch.int64)
-
-
-class OperatorReads(OperatorMode):
-    """Notes the values that torch's own operators read.
-
-    Args:
-        recording: What notes them.
-    """
-
-    def __init__(self, recording: Recording):
-        super().__init__()
-        self._recording = recording
-
-    def __torch_dispatch__(
-        self,
-        function: Any,
-        types: Iterable[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if function in _READING_OPERATORS:
-            return self._recording.note(
-                args[0],
-                _READING_OPERATORS[function],
-                lambda value: function(value, *args[1:], **(kwargs or {})),
-            )
-        if torch.Tag.data_dependent_output in function.tags:
-            return self._answer(function, args, kwargs or {})
-        if function in _SHAPED:
-            place, way = _SHAPED[function]
-            self._recording.note(args[place], way, lambda value: None)
-        return function(*args, **(kwargs or {}))
-
-    def _answer(
-        self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> Any:
-        """Returns what Python is told of tensors, by `torch.equal`, say."""
-        way = f"torch.{function.overloadpacket.__name__}"
-        values = [
-            self._recording.note(arg, way, lambda value: value)
-            if isinstance(arg, Tensor)
-            else arg
-            for arg in args
-        ]
-        with unrecorded():
-            return function(*values, **kwargs)
 
 
 def _as_number(tensor: Tensor) -> Tensor:

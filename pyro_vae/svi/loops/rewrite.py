@@ -166,12 +166,33 @@ def _concatenate(
     return whole
 
 
+def _all_true(
+    write: Writer, node: fx.Node, given: Any, dim: int | None = None, *_: Any
+) -> fx.Node | None:
+    """Counts what is not true: `all`, also of a dimension."""
+    known, example = read(given), read(node)
+    if known.dtype != torch.bool:
+        return None
+    if not known.shape:
+        return write.view(given, (), (), 0)
+    dims = range(len(known.shape)) if dim is None else [dim]
+    wrong = write.map(aten.logical_not.default, given)
+    count = write.reduce(aten.sum.dim_IntList, wrong, dims)
+    count.meta["example"] = read(count)._replace(dtype=torch.float32)
+    result = write.map(aten.eq.Scalar, count, 0)
+    result.meta["example"] = read(result)._replace(dtype=torch.bool)
+    return write.view(result, example.shape, example.strides, 0)
+
+
 REWRITES: dict[str, Callable[..., fx.Node | None]] = {
     "aten._log_softmax.default": _softmax,
     "aten._log_softmax_backward_data.default": _softmax_backward,
+    "aten._is_all_true.default": _all_true,
     "aten._softmax.default": _softmax,
     "aten._softmax_backward_data.default": _softmax_backward,
     "aten.addmm.default": _split_bias,
+    "aten.all.default": _all_true,
+    "aten.all.dim": _all_true,
     "aten.cat.default": _concatenate,
     "aten.dot.default": _dot,
     "aten.logsumexp.default": _log_sum_exp,

@@ -304,7 +304,9 @@ def _declare_value(loop: Loop, name: str, text: str) -> str:
     """Returns the declaration of a loop's value, rounded to its dtype."""
     if loop.dtype in ROUNDED:
         return f"const float {name} = widen(round_even({text}));"
-    return f"const {C_TYPES[loop.dtype]} {name} = {text};"
+    # As wide as a float: where bytes come in between, gcc packs and unpacks.
+    kind = "int" if loop.dtype == torch.bool else C_TYPES[loop.dtype]
+    return f"const {kind} {name} = {text};"
 
 
 def _name(operand: str) -> str:
