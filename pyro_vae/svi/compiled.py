@@ -196,6 +196,9 @@ class CompiledSVI:
         Raises:
             NonFiniteLossError: If the loss is NaN or infinite; it names the
                 site, and nothing was touched.
+            ValueError: What Pyro raises if a distribution finds, as it
+                validates, a parameter or a value out of its range. On CUDA
+                only the steps that are compared validate.
             DynamicPairError: If the pair is found not to be static.
             CompilationError: If the machine cannot compile.
         """

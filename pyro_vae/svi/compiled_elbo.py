@@ -16,7 +16,8 @@ from pyro.infer import (
 
 from pyro_vae.svi.compat_pyro import outside_traces
 from pyro_vae.svi.eager import check_finite
-from pyro_vae.svi.gradients import CompiledGradients, check_options
+from pyro_vae.svi.gradients import CompiledGradients
+from pyro_vae.svi.options import check_options
 from pyro_vae.svi.pairs import ALONE, Pair
 
 

@@ -17,17 +17,13 @@ from pyro_vae.svi.compat import get_hooks
 from pyro_vae.svi.estimator import ReportingELBO, make_recordable
 from pyro_vae.svi.hooks import call_hooks, set_aside
 from pyro_vae.svi.joint import Joint
-from pyro_vae.svi.matmul import check_precision
+from pyro_vae.svi.options import PATIENCE, check_options
 from pyro_vae.svi.pairs import Pair, Run, listed
 from pyro_vae.svi.programs import MANY, Programs
 from pyro_vae.svi.random_states import get_random_states, set_random_states
 from pyro_vae.svi.refusals import DynamicPairError
 from pyro_vae.svi.step import Step
 from pyro_vae.svi.undo import Undo
-
-# Engines, and the number of runs before they compile. A graph that is not
-# compiled takes several times as long as a compiled one, but is there at once.
-PATIENCE = {"compiled": 0, "auto": 1000}
 
 RUNS = 3  # the most that a step without a graph takes: two, and a recording
 
@@ -134,8 +130,7 @@ class CompiledGradients:
         is_due = self.compare and _is_power_of_two(self._num_runs + 1)
         expected = None
         if is_proof or is_due:
-            with set_aside(programs.params):
-                expected = programs.run_aside(args, kwargs)
+            expected = self._run_eagerly(step, call, args, kwargs)
         try:
             run = self._run_checked(step, call, expected, args, kwargs)
         except DynamicPairError:
@@ -145,6 +140,29 @@ class CompiledGradients:
         if is_proof:
             step.numbers = ()
         return run
+
+    def _run_eagerly(
+        self, step: Step, call: Arguments, args: tuple, kwargs: dict
+    ) -> Run | None:
+        """Returns what an eager run gives, None if the loss is not finite.
+
+        The graph finds that at any step, where an eager run may meet it as an
+        error of Pyro's validation.
+        """
+        try:
+            with set_aside(self._programs.params):
+                return self._programs.run_aside(args, kwargs)
+        except DynamicPairError:
+            raise
+        except ValueError:
+            undo = Undo(
+                [*self._programs.list_inputs(step, call), *step.buffers]
+            )
+            is_finite = self._run(step, call).is_finite()
+            undo.restore()
+            if is_finite:
+                raise
+            return None
 
     def _run_first(self, args: tuple, kwargs: dict) -> Run:
         """Computes what there is no graph for, and records one."""
@@ -215,7 +233,7 @@ class CompiledGradients:
         states = get_random_states() if step.program.has_flag else []
         before = [buffer.clone() for buffer in step.buffers]
         run, left = self._collect(step, self._programs.run(step, call))
-        if not step.program.is_valid:
+        if not step.program.is_valid and run.is_finite():
             self._validate(step, call, states, before)
         if undo is not None:
             try:
@@ -276,17 +294,6 @@ class CompiledGradients:
         if isinstance(loss, ReportingELBO) and run.report is not None:
             loss.take_report(run.report)
         return run
-
-
-def check_options(precision: str, compare: bool, engine: str) -> None:
-    """Raises ValueError for an option that `CompiledGradients` cannot take."""
-    check_precision(precision)
-    if engine not in PATIENCE:
-        raise ValueError(
-            f"engine is {engine!r}; expected one of {', '.join(PATIENCE)}"
-        )
-    if not isinstance(compare, bool):
-        raise ValueError(f"compare is {compare!r}; expected True or False")
 
 
 def _is_power_of_two(number: int) -> bool:

@@ -158,14 +158,11 @@ def compile_graph(
         CompilationError: If the compilers fail.
     """
     graph, constants, recording = _record(function, inputs, modules)
-    reads, has_flag = recording.reads, recording.has_flags
-    checks = split_checks(graph, reads, [*inputs, *constants])
-    factorizations = split_factorizations(graph)
+    checks = split_checks(graph, recording.reads, [*inputs, *constants])
+    looks = checks, split_factorizations(graph), recording.has_flags
     keep_draws(graph)
     choose_matmuls(graph, precision)
-    program = Program(
-        graph, constants, checks, factorizations, has_flag, patience
-    )
+    program = Program(graph, constants, *looks, patience)
     if patience == 0:
         program.compile(inputs)
     return program

@@ -107,7 +107,8 @@ class Programs:
             if self._fits(program, num_params, call):
                 states = get_random_states()
                 losses = program(*self._inputs(call, num_params))
-                self.validate(program, call, states)
+                if all(loss.isfinite() for loss in losses):
+                    self.validate(program, call, states)
                 return losses
         try:
             self.pair.learn_loss(args, kwargs)

@@ -1,0 +1,18 @@
+"""The options of a compiled step."""
+
+from pyro_vae.svi.matmul import check_precision
+
+# Engines, and the number of runs before they compile. A graph that is not
+# compiled takes several times as long as a compiled one, but is there at once.
+PATIENCE = {"compiled": 0, "auto": 1000}
+
+
+def check_options(precision: str, compare: bool, engine: str) -> None:
+    """Raises ValueError for an option that `CompiledGradients` cannot take."""
+    check_precision(precision)
+    if engine not in PATIENCE:
+        raise ValueError(
+            f"engine is {engine!r}; expected one of {', '.join(PATIENCE)}"
+        )
+    if not isinstance(compare, bool):
+        raise ValueError(f"compare is {compare!r}; expected True or False")
