@@ -207,3 +207,41 @@ def test_a_loss_that_is_put_back_trains_on():
         losses += [svi.step(X) for _ in range(3)]
         results.append(losses)
     torch.testing.assert_close(*results)
+
+
+def test_a_gradient_of_an_argument_is_left_nowhere():
+    """Pyro's SVI adds up what no optimizer reads; a compiled step does not."""
+    x = X.clone().requires_grad_()
+    svi = CompiledSVI(make_model(lambda x: x), no_guide, Adam({"lr": 0.01}))
+    for _ in range(3):
+        svi.step(x)
+        assert x.grad is None
+
+
+def test_an_optimizer_that_forgets_begins_anew():
+    results = []
+    for engine in (SVI, CompiledSVI):
+        pyro.clear_param_store()
+        svi = engine(
+            make_model(lambda x: x), no_guide, Adam({"lr": 0.01}), Trace_ELBO()
+        )
+        losses = [svi.step(X) for _ in range(5)]
+        svi.optim.optim_objs.clear()
+        results.append([*losses, *(svi.step(X) for _ in range(3))])
+    torch.testing.assert_close(*results)
+
+
+def test_the_optimizers_state_has_the_parameters_without_a_gradient():
+    def model():
+        pyro.param("resting", torch.tensor(1.0))
+        loc = pyro.param("loc", torch.tensor(0.5))
+        pyro.sample("x", dist.Normal(loc, 1.0), obs=torch.tensor(2.0))
+
+    states = []
+    for engine in (SVI, CompiledSVI):
+        pyro.clear_param_store()
+        svi = engine(model, no_guide, Adam({"lr": 0.01}), Trace_ELBO())
+        svi.step()
+        svi.step()
+        states.append(svi.optim.get_state().keys())
+    assert states[0] == states[1] == {"loc", "resting"}

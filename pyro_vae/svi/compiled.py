@@ -10,7 +10,7 @@ from pyro.infer import ELBO, SVI, Trace_ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 
-from pyro_vae.svi.compat_pyro import am_i_wrapped
+from pyro_vae.svi.compat_pyro import adopt_parameters, am_i_wrapped
 from pyro_vae.svi.eager import check_finite
 from pyro_vae.svi.estimator import computes_loss
 from pyro_vae.svi.gradients import CompiledGradients
@@ -272,6 +272,8 @@ class CompiledSVI:
         stepped, gradients = self._add_given(run)
         if stepped is not self._last_stepped:
             mark_stepped(stepped)
+            if isinstance(self.optim, PyroOptim):  # also those that rest
+                adopt_parameters(self.optim, run.announced)
             self._last_stepped = stepped
         params = self._list_stepping(run.announced, stepped)
         if params is not stepped:

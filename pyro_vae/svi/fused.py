@@ -44,6 +44,7 @@ class FusedUpdates(Updates):
     def __init__(self, optim: PyroOptim):
         super().__init__(optim)
         self._groups: list[tuple[_Members, _Group]] = []
+        self._known: list[torch.optim.Optimizer] = []
 
     def add(self, params: list[Tensor]) -> int:
         count = len(self.sets)
@@ -56,7 +57,12 @@ class FusedUpdates(Updates):
     def step(
         self, index: int, grads: Sequence[Tensor], skip: Tensor | None
     ) -> None:
-        if any(group.has_changed() for _, group in self._groups):
+        known = list(get_torch_optimizers(self.optim).values())
+        if not are_same(known, self._known) or any(
+            group.has_changed() for _, group in self._groups
+        ):
+            for params in self.sets:
+                adopt_parameters(self.optim, params)
             self._regroup()
         grads = [
             laid_out_like(param, grad)
@@ -90,6 +96,7 @@ class FusedUpdates(Updates):
             )
             for params in groups.values()
         ]
+        self._known = list(get_torch_optimizers(self.optim).values())
 
 
 def are_same(values: Sequence[Any], others: Sequence[Any]) -> bool:

@@ -12,7 +12,7 @@ from pyro_vae.svi.agreement import (
     check_agreement,
     run_nearby,
 )
-from pyro_vae.svi.arguments import Arguments
+from pyro_vae.svi.arguments import Arguments, list_tensors
 from pyro_vae.svi.compat import get_hooks
 from pyro_vae.svi.estimator import ReportingELBO, make_recordable
 from pyro_vae.svi.hooks import call_hooks, set_aside
@@ -114,7 +114,11 @@ class CompiledGradients:
         step = programs.find_step(call)
         if step is None:
             states = get_random_states()
-            with set_aside(programs.list_candidates()) as calls:
+            tensors = [
+                *programs.list_candidates(),
+                *list_tensors([args, kwargs]),
+            ]
+            with set_aside(tensors) as calls:
                 run = self._run_first(args, kwargs)
             if any(count > RUNS for count in calls.values()):
                 set_random_states(states)
@@ -150,7 +154,8 @@ class CompiledGradients:
         error of Pyro's validation.
         """
         try:
-            with set_aside(self._programs.params):
+            given = list_tensors([args, kwargs])
+            with set_aside([*self._programs.params, *given]):
                 return self._programs.run_aside(args, kwargs)
         except DynamicPairError:
             raise

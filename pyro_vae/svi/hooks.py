@@ -18,7 +18,8 @@ def set_aside(params: Sequence[Tensor]) -> Iterator[Counter[int]]:
         How often hooks would have been called, by the ids of their tables.
     """
     calls: Counter[int] = Counter()
-    given = {p: p.grad for p in params if p.grad is not None}
+    params = [p for p in params if p.is_leaf and p.requires_grad]
+    given = {p: p.grad for p in params}
     hooked = {id(p): get_hooks(p) for p in params if get_hooks(p)}
     hooks = [(live, dict(live)) for live in hooked.values()]
     for param in given:
