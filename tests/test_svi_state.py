@@ -15,6 +15,11 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
+from pyro.infer.autoguide import (
+    AutoLowRankMultivariateNormal,
+    AutoMultivariateNormal,
+    AutoNormal,
+)
 from pyro.optim import Adam
 from torch import nn
 from torch.nn import functional as F
@@ -617,3 +622,66 @@ def compiled(pair):
 
 def describe(pair, given):
     return str((vars(pair).keys(), given, dict(pyro.get_param_store())))
+
+
+class Lazy(Mean):
+    """It makes its layer at its first run, and then cannot be compiled."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+        self.calls = 0
+
+    def model(self, x):
+        if not hasattr(self, "layer"):
+            self.layer = nn.Linear(4, 4)
+        self.eval()
+        self.train()
+        pyro.module("layer", self.layer)
+        y = self.layer(self.norm.forward(x.to(self.norm.weight)))
+        scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+        self.calls += 1
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(y, scale).to_event(1), obs=x)
+
+
+class Failing(Lazy):
+    """It makes its layer at its first run, and then fails, once."""
+
+    def model(self, x):
+        super().model(x)
+        if not fails:
+            return
+        fails.clear()
+        raise OSError("a file is missing")
+
+
+fails = []
+
+
+@pytest.mark.parametrize("kind", [Lazy, Failing])
+@pytest.mark.parametrize(
+    "make_guide",
+    [AutoNormal, AutoMultivariateNormal, AutoLowRankMultivariateNormal],
+)
+def test_a_first_step_that_fails_leaves_nothing(kind, make_guide):
+    results = []
+    for is_tried in (False, True):
+        pyro.clear_param_store()
+        torch.manual_seed(1)
+        pair = kind()
+        guide = make_guide(pair.model)
+        if is_tried:
+            fails[:] = [kind is Failing]
+            before = (set(vars(pair)), set(vars(guide)), torch.get_rng_state())
+            svi = CompiledSVI(pair.model, guide, Adam({"lr": 0.05}))
+            with pytest.raises((DynamicPairError, OSError)):
+                svi.step(X)
+            after = (set(vars(pair)), set(vars(guide)), torch.get_rng_state())
+            assert before[:2] == after[:2] and torch.equal(before[2], after[2])
+            assert not list(pyro.get_param_store()) and pair.training
+            assert not pair.norm.num_batches_tracked
+        fails.clear()
+        svi = SVI(pair.model, guide, Adam({"lr": 0.05}), Trace_ELBO())
+        results.append([svi.step(X) for _ in range(4)])
+    assert results[0] == results[1]
