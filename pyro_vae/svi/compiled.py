@@ -37,21 +37,23 @@ class CompiledSVI:
     refused, and so is one that depends on an argument's value, from the step
     on at which that has changed. Anew compiles:
 
-    - an argument's new shape, dtype or Python value;
-    - a module's `train()` or `eval()`, a frozen parameter, another dtype, and
-      a parameter, buffer or submodule put in another's place;
-    - a number, string or small container that the code of the model or the
-      guide reads from a global, a closure or an attribute, if it changes.
+    - an argument's new shape, strides, dtype or Python value;
+    - a module's `train()` or `eval()`, a frozen parameter, another dtype, a
+      hook, and a parameter, buffer or submodule put in another's place;
+    - a number, string, container, array or function that the code of the model
+      or the guide reads from a global, a closure, an attribute, a class or a
+      default argument, if it changes.
 
     Tensors that the code reads there are read anew at every step, and those
     that it leaves in an attribute are left there. Other changes that it makes
-    to Python objects, such as a counter's, are refused.
+    to Python objects, such as a counter's or an argument's, are refused, and
+    so are random numbers from Python or NumPy, and seeds.
 
     Steps 1, 2, 4, 8, ... are also computed eagerly, without being taken, and
-    compared, which finds what code cannot be read for: state in classes, slots,
-    default arguments and other libraries, random numbers from Python or NumPy.
-    What remains unseen is such state between two of these steps, and a change
-    in place of an argument that is not contiguous, or of a list.
+    compared, which finds what code cannot be read for: files, the environment,
+    objects of other libraries. Such state remains unseen between two of these
+    steps, and so do arrays of more than 1 MB, and containers in a container of
+    more than 100 entries.
 
     Args:
         model: A Pyro model: any callable.
