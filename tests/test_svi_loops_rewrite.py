@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from pyro_vae.svi.loops.fusion import fuse
 from tests.loops import check, compute, needs_compiler, record
+from tests.models import record_graph
 
 pytestmark = needs_compiler
 
@@ -282,3 +283,43 @@ def test_memory_is_used_again():
         return sum(each.sum() for each in kept) + x
 
     check(function, torch.randn(20, 20, dtype=torch.float64), alone=False)
+
+
+def test_results_stay_what_they_were_after_later_calls():
+    """What lies between segments has one memory; what is returned has not."""
+
+    def function(x):
+        y = x.exp()
+        z = y.cumsum(0)  # torch runs it, in between
+        w = (z * y).sin()
+        return w + w.cumsum(1), y, y[1:], w.sum()
+
+    inputs = [torch.randn(5, 4, dtype=torch.float64) for _ in range(4)]
+    fused = fuse(record_graph(lambda x: list(function(x)), inputs[:1]), inputs)
+    results = [fused(x) for x in inputs]
+    for x, result in zip(inputs, results, strict=True):
+        torch.testing.assert_close(tuple(result), function(x))
+
+
+@pytest.mark.parametrize("dim", [None, 0, 1, -1])
+@pytest.mark.parametrize("shape", [(3, 4), (1, 4), (2000, 3)])
+def test_all(dim, shape):
+    x = torch.rand(shape, dtype=torch.float64)
+
+    def function(x):
+        wrong = x < 0
+        right = ~wrong
+        return ~(right.all() if dim is None else right.all(dim))
+
+    check(function, x)
+    for place in range(min(3, shape[0])):
+        y = x.clone()
+        y[place, -1] = -1
+        check(function, y)
+        y[:, 0] = torch.nan
+        check(lambda x: function(torch.where(x == x, x, -1.0)), y)
+
+
+def test_all_of_one_value():
+    check(lambda x: ~(x.sum() > 0).all(), torch.ones(3))
+    check(lambda x: ~(x.sum() > 0).all(), -torch.ones(3))

@@ -6,6 +6,7 @@ there is no second set of formulas. The record is compiled, to loops in C or by
 Inductor.
 """
 
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -68,6 +69,7 @@ class Program:
         self._checks, self._factorizations = checks, factorizations
         self.has_flag, self.is_valid = has_flag, True
         self._patience = patience
+        self._lock = threading.Lock()  # it works in memory of its own
         self._run: Callable[..., Sequence[Tensor]] = record
 
     def __call__(self, *tensors: Tensor) -> list[Tensor]:
@@ -77,7 +79,8 @@ class Program:
             self._patience -= 1
             if self._patience == 0:
                 self._compile_late(tensors)
-        results = self._factorizations.look(self._run(*inputs))
+        with self._lock:
+            results = self._factorizations.look(self._run(*inputs))
         if self.has_flag:
             flag = results.pop()
             self.is_valid = flag.is_cuda or bool(flag)
@@ -159,7 +162,8 @@ def compile_graph(
     """
     graph, constants, recording = _record(function, inputs, modules)
     checks = split_checks(graph, recording.reads, [*inputs, *constants])
-    looks = checks, split_factorizations(graph), recording.has_flags
+    has_flag = recording.flag is not None
+    looks = checks, split_factorizations(graph), has_flag
     keep_draws(graph)
     choose_matmuls(graph, precision)
     program = Program(graph, constants, *looks, patience)
@@ -208,7 +212,7 @@ def _record_with(
         with OperatorReads(recording):
             results = function(*tensors)
             recording.note_masks(results)
-            flags = recording.list_flags()
+        flags = [] if recording.flag is None else [recording.flag]
         reads = [read.tensor for read in recording.reads]
         return [*results, *flags, *reads]
 

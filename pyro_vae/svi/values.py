@@ -7,7 +7,6 @@ result of the graph, to be compared at every call, unless it is constant.
 
 import linecache
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import reduce
 from sys import _getframe as get_frame
 from typing import Any, NamedTuple
 
@@ -64,13 +63,14 @@ class Recording(TorchFunctionMode):
 
     Attributes:
         reads: What was asked for.
+        flag: Whether all is true that was relied upon, `()`, if anything was.
     """
 
     def __init__(self, numbers: bool = False) -> None:
         super().__init__()
         self._numbers = numbers
         self.reads: list[Read] = []
-        self._flags: list[Tensor] = []
+        self.flag: Tensor | None = None
         self._masked: dict[int, _Masked] = {}  # by the ids of what was taken
 
     def __torch_function__(
@@ -115,17 +115,11 @@ class Recording(TorchFunctionMode):
         tensor = tensor.detach().reshape(())
         with unrecorded():
             is_true = bool(tensor)
-        self._flags.append(tensor.bool() if is_true else ~tensor.bool())
+        flag = tensor.bool() if is_true else ~tensor.bool()
+        if self.flag is not None:
+            flag = self.flag & flag
+        self.flag = flag
         return is_true
-
-    @property
-    def has_flags(self) -> bool:
-        """Whether Python relied upon anything."""
-        return bool(self._flags)
-
-    def list_flags(self) -> list[Tensor]:
-        """Returns whether all is true that was relied upon, `()`, if any."""
-        return [reduce(torch.logical_and, self._flags)] if self._flags else []
 
     def note(
         self, tensor: Tensor, way: str, find: Callable[[Tensor], Any]

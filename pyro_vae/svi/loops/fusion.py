@@ -94,8 +94,8 @@ def fuse(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphModule:
             builder.copy(part)
             continue
         steps, kept = part
-        stored = schedule.stored
-        segment = Segment(len(segments), steps, kept, stored, layout)
+        whole = set(schedule.returned), schedule.stored, layout
+        segment = Segment(len(segments), steps, kept, *whole)
         segments.append(segment)
         builder.call(segment)
     results = next(node for node in graph.graph.nodes if node.op == "output")

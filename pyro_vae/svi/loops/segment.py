@@ -11,6 +11,7 @@ from pyro_vae.svi.loops.schedule import Group, Step
 from pyro_vae.svi.loops.source import GroupSource
 
 ALIGNED = 64  # bytes
+OWN = 1 << 16  # bytes of an intermediate result that a segment keeps
 
 _Span = tuple[int, int]  # where a part of memory begins and ends
 
@@ -22,6 +23,8 @@ class Segment:
         number: The segment's number in its graph.
         steps: Its steps, in order.
         kept: The nodes whose results are used after it.
+        returned: The nodes whose results the graph returns. The memory of
+            other small ones is the segment's own, and used at each call.
         stored: All nodes whose results are stored.
         layout: The graph's layout.
 
@@ -36,6 +39,7 @@ class Segment:
         number: int,
         steps: Sequence[Step],
         kept: set[fx.Node],
+        returned: set[fx.Node],
         stored: set[fx.Node],
         layout: Layout,
     ):
@@ -45,9 +49,17 @@ class Segment:
         )
         self.outputs = [node for node in made if node in kept]
         self.inputs = [root for root in list_used(steps) if root not in made]
-        self._made = [
-            (value.shape, value.stride(), value.dtype)
-            for value in map(layout.values.__getitem__, self.outputs)
+        results = {node: layout.values[node] for node in self.outputs}
+        self._own = [
+            _make(value)
+            if node not in returned and _count_bytes(value) <= OWN
+            else None
+            for node, value in results.items()
+        ]
+        self._fresh = [
+            (place, value)
+            for place, value in enumerate(results.values())
+            if self._own[place] is None
         ]
         arguments = [*self.inputs, *self.outputs]
         names = {node: f"p[{place}]" for place, node in enumerate(arguments)}
@@ -56,6 +68,7 @@ class Segment:
             names[node] = f"(scratch + {start}L)"
         self._scratch = max((end for _, end in scratch.values()), default=0)
         self.source = "\n".join(self._write(steps, stored, names))
+        self._memory: Tensor | None = None
         self._function: Callable[..., None] | None = None
 
     def _share(
@@ -113,21 +126,33 @@ class Segment:
         function = getattr(library, self.__name__)
         # One array: ctypes takes 1,024 arguments at most.
         count = len(self.inputs) + len(self.outputs)
-        self._pointers = ctypes.c_void_p * count
-        function.argtypes = [self._pointers, ctypes.c_void_p]
+        self._pointers = (ctypes.c_void_p * count)()
+        for place, tensor in enumerate(self._own, len(self.inputs)):
+            if tensor is not None:
+                self._pointers[place] = tensor.data_ptr()
+        if self._scratch <= OWN:
+            self._memory = torch.empty(self._scratch, dtype=torch.uint8)
+        function.argtypes = [type(self._pointers), ctypes.c_void_p]
         function.restype = None
         self._function = function
 
-    def __call__(self, *tensors: Tensor) -> list[Tensor]:
+    def __call__(self, *tensors: Tensor) -> list[Tensor | None]:
         assert self._function is not None
-        made = [
-            torch.empty_strided(shape, strides, dtype=dtype)
-            for shape, strides, dtype in self._made
-        ]
-        scratch = torch.empty(self._scratch, dtype=torch.uint8)
-        given = [tensor.data_ptr() for tensor in (*tensors, *made)]
-        self._function(self._pointers(*given), scratch.data_ptr())
+        made, count = self._own.copy(), len(tensors)
+        self._pointers[:count] = [tensor.data_ptr() for tensor in tensors]
+        for place, like in self._fresh:
+            result = made[place] = _make(like)
+            self._pointers[count + place] = result.data_ptr()
+        scratch = self._memory
+        if scratch is None:
+            scratch = torch.empty(self._scratch, dtype=torch.uint8)
+        self._function(self._pointers, scratch.data_ptr())
         return made
+
+
+def _make(like: Tensor) -> Tensor:
+    """Returns a tensor on the CPU for a result."""
+    return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype)
 
 
 class _Memory:
