@@ -1,9 +1,15 @@
 """Operators that are written as simpler ones compute what torch computes."""
 
+import re
+from collections import Counter
+from unittest import mock
+
 import pytest
 import torch
 from torch.nn import functional
 
+from pyro_vae.svi.loops import fusion
+from pyro_vae.svi.loops.compiler import load_library
 from pyro_vae.svi.loops.fusion import fuse
 from tests.loops import check, compute, needs_compiler, record
 from tests.models import record_graph
@@ -323,3 +329,28 @@ def test_all(dim, shape):
 def test_all_of_one_value():
     check(lambda x: ~(x.sum() > 0).all(), torch.ones(3))
     check(lambda x: ~(x.sum() > 0).all(), -torch.ones(3))
+
+
+def test_what_repeats_is_written_once():
+    """As in a loop over time; also in a group of more loops than run as one."""
+
+    def function(x):
+        state, total = x[0], 0.0
+        for row in x:
+            state = (state @ state.t()).tanh() + row.cos()
+            total = total + state.sum()
+        for place in range(100):
+            state = state + 1 / (1 + (place * state).exp())
+        return state * total
+
+    x = torch.randn(9, 9, 9, dtype=torch.float64)
+    sources = []
+    with mock.patch.object(
+        fusion,
+        "load_library",
+        lambda source: sources.append(source) or load_library(source),
+    ):
+        check(function, x)
+    calls = re.findall(r"^(loops_\d+)\(q\)", sources[0], flags=re.M)
+    assert max(Counter(calls).values()) >= 8
+    assert sources[0].count("__attribute__((noipa))") == len(set(calls))

@@ -10,6 +10,7 @@ from pyro_vae.svi.compat import aten
 from pyro_vae.svi.loops.compiler import load_library
 from pyro_vae.svi.loops.gemm import set_pointers
 from pyro_vae.svi.loops.layout import Layout, lay_out, list_written
+from pyro_vae.svi.loops.pointers import Functions
 from pyro_vae.svi.loops.rewrite import simplify
 from pyro_vae.svi.loops.schedule import Group, Schedule, Step, make_schedule
 from pyro_vae.svi.loops.segment import Segment, list_used
@@ -86,6 +87,7 @@ def fuse(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphModule:
         if loop.target is not None
     }
     builder, segments = _Builder(layout, changed), list[Segment]()
+    functions = Functions()
     for node in graph.graph.nodes:
         if node.op == "placeholder":
             builder.copy(node)
@@ -94,15 +96,15 @@ def fuse(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphModule:
             builder.copy(part)
             continue
         steps, kept = part
-        whole = set(schedule.returned), schedule.stored, layout
+        whole = set(schedule.returned), schedule.stored, layout, functions
         segment = Segment(len(segments), steps, kept, *whole)
         segments.append(segment)
         builder.call(segment)
-    results = next(node for node in graph.graph.nodes if node.op == "output")
-    builder.copy(results)
-    sources = [write_header(), *(segment.source for segment in segments)]
+    builder.copy(graph.graph.output_node())
     if segments:
-        library = load_library("\n".join(sources))
+        sources = [segment.source for segment in segments]
+        lines = [write_header(), *functions.write(), *sources]
+        library = load_library("\n".join(lines))
         set_pointers(library)
         for segment in segments:
             segment.load(library)

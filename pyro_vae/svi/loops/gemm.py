@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from pyro_vae.svi.loops.layout import Access, Layout
+from pyro_vae.svi.loops.pointers import Pointers
 
 NAMES = {torch.float32: "sgemm", torch.float64: "dgemm"}
 SHARED = 1 << 16  # multiplications of a batch that several threads share
@@ -43,7 +44,7 @@ class Gemm:
         """Yields the owners of the storages that it reads."""
         yield from (self.left.root, self.right.root)
 
-    def write(self, names: dict[fx.Node, str]) -> Iterator[str]:
+    def write(self, pointers: Pointers) -> Iterator[str]:
         """Yields a block in C.
 
         The library's matrices lie in columns: it gets the transposed product.
@@ -57,8 +58,9 @@ class Gemm:
                 (self.right, (sums, columns)),
             )
         )
-        a = f"(const {kind} *){names[self.left.root]} + {self.left.offset}"
-        b = f"(const {kind} *){names[self.right.root]} + {self.right.offset}"
+        a = pointers.take(self.left.root, kind, self.left.offset)
+        b = pointers.take(self.right.root, kind, self.right.offset)
+        c = pointers.take(self.node, kind, 0)
         yield "{"
         yield f"const long n = {rows}, k = {sums}, m = {columns};"
         yield f"const long lda = {left_step}, ldb = {right_step};"
@@ -69,7 +71,7 @@ class Gemm:
         yield f'{NAMES[self.dtype]}("{right}", "{left}", &m, &n, &k, &one,'
         yield f"{b} + {self.right.strides[0]}L * i, &ldb,"
         yield f"{a} + {self.left.strides[0]}L * i, &lda, &zero,"
-        yield f"({kind} *){names[self.node]} + {rows * columns}L * i, &m);"
+        yield f"{c} + {rows * columns}L * i, &m);"
         yield "}"
 
 

@@ -25,6 +25,7 @@ from pyro_vae.svi.loops.layout import (
 from pyro_vae.svi.loops.loop import Loop
 
 SMALL = 1 << 12  # elements of a group that need not wait
+MOST = 64  # loops that run as one: gcc's time grows faster than a function
 
 
 @dataclass
@@ -254,6 +255,8 @@ class _Scheduler:
         }
         group = Group(min(shapes, key=lambda shape: (math.prod(shape), shape)))
         for node, loop in waiting.items():
+            if len(group.loops) == MOST:
+                break
             if loop.shape != group.shape or not self._fits(loop, group):
                 continue
             for access in list_reads(loop):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, fx
 
 from pyro_vae.svi.loops.layout import Layout
+from pyro_vae.svi.loops.pointers import Functions, Pointers
 from pyro_vae.svi.loops.schedule import Group, Step
 from pyro_vae.svi.loops.source import GroupSource
 
@@ -27,11 +28,12 @@ class Segment:
             other small ones is the segment's own, and used at each call.
         stored: All nodes whose results are stored.
         layout: The graph's layout.
+        functions: The graph's functions, which this one calls.
 
     Attributes:
         inputs: The nodes that it takes, in order.
         outputs: The nodes that it returns, in order.
-        source: The function in C, and those that it calls.
+        source: The function in C.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Segment:
         returned: set[fx.Node],
         stored: set[fx.Node],
         layout: Layout,
+        functions: Functions,
     ):
         self.__name__ = self.__qualname__ = f"segment_{number}"  # fx asks
         made = dict.fromkeys(
@@ -67,7 +70,7 @@ class Segment:
         for node, (start, _) in scratch.items():
             names[node] = f"(scratch + {start}L)"
         self._scratch = max((end for _, end in scratch.values()), default=0)
-        self.source = "\n".join(self._write(steps, stored, names))
+        self.source = "\n".join(self._write(steps, stored, names, functions))
         self._memory: Tensor | None = None
         self._function: Callable[..., None] | None = None
 
@@ -107,19 +110,18 @@ class Segment:
         steps: Sequence[Step],
         stored: set[fx.Node],
         names: dict[fx.Node, str],
+        functions: Functions,
     ) -> Iterator[str]:
-        """Yields a function for each step, which gcc is quicker with."""
-        taken, calls = "(char *const *p, char *scratch)", []
-        for place, step in enumerate(steps):
-            name = f"{self.__name__}_{place}"
-            calls.append(f"{name}(p, scratch);")
-            # Nor does gcc 12 see what another function writes by `restrict`.
-            yield f"static __attribute__((noipa)) void {name}{taken}"
+        """Yields calls of a function for each step."""
+        yield f"void {self.__name__}(char *const *p, char *scratch) {{"
+        for step in steps:
+            pointers = Pointers(names)
             if isinstance(step, Group):
-                yield from GroupSource(step, stored, names).write()
+                body = GroupSource(step, stored, pointers).write()
             else:
-                yield from step.write(names)
-        yield from (f"void {self.__name__}{taken} {{", *calls, "}")
+                body = step.write(pointers)
+            yield from functions.call(body, pointers)
+        yield "}"
 
     def load(self, library: ctypes.CDLL) -> None:
         """Takes its function from a library."""

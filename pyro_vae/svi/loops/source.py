@@ -11,6 +11,7 @@ from pyro_vae.svi.loops.gemm import write_pointers
 from pyro_vae.svi.loops.layout import Access, Shape
 from pyro_vae.svi.loops.loop import Loop, Operand
 from pyro_vae.svi.loops.operators import C_TYPES, FUNCTIONS, ROUNDED
+from pyro_vae.svi.loops.pointers import Pointers
 from pyro_vae.svi.loops.reductions import (
     COMBINE,
     Reduction,
@@ -60,16 +61,16 @@ class GroupSource:
     Args:
         group: The group.
         stored: The nodes whose results are stored.
-        names: The names of the pointers to the nodes' tensors, in C.
+        pointers: Those to the nodes' tensors.
     """
 
     def __init__(
         self,
         group: Group,
         stored: set[fx.Node],
-        names: dict[fx.Node, str],
+        pointers: Pointers,
     ):
-        self.group, self.stored, self.names = group, stored, names
+        self.group, self.stored, self.pointers = group, stored, pointers
         self._loops = list(group.loops.values())
         self._reads: dict[Access, str] = {}
         self._variables: dict[fx.Node, str] = {}
@@ -175,23 +176,17 @@ class GroupSource:
         changed: dict[fx.Node, str] = {}
         for place, (loop, result) in enumerate(self._results):
             kind = C_TYPES.get(loop.dtype) or ROUNDED[loop.dtype]
-            base = self.names[loop.owner]
-            yield (
-                f"{kind} *restrict const w{place} = "
-                f"({kind} *){base} + {result.offset};"
-            )
+            pointer = self.pointers.take(loop.owner, kind, result.offset)
+            yield f"{kind} *restrict const w{place} = {pointer};"
             if loop.target is not None:
                 changed[loop.target] = f"w{place}"
         for access, name in self._reads.items():
             kind = C_TYPES.get(access.dtype) or ROUNDED[access.dtype]
-            base = self.names[access.root]
             if access.root in changed:  # at the same place
                 yield f"const {kind} *const {name} = {changed[access.root]};"
                 continue
-            yield (
-                f"const {kind} *restrict const {name} = "
-                f"(const {kind} *){base} + {access.offset};"
-            )
+            pointer = self.pointers.take(access.root, kind, access.offset)
+            yield f"const {kind} *restrict const {name} = {pointer};"
 
     def _loop_nest(
         self, shared: int, reductions: list[Reduction]
