@@ -354,3 +354,55 @@ def test_what_repeats_is_written_once():
     calls = re.findall(r"^(loops_\d+)\(q\)", sources[0], flags=re.M)
     assert max(Counter(calls).values()) >= 8
     assert sources[0].count("__attribute__((noipa))") == len(set(calls))
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.bool,
+        torch.uint8,
+        torch.int32,
+        torch.int64,
+        torch.bfloat16,
+        torch.float32,
+        torch.float64,
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.min(1)[0],
+        lambda x: x.max(1, keepdim=True)[0],
+        lambda x: x.min(0)[1],
+        lambda x: torch.dot(x[0], x[1]),
+        lambda x: torch.cat([x, x[:1]]),
+        lambda x: torch.stack([x, x]),
+        lambda x: x.all(1),
+        lambda x: x.all(),
+        lambda x: x.any(1),
+        lambda x: x @ x.t(),
+    ],
+    ids=[
+        "min",
+        "max",
+        "argmin",
+        "dot",
+        "cat",
+        "stack",
+        "rows",
+        "all",
+        "any",
+        "mm",
+    ],
+)
+def test_every_dtype_has_loops_or_torchs_operators(dtype, function):
+    """Nothing is rewritten into what is no loop, which Inductor would take."""
+    x = torch.tensor([[3, 0, 1, 2], [5, 4, 0, 7], [1, 1, 2, 6]]).to(dtype)
+    try:
+        expected = function(x)
+    except RuntimeError as error:
+        pytest.skip(f"torch has it not: {error}")
+    result, _ = compute(function, x)
+    assert result.dtype == expected.dtype
+    torch.testing.assert_close(result, expected)

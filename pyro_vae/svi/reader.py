@@ -187,7 +187,7 @@ class Reader:
         self, kind: type, names: frozenset[str], owner: Any
     ) -> None:
         """Reads what an object has by its class, or the class itself has."""
-        own = getattr(owner, "__dict__", {})
+        own = getattr(owner, "__dict__", None)
         for base in kind.__mro__:
             if is_foreign(base.__module__):
                 continue
@@ -198,10 +198,9 @@ class Reader:
             for name in sorted(named & table.keys()):
                 if not isinstance(table[name], types.MemberDescriptorType):
                     self._note(base, name, member_place(base, name))
-                    if owner is not kind:  # an object may have its own, later
-                        self._note(
-                            own, name, entry_place(own, name, kind.__name__)
-                        )
+                    if isinstance(own, dict):  # it may have its own, later
+                        place = entry_place(own, name, kind.__name__)
+                        self._note(own, name, place)
                 elif owner is not kind:
                     label = f"{name} of {kind.__name__}"
                     self._note(owner, name, attribute_place(owner, name, label))

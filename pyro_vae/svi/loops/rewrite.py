@@ -65,7 +65,9 @@ def _split_bias(
     return result
 
 
-def _dot(write: Writer, node: fx.Node, left: Any, right: Any) -> fx.Node:
+def _dot(write: Writer, node: fx.Node, left: Any, right: Any) -> fx.Node | None:
+    if not read(node).dtype.is_floating_point:
+        return None
     like = in_order(read(left), read(left).shape)
     products = write.call(aten.mul.Tensor, like, left, right)
     return write.call(aten.sum.default, read(node), products)
@@ -79,8 +81,15 @@ def _extreme(
     values = [user for user in used if user.args[1] == 0]
     if len(values) != len(used) or not used:
         return
-    target = aten.amax if "max" in str(node.target) else aten.amin
-    result = write.call(target.default, read(used[0]), given, [dim], keepdim)
+    is_highest = "max" in str(node.target)
+    result: fx.Node | None = None
+    if read(given).dtype == torch.bool and not is_highest:
+        result = _all_true(write, used[0], given, dim)
+    elif read(given).dtype.is_floating_point:
+        target = (aten.amax if is_highest else aten.amin).default
+        result = write.call(target, read(used[0]), given, [dim], keepdim)
+    if result is None:
+        return
     for user in values:
         user.replace_all_uses_with(result)
 
