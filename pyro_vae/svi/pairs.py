@@ -167,9 +167,9 @@ class Pair:
         self, called: Iterable[Callable], numbers: Numbers | None = None
     ) -> Reads:
         """Reads the code of the pair, its estimator, and of what it calls."""
-        own = []
+        own: list[Any] = []
         if not is_foreign(type(self.loss).__module__):
-            own = [getattr(self.loss, "loss_and_grads", self.loss)]
+            own = [getattr(self.loss, "loss_and_grads", None), self.loss]
         if self.loss_and_grads is not None:
             own.append(self.loss_and_grads)
         roots = (self.model, self.guide, *own, *called)

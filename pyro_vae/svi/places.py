@@ -1,6 +1,7 @@
 """The places of Python state: a name, and how its value is read and put."""
 
 import argparse
+import contextvars
 import dataclasses
 import functools
 import sys
@@ -91,6 +92,17 @@ def cell_place(name: str, variable: types.CellType) -> Place:
             variable.cell_contents = value
 
     return Place(name, functools.partial(read_cell, variable), put)
+
+
+def context_place(variable: contextvars.ContextVar) -> Place:
+    """Returns the place of a context variable's value."""
+
+    def put(value: Any) -> None:
+        if value is not NOTHING:
+            variable.set(value)
+
+    get = functools.partial(variable.get, NOTHING)
+    return Place(variable.name, get, put)
 
 
 def read_cell(variable: types.CellType) -> Any:

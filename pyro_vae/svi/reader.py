@@ -7,26 +7,29 @@ there that changes is then seen before a step, and a tensor there becomes an
 input of the graph.
 """
 
+import contextvars
 import functools
 import types
+import weakref
 from collections.abc import (
     Collection,
     Iterable,
     MutableMapping,
 )
+from itertools import chain
 from typing import Any
 
 from pyro import get_param_store
 from torch import Tensor, nn
 
+from pyro_vae.svi.compat import get_hook_tables
 from pyro_vae.svi.compat_pyro import list_baselines
 from pyro_vae.svi.names import (
     ANY_GLOBAL,
-    ANY_NAME,
     MAKING,
+    find_called,
     find_settings,
     find_simple,
-    find_special,
     list_names,
 )
 from pyro_vae.svi.places import (
@@ -36,6 +39,7 @@ from pyro_vae.svi.places import (
     Place,
     attribute_place,
     cell_place,
+    context_place,
     entry_place,
     is_foreign,
     member_place,
@@ -152,6 +156,17 @@ class Reader:
             for entry in entries:
                 self._visit(entry, names)
 
+    def _visit_variable(
+        self, value: contextvars.ContextVar, names: frozenset[str], _: Any
+    ) -> None:
+        self._note(value, value.name, context_place(value))
+        self._visit(value.get(None), names)
+
+    def _visit_reference(
+        self, value: weakref.ref, names: frozenset[str], _: Any
+    ) -> None:
+        self._visit(value(), names)
+
     def _visit_class(self, value: type, names: frozenset[str], _: Any) -> None:
         self._visit_members(value, names, value)
 
@@ -164,10 +179,14 @@ class Reader:
         self._note(own, "forward", entry_place(own, "forward", label))
         for child in value._modules.values():
             self._visit(child, names)
-        samples = getattr(value, "_pyro_samples", {})
-        self._visit_mapping(samples, samples, names, label)
-        for sample in samples.values():
-            self._visit(getattr(sample, "prior", None), names, value)
+        for hook in chain(
+            *(table.values() for table in get_hook_tables(value))
+        ):
+            self._visit(hook, names)
+        priors = getattr(value, "_pyro_samples", {})
+        self._visit_mapping(priors, priors, names, label)
+        for prior in priors.values():
+            self._visit(prior, names, value)
 
     def _visit_object(self, value: Any, names: frozenset[str], _: Any) -> None:
         """Reads the attributes and methods of those names."""
@@ -175,10 +194,11 @@ class Reader:
         self._visit_members(kind, names, value)
         if is_foreign(kind.__module__):
             chosen: Iterable[str] = list(find_settings(value))
-        else:
-            chosen = names
-            if ANY_NAME in names:
-                chosen = names | find_simple(own)
+        else:  # others may come by the object, under names of their own
+            chosen = names | find_simple(own)
+            for part in own.values():
+                if not is_foreign(type(part).__module__):
+                    self._visit(part, names)
         self._visit_mapping(own, chosen, names, kind.__name__)
         if isinstance(own, dict):
             self._spaces[id(own)] = own
@@ -188,13 +208,12 @@ class Reader:
     ) -> None:
         """Reads what an object has by its class, or the class itself has."""
         own = getattr(owner, "__dict__", None)
+        called = find_called(kind) | (MAKING if owner is kind else set())
         for base in kind.__mro__:
             if is_foreign(base.__module__):
                 continue
             table = vars(base)
-            named = names | (MAKING if owner is kind else find_special(table))
-            if ANY_NAME in names:
-                named |= find_simple(table)
+            named = names | called | find_simple(table)
             for name in sorted(named & table.keys()):
                 if not isinstance(table[name], types.MemberDescriptorType):
                     self._note(base, name, member_place(base, name))
@@ -218,7 +237,7 @@ class Reader:
         elif isinstance(member, property):
             for function in (member.fget, member.fset):
                 self._visit(function, names, owner)
-        elif isinstance(member, functools.cached_property):
+        elif isinstance(member, _WRAPPERS):
             self._visit(member.func, names, owner)
         elif isinstance(member, types.FunctionType):
             self._visit(member, names, owner)
@@ -249,13 +268,17 @@ class Reader:
             self._alive.append(holder)
 
 
+_WRAPPERS = (functools.cached_property, functools.partialmethod)
+
 # What is done with a value of each kind; the first kind that it is of counts.
 _VISITS: tuple[tuple[Any, Any], ...] = (
-    ((*PLAIN, *CONSTANT, Tensor), None),
+    ((*PLAIN, *CONSTANT, Tensor, types.GenericAlias), None),
     (functools.partial, Reader._visit_partial),
     (types.MethodType, Reader._visit_method),
     (types.FunctionType, Reader._visit_function),
     (types.ModuleType, Reader._visit_namespace),
+    (contextvars.ContextVar, Reader._visit_variable),
+    (weakref.ref, Reader._visit_reference),
     (CONTAINERS, Reader._visit_container),
     (type, Reader._visit_class),
     (nn.Module, Reader._visit_module),
