@@ -4,10 +4,11 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import fractions
 import functools
 import pathlib
 import types
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -35,8 +36,11 @@ _PLAIN = (
     datetime.time,
     datetime.timedelta,
     decimal.Decimal,
+    fractions.Fraction,
     pathlib.PurePath,
+    torch.Size,
     type,
+    type(...),
 )
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 _LARGEST = 1 << 20  # bytes of an array that is compared at every step
@@ -162,6 +166,8 @@ def _describe(value: Any) -> Any:
         return (value.dtype.str, value.shape, value.tobytes())
     if isinstance(value, slice):
         return (slice, value.start, value.stop, value.step)
+    if isinstance(value, set | frozenset):
+        return (type(value), frozenset(map(_describe, value)))
     if isinstance(value, _FUNCTIONS):
         return value
     if isinstance(value, _PLAIN):
@@ -183,11 +189,14 @@ def _take_apart(value: Any, leaves: list[Any]) -> Any:
     torch has functions for this, which know no dataclasses and take longer.
     """
     kind = type(value)
-    if kind is list or isinstance(value, tuple):
+    if kind in (list, deque) or (
+        isinstance(value, tuple) and kind is not torch.Size
+    ):
         return (kind, None, tuple([_take_apart(v, leaves) for v in value]))
-    if kind is dict or kind is OrderedDict:
+    if kind in (dict, OrderedDict, defaultdict):
         entries = [_take_apart(entry, leaves) for entry in value.values()]
-        return (kind, tuple(value), tuple(entries))
+        maker = (value.default_factory,) if kind is defaultdict else ()
+        return (kind, (*maker, *value), tuple(entries))
     if kind is functools.partial:
         whole = (value.func, value.args, value.keywords)
         return (kind, None, tuple([_take_apart(v, leaves) for v in whole]))
@@ -219,8 +228,10 @@ def _put_together(structure: Any, leaves: Iterator[Any]) -> Any:
         function, args, keywords = entries
         return kind(function, *args, **keywords)
     if names is None:
-        is_plain = kind in (list, tuple)
-        return kind(entries) if is_plain else kind(*entries)  # a named tuple
+        is_named = hasattr(kind, "_fields")
+        return kind(*entries) if is_named else kind(entries)
+    if kind is defaultdict:
+        return kind(names[0], zip(names[1:], entries, strict=True))
     if issubclass(kind, dict):
         return kind(zip(names, entries, strict=True))
     whole = kind.__new__(kind)  # without what __init__ wants

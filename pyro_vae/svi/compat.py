@@ -22,7 +22,6 @@ __all__ = [
     "OperatorMode",
     "WeakTensorKeys",
     "aten",
-    "count_late_hooks",
     "foreach_clamp_max_",
     "foreach_clamp_min_",
     "foreach_mul_",
@@ -31,6 +30,7 @@ __all__ = [
     "fused_adamw_",
     "get_hook_tables",
     "get_hooks",
+    "get_late_hooks",
     "get_module_tables",
     "handles_operators",
     "is_shortcut",
@@ -92,9 +92,13 @@ def get_hooks(tensor: Tensor) -> dict[Any, Callable]:
     return tensor._backward_hooks or {}
 
 
-def count_late_hooks(tensor: Tensor) -> int:
-    """Returns how many hooks wait until a gradient was accumulated."""
-    return len(tensor._post_accumulate_grad_hooks or ())
+def get_late_hooks(tensor: Tensor) -> dict[Any, Callable]:
+    """Returns the hooks that wait until a gradient was accumulated.
+
+    The live dictionary, or {}.
+    """
+    hooks: dict[Any, Callable] = tensor._post_accumulate_grad_hooks or {}
+    return hooks
 
 
 def is_validation(frame: FrameType | None) -> bool:

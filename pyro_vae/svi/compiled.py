@@ -15,6 +15,7 @@ from pyro_vae.svi.eager import check_finite
 from pyro_vae.svi.estimator import computes_loss
 from pyro_vae.svi.gradients import CompiledGradients
 from pyro_vae.svi.optimizers import check_optimizer, make_updates
+from pyro_vae.svi.options import check_grad_enabled
 from pyro_vae.svi.pairs import ALONE, Pair, Run
 from pyro_vae.svi.shards import Shards
 from pyro_vae.svi.updates import Updates, has_stepped, mark_stepped
@@ -225,8 +226,12 @@ class CompiledSVI:
             losses = [torch.full_like(loss, torch.inf) for loss in losses]
         return losses[0] if len(losses) == 1 else tuple(losses)
 
-    @torch.no_grad()
     def _step(self, args: tuple, kwargs: dict) -> list[Tensor]:
+        check_grad_enabled()
+        with torch.no_grad():
+            return self._take_step(args, kwargs)
+
+    def _take_step(self, args: tuple, kwargs: dict) -> list[Tensor]:
         self._look()
         run = self._gradients.compute(args, kwargs)
         self._update(run)

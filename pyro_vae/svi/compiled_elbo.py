@@ -17,7 +17,7 @@ from pyro.infer import (
 from pyro_vae.svi.compat_pyro import outside_traces
 from pyro_vae.svi.eager import check_finite
 from pyro_vae.svi.gradients import CompiledGradients
-from pyro_vae.svi.options import check_options
+from pyro_vae.svi.options import check_grad_enabled, check_options
 from pyro_vae.svi.pairs import ALONE, Pair
 
 
@@ -59,7 +59,6 @@ class CompiledELBO(ELBO):
         """The number of graphs that have been made."""
         return sum(each.num_compilations for _, each in self._compiled)
 
-    @torch.no_grad()
     def loss_and_grads(
         self, model: Callable, guide: Callable, *args: Any, **kwargs: Any
     ) -> Any:
@@ -80,16 +79,16 @@ class CompiledELBO(ELBO):
             DynamicPairError: If the pair is found not to be static.
             CompilationError: If the machine cannot compile.
         """
-        with outside_traces():
+        check_grad_enabled()
+        with torch.no_grad(), outside_traces():
             run = self._find(model, guide).compute(args, kwargs)
             value = run.losses[0].item()
             check_finite(value, ALONE, model, guide, *args, **kwargs)
         for name in run.names:
             pyro.param(name)  # so that SVI sees which parameters there are
         for param, grad in run.by_parameter().items():
-            param.grad = (
-                grad.clone() if param.grad is None else param.grad + grad
-            )
+            own = param.grad
+            param.grad = grad.clone() if own is None else (own + grad).detach()
         return value
 
     @torch.no_grad()

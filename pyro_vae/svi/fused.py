@@ -129,10 +129,11 @@ class _Group:
         ]
         self.amsgrad = self.options[0].get("amsgrad", False)
         self._fill_states()
-        self.averages, self.squares, self.maxima = (
+        self._moments = [
             [state[name] for state in self.states if name in state]
             for name in _MOMENTS
-        )
+        ]
+        self.averages, self.squares, self.maxima = self._moments
 
     def _fill_states(self) -> None:
         """Makes what the states lack, as the kernels want it."""
@@ -162,7 +163,10 @@ class _Group:
         return not (
             [each.param_groups[0] for each in self.optimizers] == self.seen
             and are_same(states, self.states)
-            and are_same([s["exp_avg"] for s in states], self.averages)
+            and all(
+                are_same([s[name] for s in states if name in s], moments)
+                for name, moments in zip(_MOMENTS, self._moments, strict=True)
+            )
             and (
                 self.is_clipped_adam
                 or are_same([s["step"] for s in states], self.steps)

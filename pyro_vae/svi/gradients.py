@@ -13,9 +13,8 @@ from pyro_vae.svi.agreement import (
     run_nearby,
 )
 from pyro_vae.svi.arguments import Arguments, list_tensors
-from pyro_vae.svi.compat import get_hooks
 from pyro_vae.svi.estimator import ReportingELBO, make_recordable
-from pyro_vae.svi.hooks import call_hooks, set_aside
+from pyro_vae.svi.hooks import call_hooks, has_hooks, set_aside
 from pyro_vae.svi.joint import Joint
 from pyro_vae.svi.options import PATIENCE, check_options
 from pyro_vae.svi.pairs import Pair, Run, listed
@@ -65,7 +64,7 @@ class CompiledGradients:
                 "for an anomaly"
             )
         if pair.clip_norm is not None and any(
-            map(get_hooks, self._programs.params)
+            map(has_hooks, self._programs.params)
         ):
             raise ValueError(
                 "a parameter has a hook on its gradient, and clip_norm is "
@@ -250,8 +249,9 @@ class CompiledGradients:
             is_finite = run.is_finite()
             for buffer, value in zip(step.buffers, before, strict=True):
                 buffer.copy_(torch.where(is_finite, buffer, value))
+        kept = {id(tensor): tensor.clone() for tensor in left}
         for place, tensor in zip(step.left, left, strict=True):
-            place.put(tensor.clone())
+            place.put(kept[id(tensor)])
         return run
 
     def _validate(
@@ -292,9 +292,11 @@ class CompiledGradients:
         Hooks may do anything in Python, so that no graph has them.
         """
         self._num_runs += 1
-        if any(map(get_hooks, run.stepped)):
+        if any(map(has_hooks, run.stepped)):
             pairs = zip(run.stepped, run.gradients, strict=True)
-            run.gradients = [call_hooks(*pair) for pair in pairs]
+            given = {param: call_hooks(param, grad) for param, grad in pairs}
+            left = {p: grad for p, grad in given.items() if grad is not None}
+            run.stepped, run.gradients = [*left], [*left.values()]
         loss = self._pair.loss
         if isinstance(loss, ReportingELBO) and run.report is not None:
             loss.take_report(run.report)

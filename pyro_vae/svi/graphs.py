@@ -32,7 +32,7 @@ from pyro_vae.svi.refusals import (
     first_line,
     refuse_dynamic,
 )
-from pyro_vae.svi.values import Recording
+from pyro_vae.svi.values import Recording, refusing_keys
 from pyro_vae.svi.watch import copy_buffers
 
 
@@ -222,6 +222,7 @@ def _record_with(
             within_expectations(_MaskedSums),
             without_checkpoints(),
             keep_random_states(inputs),
+            refusing_keys(),
             recording,
         ):
             return record(run, inputs)

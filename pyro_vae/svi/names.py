@@ -73,7 +73,8 @@ def find_called(kind: type) -> set[str]:
     """Returns the names of the methods that a library calls, not the user.
 
     They are those that operators call, such as `__getitem__`, and those that
-    a class has in place of a library's: `log_prob` of a distribution, say.
+    a class has in place of a library's: `log_prob` of a distribution, say, or
+    `_pyro_sample` of a handler.
     """
     foreign = [base for base in kind.__mro__ if is_foreign(base.__module__)]
     known = {name for base in foreign for name in vars(base)} - vars(
@@ -86,7 +87,7 @@ def find_called(kind: type) -> set[str]:
                 name
                 for name, member in vars(base).items()
                 if isinstance(member, _CODE)
-                and (name in known or name[:2] == "__")
+                and (name in known or name.startswith(("__", "_pyro_")))
             }
     return found - _ELSEWHERE
 

@@ -1,5 +1,7 @@
 """The options of a compiled step."""
 
+import torch
+
 from pyro_vae.svi.matmul import check_precision
 
 # Engines, and the number of runs before they compile. A graph that is not
@@ -16,3 +18,12 @@ def check_options(precision: str, compare: bool, engine: str) -> None:
         )
     if not isinstance(compare, bool):
         raise ValueError(f"compare is {compare!r}; expected True or False")
+
+
+def check_grad_enabled() -> None:
+    """Raises ValueError where torch computes no gradient."""
+    if not torch.is_grad_enabled():
+        raise ValueError(
+            "the step runs inside torch.no_grad() or inference_mode(), where "
+            "there are no gradients; expected it outside, or evaluate_loss"
+        )

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -151,10 +151,7 @@ class Pair:
             )
         if not computes_loss(self.loss):
             value = sum((0 * grad).sum() for grad in grads.values())
-        losses = [torch.as_tensor(v).detach() for v in listed(value)]
-        if grads:  # a loss that is a number has their device and dtype
-            like = next(iter(grads.values()))
-            losses = [loss.to(like) for loss in losses]
+        losses = [_as_loss(loss, [*grads.values()]) for loss in listed(value)]
         report = None
         if isinstance(self.loss, ReportingELBO):
             report = self.loss.report()
@@ -284,6 +281,20 @@ def quietly() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def _as_loss(loss: Any, gradients: Sequence[Tensor]) -> Tensor:
+    """Returns a loss as a tensor, on the gradients' device.
+
+    Its dtype is the widest of theirs, and float32 at least.
+    """
+    kinds = [grad.dtype.to_real() for grad in gradients]
+    dtype = reduce(torch.promote_types, kinds, torch.float32)
+    if not gradients:
+        return torch.as_tensor(loss).detach()
+    return torch.as_tensor(
+        loss, dtype=dtype, device=gradients[0].device
+    ).detach()
 
 
 def listed(losses: Any) -> list[Any]:

@@ -7,8 +7,10 @@ result of the graph, to be compared at every call, unless it is constant.
 
 import linecache
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from sys import _getframe as get_frame
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -228,6 +230,27 @@ def _as_number(tensor: Tensor) -> Tensor:
     if tensor.is_floating_point():
         return tensor.float()
     return tensor.long()
+
+
+@contextmanager
+def refusing_keys() -> Iterator[None]:
+    """Refuses, within a block, what stands for a number as a key.
+
+    A tensor is found in a dictionary or a set by its identity.
+
+    Raises:
+        TypeError: If the user's code looks one up.
+    """
+    identity = Tensor.__hash__
+
+    def find_hash(tensor: Tensor) -> int:
+        is_number = not tensor.dim() and not tensor.requires_grad
+        if is_number and not is_foreign(get_frame(1).f_globals["__name__"]):
+            raise TypeError("a number from a tensor is looked up as a key")
+        return identity(tensor)
+
+    with mock.patch.object(Tensor, "__hash__", find_hash):
+        yield
 
 
 def _find_caller() -> Any:

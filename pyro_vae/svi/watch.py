@@ -9,7 +9,6 @@ from pyro import get_param_store
 from torch import Tensor, nn
 
 from pyro_vae.svi.compat import (
-    count_late_hooks,
     get_hook_tables,
     get_module_tables,
     register_module_forward_pre_hook,
@@ -95,7 +94,6 @@ class Watch:
         self._alive = [table.copy() for table in self._tables]
         self._tensors = list(tensors)
         self._trainable = [p.requires_grad for p in self._tensors]
-        self._hooks = [*map(count_late_hooks, self._tensors)]
         self._addresses = [tensor.data_ptr() for tensor in self._tensors]
         self._layouts = list(map(_layout, self._tensors))
 
@@ -108,7 +106,7 @@ class Watch:
 
         It does while parameters, submodules and buffers are the same objects,
         the parameters have the same dtype and layout, the same ones of them
-        are trainable, and modules and parameters have the same hooks.
+        are trainable, and the modules have the same hooks.
         """
         stored = dict(get_param_store().named_parameters())
         return (
@@ -117,7 +115,6 @@ class Watch:
             and self._list_entry_names() == self._entry_names
             and self._entry_ids() == self._entries
             and self._has_same_layouts()
-            and [*map(count_late_hooks, self._tensors)] == self._hooks
         )
 
     def _list_entry_names(self) -> list[Any]:
