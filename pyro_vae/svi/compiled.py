@@ -41,9 +41,9 @@ class CompiledSVI:
     - an argument's new shape, strides, dtype or Python value;
     - a module's `train()` or `eval()`, a frozen parameter, another dtype, a
       hook, and a parameter, buffer or submodule put in another's place;
-    - a number, string, container, array or function that the code of the model
-      or the guide reads from a global, a closure, an attribute, a class or a
-      default argument, if it changes.
+    - a number, string, container, array or function that the code of the pair,
+      or what it calls, reads from a global, a closure, an attribute, a class
+      or a default argument, if it changes.
 
     Tensors that the code reads there are read anew at every step, and those
     that it leaves in an attribute are left there. Other changes that it makes
