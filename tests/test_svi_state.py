@@ -9,10 +9,12 @@ import operator
 import types
 
 import numpy as np
+import pandas
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+import torchvision
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import (
@@ -25,6 +27,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pyro_vae.svi import CompiledSVI, DynamicPairError
+from pyro_vae.svi.reads import Reads
 from tests.models import keep_the_record
 
 X = torch.rand(12, 4, generator=torch.Generator().manual_seed(5)).double()
@@ -685,3 +688,24 @@ def test_a_first_step_that_fails_leaves_nothing(kind, make_guide):
         svi = SVI(pair.model, guide, Adam({"lr": 0.05}), Trace_ELBO())
         results.append([svi.step(X) for _ in range(4)])
     assert results[0] == results[1]
+
+
+def test_large_libraries_are_not_read():
+    """Their code would give thousands of places to look at in every step."""
+    frame, network = (
+        pandas.DataFrame({"level": [0.5]}),
+        torchvision.ops.MLP(4, [4]),
+    )
+
+    def model(x):
+        pyro.module("network", network.double())
+        level = float(frame["level"].mean())
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(network(x), level).to_event(1), obs=x)
+
+    places = Reads(model).places.values()
+    holders = {place.label.split(" of ")[-1] for place in places}
+    assert holders >= {"frame", "network", "Linear"}
+    assert len(places) < 40
+    svi = CompiledSVI(model, lambda x: None, Adam({"lr": 0.05}))
+    assert svi.step(X) != svi.step(X)

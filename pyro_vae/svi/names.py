@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pyro_vae.svi.places import PLAIN, is_foreign
+from pyro_vae.svi.places import PLAIN, is_foreign, is_without_torch
 
 # Foreign objects that hold what a user has put there.
 _OPEN = (
@@ -60,6 +60,8 @@ _LARGEST = 1 << 20  # bytes of a tensor that is read where no code names it
 
 def find_settings(owner: Any) -> Iterator[str]:
     """Yields the names of what a foreign object is set to."""
+    if is_without_torch(type(owner).__module__.split(".")[0]):
+        return
     is_module = isinstance(owner, nn.Module)
     is_open = not is_module and type(owner).__module__.startswith(_OPEN)
     for name, value in getattr(owner, "__dict__", {}).items():

@@ -134,4 +134,24 @@ def fields_of(value: Any) -> dict[str, Any]:
 def is_foreign(module: str) -> bool:
     """Returns whether a module is no code of the user's, but a library's."""
     package = module.split(".")[0]
-    return package in _FOREIGN or module.startswith(_OWN)
+    return (
+        package in _FOREIGN
+        or module.startswith(_OWN)
+        or is_without_torch(package)
+    )
+
+
+@functools.cache
+def is_without_torch(package: str) -> bool:
+    """Returns whether a package is an installed one that knows no torch.
+
+    It may be as large as pandas, whose code is not worth to be read.
+    """
+    path = getattr(sys.modules.get(package), "__file__", None) or ""
+    if "site-packages" not in path and "dist-packages" not in path:
+        return False
+    return not any(
+        getattr(module, "__dict__", {}).get("torch") is torch
+        for name, module in list(sys.modules.items())
+        if name.split(".")[0] == package
+    )
