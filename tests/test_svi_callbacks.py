@@ -2,11 +2,14 @@
 
 import contextvars
 import copy
+import math
 import weakref
 from collections import defaultdict, deque
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partialmethod
 
+import numpy as np
 import pyro
 import pyro.contrib.gp as gp
 import pyro.distributions as dist
@@ -20,7 +23,12 @@ from pyro.nn import PyroModule, PyroSample
 from pyro.optim import SGD, Adam, SparseAdam
 from torch import nn
 
-from pyro_vae.svi import CompiledSVI, CompiledTrace_ELBO, DynamicPairError
+from pyro_vae.svi import (
+    CompiledSVI,
+    CompiledTrace_ELBO,
+    DynamicPairError,
+    NonFiniteLossError,
+)
 from tests.models import keep_the_record
 
 X = torch.randn(20, 3, generator=torch.Generator().manual_seed(5)).double()
@@ -31,6 +39,7 @@ LEVEL = contextvars.ContextVar("LEVEL", default=1.0)
 @pytest.fixture(autouse=True)
 def recorded(monkeypatch):
     keep_the_record(monkeypatch)
+    HOLDER.__init__()
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
@@ -42,7 +51,7 @@ class Holder:
     beta = 1.0
 
     def __init__(self):
-        self.level, self.z = 1.0, torch.zeros(3)
+        self.level, self.z, self.held = 1.0, torch.zeros(3), None
         self.n, self.log = 0, {}
         self.inner = None
 
@@ -502,3 +511,236 @@ def test_more_kinds_of_arguments(argument):
         svi = engine(model, no_guide, Adam({"lr": 0.05}), Trace_ELBO())
         results.append([svi.step(argument) for _ in range(4)])
     torch.testing.assert_close(*results, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("is_late", [False, True], ids=["first", "later"])
+def test_hooks_on_gradients_in_parts_are_refused(is_late):
+    """Pyro would call them twice in a step, with a part each."""
+    net = nn.Linear(3, 1)
+
+    def model():
+        pyro.module("net", net)
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", 20):
+            pyro.sample("y", dist.Normal(net(X).squeeze(-1) + z, 0.5), obs=Y)
+
+    loss = Trace_ELBO(num_particles=2)
+    guide = AutoNormal(model)
+    svi = CompiledSVI(model, guide, Adam({"lr": 0.05}), loss)
+    for _ in range(3 * is_late):
+        svi.step()
+    before = dict(pyro.get_param_store())
+    net.weight.register_hook(lambda grad: grad.clamp(-0.1, 0.1))
+    with pytest.raises(DynamicPairError, match="several times in a step"):
+        svi.step()
+    assert dict(pyro.get_param_store()) == before
+
+
+def test_hidden_parameters_get_no_gradient():
+    hidden = poutine.block(model, hide_types=["param"])
+
+    def with_mean():
+        pyro.param("mean", torch.tensor(0.5))
+        model()
+
+    svi = CompiledSVI(
+        poutine.block(with_mean, hide_types=["param"]),
+        AutoNormal(hidden),
+        Adam({"lr": 0.05}),
+    )
+    for _ in range(9):
+        svi.step()
+        svi.evaluate_loss()
+        assert pyro.param("mean").grad is None
+
+
+def test_a_penalty_that_is_refused_moves_nothing():
+    norm = nn.BatchNorm1d(3)
+
+    def model():
+        pyro.module("norm", norm)
+        with pyro.plate("data", 20):
+            pyro.sample("y", dist.Normal(norm(X).sum(1), 0.5), obs=Y)
+
+    svi = CompiledSVI(model, lambda: None, Adam({"lr": 0.05}), clip_norm=1.0)
+    for _ in range(2):
+        norm.weight.grad = torch.ones(3)
+        state = torch.get_rng_state()
+        with pytest.raises(ValueError, match="a gradient of their own"):
+            svi.step()
+        assert not norm.num_batches_tracked and not norm.running_mean.any()
+        assert torch.equal(torch.get_rng_state(), state)
+        assert not list(pyro.get_param_store())
+
+
+def test_a_first_loss_that_is_not_finite_leaves_nothing():
+    norm = nn.BatchNorm1d(3)
+
+    def model(x):
+        pyro.module("norm", norm)
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", 20):
+            pyro.sample("y", dist.Normal(norm(x).sum(1) + z, 0.5), obs=Y / 0)
+
+    svi = CompiledSVI(model, AutoNormal(model), Adam({"lr": 0.05}))
+    state = torch.get_rng_state()
+    with pytest.raises(NonFiniteLossError):
+        svi.step(X)
+    assert not norm.num_batches_tracked and not list(pyro.get_param_store())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@dataclass
+class Batch:
+    x: torch.Tensor
+
+    def scaled(self):
+        return self.x * HOLDER.level
+
+
+def test_a_method_of_an_argument():
+    results = []
+    for engine in (SVI, CompiledSVI):
+        pyro.clear_param_store()
+        set_level(1.0)
+
+        def model(batch):
+            w = get_weight()
+            with pyro.plate("data", 20):
+                pyro.sample("y", dist.Normal(batch.scaled() @ w, 0.5), obs=Y)
+
+        svi = engine(
+            model, lambda batch: None, Adam({"lr": 0.05}), Trace_ELBO()
+        )
+        losses = [svi.step(Batch(X)) for _ in range(5)]
+        set_level(2.0)
+        results.append([*losses, svi.step(Batch(X)), svi.step(Batch(X))])
+    torch.testing.assert_close(*results, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        np.frombuffer(b"1234567887654321"),
+        np.broadcast_to(np.ones(1), 5),
+        torch.full((1,), torch.nan).expand(5),
+        bytearray(b"ab"),
+        list(range(100_000)),
+    ],
+    ids=["buffer", "broadcast", "expanded", "bytes", "long"],
+)
+def test_state_of_odd_kinds_is_kept(held):
+    HOLDER.held = held
+
+    def model():
+        assert len(HOLDER.held) > 1
+        use(get_weight())
+
+    svi = CompiledSVI(model, lambda: None, Adam({"lr": 0.05}))
+    losses = [svi.step() for _ in range(4)]
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_minus_zero_is_another_number():
+    results = []
+    for engine in (SVI, CompiledSVI):
+        pyro.clear_param_store()
+        svi = engine(
+            lambda n: use(get_weight(), 0.5 + 0.1 * (math.copysign(1, n) < 0)),
+            lambda n: None,
+            Adam({"lr": 0.05}),
+            Trace_ELBO(),
+        )
+        results.append([svi.step(n) for n in [0.0] * 5 + [-0.0] * 2])
+    torch.testing.assert_close(*results, rtol=1e-9, atol=0)
+
+
+class Link:
+    def __init__(self, next_link):
+        self.next_link, self.level = next_link, 1.0
+
+
+def test_a_long_chain_of_objects():
+    chain = None
+    for _ in range(3000):
+        chain = Link(chain)
+    svi = CompiledSVI(
+        lambda: use(2 * get_weight(), chain.level),
+        lambda: None,
+        Adam({"lr": 0.05}),
+    )
+    assert svi.step() > svi.step()
+
+
+class Options:
+    scale = 0.5
+
+    @property
+    def unused(self):
+        return 1
+
+    @staticmethod
+    def double(x):
+        return 2 * x
+
+
+def test_a_class_that_is_an_argument_and_a_key():
+    known = {Options: 0.5}
+    results = []
+    for engine in (SVI, CompiledSVI):
+        pyro.clear_param_store()
+        svi = engine(
+            lambda kind: use(get_weight(), kind.double(kind.scale)),
+            lambda kind: None,
+            Adam({"lr": 0.05}),
+            Trace_ELBO(),
+        )
+        results.append([svi.step(Options) for _ in range(3)])
+    torch.testing.assert_close(*results, rtol=1e-9, atol=0)
+    svi = CompiledSVI(
+        lambda kind: use(2 * get_weight(), known.get(kind, 1.0)),
+        lambda kind: None,
+        Adam({"lr": 0.05}),
+    )
+    assert svi.step(Fraction) > svi.step(Fraction)
+
+
+def test_an_assertion_over_several_lines():
+    def model(x):
+        assert (
+            (x > -100) & (x < 100)  # each of them
+        ).all(), "expected numbers between -100 and 100"
+        use(get_weight())
+
+    svi = CompiledSVI(model, lambda x: None, Adam({"lr": 0.05}))
+    for _ in range(5):
+        svi.step(X)
+    with pytest.raises(AssertionError, match="between -100 and 100"):
+        svi.step(100 + X.abs())
+
+
+@pytest.mark.filterwarnings("ignore:16 graphs have been compiled")
+def test_evaluations_of_many_values_are_refused():
+    def model(n):
+        use(get_weight() * torch.ones(int(n)).sum())
+
+    svi = CompiledSVI(model, lambda n: None, Adam({"lr": 0.05}))
+    svi.step(torch.tensor(1))
+    with pytest.raises(DynamicPairError, match=r"it was .* when the step"):
+        for n in range(1, 40):
+            svi.evaluate_loss(torch.tensor(n))
+    assert svi.num_compilations < 20
+
+
+def test_methods_of_one_object_have_one_graph():
+    class Own:
+        def model(self):
+            use(get_weight())
+
+        def guide(self):
+            pass
+
+    own, loss = Own(), CompiledTrace_ELBO()
+    for _ in range(4):
+        loss.loss_and_grads(own.model, own.guide)
+    assert loss.num_compilations == 1

@@ -30,8 +30,8 @@ from pyro_vae.svi import (
     CompiledSVI,
     NonFiniteLossError,
     ReportingELBO,
-    gradients,
     make_svi,
+    options,
     programs,
 )
 from tests.models import keep_the_record
@@ -605,7 +605,7 @@ def test_an_edited_module_is_noticed():
 
 @only_recorded
 def test_a_number_that_changes_at_every_step_is_warned_of(monkeypatch):
-    for module in (programs, gradients):
+    for module in (programs, options):
         monkeypatch.setattr(module, "MANY", 2)
     svi, x = compiled_mean(), torch.randn(4)
     svi.step(x, 100)

@@ -18,7 +18,7 @@ from pyro_vae.svi import (
     backend,
     compile_graph,
 )
-from pyro_vae.svi.programs import MANY
+from pyro_vae.svi.options import MANY
 from tests.models import keep_the_record, use_inductor
 
 

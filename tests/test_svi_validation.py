@@ -21,6 +21,7 @@ X = torch.rand(5, generator=torch.Generator().manual_seed(5)).double()
 def backend(request, monkeypatch):
     if request.param == "recorded":
         keep_the_record(monkeypatch)
+    pyro.enable_validation(True)  # torch.compile switches it off for all
 
 
 def no_guide(*args):

@@ -9,7 +9,7 @@ import functools
 import pathlib
 import types
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -152,6 +152,21 @@ def describe_tensor(tensor: Tensor) -> tuple[Any, ...]:
     )
 
 
+def list_methods(arguments: Any) -> list[Callable]:
+    """Returns the methods of the user's dataclasses in nested arguments."""
+    found: list[Callable] = []
+    structures = [_take_apart(arguments, [])]
+    while structures:
+        structure = structures.pop()
+        if structure is not None:
+            kind, _, parts = structure
+            structures += parts
+            if dataclasses.is_dataclass(kind):
+                own = vars(kind).values()
+                found += [f for f in own if isinstance(f, types.FunctionType)]
+    return found
+
+
 def list_tensors(arguments: Any) -> list[Tensor]:
     """Returns the tensors in nested arguments, each one once."""
     leaves: list[Any] = []
@@ -171,8 +186,9 @@ def _describe(value: Any) -> Any:
     if isinstance(value, _FUNCTIONS):
         return value
     if isinstance(value, _PLAIN):
-        # A NaN is equal to nothing, not even to itself.
-        return (type(value), value if value == value else repr(value))
+        # A NaN is equal to nothing, and 0.0 to -0.0.
+        is_plain = value == value and value != 0
+        return (type(value), value if is_plain else repr(value))
     text = repr(value)
     if len(text) > _LONGEST:
         text = text[:_LONGEST] + "..."
@@ -201,9 +217,11 @@ def _take_apart(value: Any, leaves: list[Any]) -> Any:
         whole = (value.func, value.args, value.keywords)
         return (kind, None, tuple([_take_apart(v, leaves) for v in whole]))
     if kind is type and value.__module__ != "builtins":
-        own = {k: v for k, v in vars(value).items() if k[0] != "_"}
-        parts = tuple([_take_apart(v, leaves) for v in own.values()])
-        return (kind, (value, *own), parts)
+        kinds = (Tensor, int, float)
+        own = {k: v for k, v in vars(value).items() if isinstance(v, kinds)}
+        if own:
+            parts = tuple([_take_apart(v, leaves) for v in own.values()])
+            return (kind, (value, *own), parts)
     if kind in NAMESPACES:
         own = vars(value)
         parts = tuple([_take_apart(v, leaves) for v in own.values()])

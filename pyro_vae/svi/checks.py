@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-import torch
 from torch import Tensor, fx
 
 from pyro_vae.svi.compat import writes_in_place
 from pyro_vae.svi.draws import is_random
+from pyro_vae.svi.equality import are_equal
 from pyro_vae.svi.refusals import ADVICE, DynamicPairError
 
 
@@ -68,7 +68,7 @@ class Checks:
         if self._reads:
             values = self._graph(*inputs)
             for read, value in zip(self._reads, values, strict=True):
-                if not _are_equal(value, read.value):
+                if not are_equal(value, read.value):
                     return read, value
         return None
 
@@ -78,16 +78,6 @@ class Checks:
         if changed is not None:
             read, value = changed
             read.refuse_change(value)
-
-
-def _are_equal(left: Tensor, right: Tensor) -> bool:
-    """Returns whether two tensors are equal, and a NaN is to itself."""
-    if torch.equal(left, right):
-        return True
-    if left.shape != right.shape:
-        return False
-    are_nan = (left != left) & (right != right)
-    return bool(((left == right) | are_nan).all())
 
 
 def split_checks(

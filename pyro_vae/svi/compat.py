@@ -101,6 +101,10 @@ def get_late_hooks(tensor: Tensor) -> dict[Any, Callable]:
     return hooks
 
 
+# The modules of frames between who asks for a value, and the recording.
+_BETWEEN = ("torch.", "pyro_vae.svi.")
+
+
 def is_validation(frame: FrameType | None) -> bool:
     """Returns whether a frame is one of those that validate a distribution.
 
@@ -110,7 +114,7 @@ def is_validation(frame: FrameType | None) -> bool:
         name = frame.f_globals.get("__name__", "")
         if name == "torch.distributions.distribution":
             return frame.f_code.co_name in ("__init__", "_validate_sample")
-        if not name.startswith(("torch", "pyro_vae.svi")):
+        if not name.startswith(_BETWEEN):
             return False
         frame = frame.f_back
     return False
@@ -122,10 +126,10 @@ def is_shortcut(frame: FrameType | None) -> bool:
     Pyro's stable distributions do: if told yes, the result is the same.
     """
     while frame is not None:
-        if frame.f_code.co_name in ("_standard_stable", "_safe_shift"):
-            return True
         name = frame.f_globals.get("__name__", "")
-        if not name.startswith(("torch", "pyro_vae.svi")):
+        if name.startswith("pyro."):
+            return frame.f_code.co_name in ("_standard_stable", "_safe_shift")
+        if not name.startswith(_BETWEEN):
             return False
         frame = frame.f_back
     return False

@@ -35,8 +35,8 @@ class CompiledSVI:
 
     The pair must be static: the same sites, shapes and operations at every
     step. A structure that depends on a parameter's value or on a draw is
-    refused, and so is one that depends on an argument's value, from the step
-    on at which that has changed. Anew compiles:
+    refused. One that depends on an argument's value has a graph for each value,
+    up to 16. These compile a new graph:
 
     - an argument's new shape, strides, dtype or Python value;
     - a module's `train()` or `eval()`, a frozen parameter, another dtype, a
@@ -166,7 +166,7 @@ class CompiledSVI:
         self._loss_and_grads = None if is_own else function
 
     def __getstate__(self) -> dict[str, Any]:
-        """Returns what to copy or pickle: all but graphs, which are anew."""
+        """Returns what to copy or pickle: graphs are made again."""
         state = self.__dict__ | {"_updates": None, "_last_stepped": None}
         return state | {"_gradients": self._gradients.options}
 
@@ -206,10 +206,12 @@ class CompiledSVI:
             CompilationError: If the machine cannot compile.
         """
         values = [loss.item() for loss in self._step(args, kwargs)]
-        for value in values:
-            check_finite(
-                value, self.shards, self.model, self.guide, *args, **kwargs
-            )
+        call = self.shards, self.model, self.guide, *args
+        try:
+            for value in values:
+                check_finite(value, *call, **kwargs)
+        finally:
+            self._gradients.undo_first()
         if not computes_loss(self.estimator):
             return math.inf
         return values[0] if len(values) == 1 else tuple(values)
@@ -222,6 +224,7 @@ class CompiledSVI:
         A loss that is not finite updates nothing and is returned.
         """
         losses = self._step(args, kwargs)
+        self._gradients.undo_first()
         if not computes_loss(self.estimator):
             losses = [torch.full_like(loss, torch.inf) for loss in losses]
         return losses[0] if len(losses) == 1 else tuple(losses)
@@ -229,13 +232,10 @@ class CompiledSVI:
     def _step(self, args: tuple, kwargs: dict) -> list[Tensor]:
         check_grad_enabled()
         with torch.no_grad():
-            return self._take_step(args, kwargs)
-
-    def _take_step(self, args: tuple, kwargs: dict) -> list[Tensor]:
-        self._look()
-        run = self._gradients.compute(args, kwargs)
-        self._update(run)
-        return run.losses
+            self._look()
+            run = self._gradients.compute(args, kwargs)
+            self._update(run)
+            return run.losses
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> Any:
         """Returns an estimate of the loss; arguments as in `step`."""

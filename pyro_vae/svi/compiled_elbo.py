@@ -81,9 +81,13 @@ class CompiledELBO(ELBO):
         """
         check_grad_enabled()
         with torch.no_grad(), outside_traces():
-            run = self._find(model, guide).compute(args, kwargs)
+            gradients = self._find(model, guide)
+            run = gradients.compute(args, kwargs)
             value = run.losses[0].item()
-            check_finite(value, ALONE, model, guide, *args, **kwargs)
+            try:
+                check_finite(value, ALONE, model, guide, *args, **kwargs)
+            finally:
+                gradients.undo_first()
         for name in run.names:
             pyro.param(name)  # so that SVI sees which parameters there are
         for param, grad in run.by_parameter().items():

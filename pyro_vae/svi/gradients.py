@@ -1,7 +1,7 @@
 """Losses and gradients of a pair, computed by compiled graphs."""
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -14,17 +14,20 @@ from pyro_vae.svi.agreement import (
 )
 from pyro_vae.svi.arguments import Arguments, list_tensors
 from pyro_vae.svi.estimator import ReportingELBO, make_recordable
-from pyro_vae.svi.hooks import call_hooks, has_hooks, set_aside
+from pyro_vae.svi.hooks import (
+    call_hooks,
+    has_hooks,
+    refuse_hooks,
+    set_aside,
+)
 from pyro_vae.svi.joint import Joint
-from pyro_vae.svi.options import PATIENCE, check_options
+from pyro_vae.svi.options import PATIENCE, check_options, warn_of_many
 from pyro_vae.svi.pairs import Pair, Run, listed
-from pyro_vae.svi.programs import MANY, Programs
-from pyro_vae.svi.random_states import get_random_states, set_random_states
+from pyro_vae.svi.programs import Programs
+from pyro_vae.svi.random_states import get_random_states
 from pyro_vae.svi.refusals import DynamicPairError
 from pyro_vae.svi.step import Step
 from pyro_vae.svi.undo import Undo
-
-RUNS = 3  # the most that a step without a graph takes: two, and a recording
 
 
 class CompiledGradients:
@@ -49,6 +52,7 @@ class CompiledGradients:
         self._patience = PATIENCE[engine]
         self.num_compilations = 0
         self._num_runs = 0
+        self._undo: Callable[[], None] | None = None
         self._start_anew(pair)
 
     def look(self, pair: Pair) -> None:
@@ -59,12 +63,12 @@ class CompiledGradients:
         """
         if torch.is_anomaly_enabled():
             raise ValueError(
-                "torch's anomaly detection is on, which a compiled step has "
-                "no place for; expected it off: use pyro.infer.SVI to look "
+                "torch's anomaly detection is on, which a compiled step does "
+                "not support; expected it off: use pyro.infer.SVI to look "
                 "for an anomaly"
             )
         if pair.clip_norm is not None and any(
-            map(has_hooks, self._programs.params)
+            map(has_hooks, self._programs.list_known())
         ):
             raise ValueError(
                 "a parameter has a hook on its gradient, and clip_norm is "
@@ -78,7 +82,7 @@ class CompiledGradients:
 
         def count() -> None:
             self.num_compilations += 1
-            _warn_of_many(self.num_compilations)
+            warn_of_many(self.num_compilations)
 
         self._pair = pair
         self._joint = Joint(pair.shards, pair.clip_norm)
@@ -102,6 +106,7 @@ class CompiledGradients:
 
     def _compute_own(self, args: tuple, kwargs: dict) -> Run:
         """Returns what `_compute` does, unless gradients are given wrongly."""
+        self._pair.check_given(self._programs.list_known())
         run = self._compute(args, kwargs)
         self._pair.check_given(run.announced)
         return run
@@ -112,23 +117,16 @@ class CompiledGradients:
         call = programs.take_apart(args, kwargs)
         step = programs.find_step(call)
         if step is None:
-            states = get_random_states()
-            tensors = [
-                *programs.list_candidates(),
-                *list_tensors([args, kwargs]),
-            ]
-            with set_aside(tensors) as calls:
-                run = self._run_first(args, kwargs)
-            if any(count > RUNS for count in calls.values()):
-                set_random_states(states)
-                raise DynamicPairError(
-                    "a parameter has a hook on its gradient, which autograd "
-                    "would call several times in a step, with a part of it "
-                    "each; expected one backward pass: use "
-                    "vectorize_particles=True, or pyro.infer.SVI"
-                )
+            candidates = programs.list_candidates()
+            is_hooked = any(map(has_hooks, candidates))
+            with set_aside([*candidates, *list_tensors([args, kwargs])]):
+                run = self._run_first(args, kwargs, is_hooked)
+                for param in programs.list_candidates():
+                    param.grad = None
             return run
-        # Whether numbers are inputs in truth is seen when they first change.
+        if step.num_backwards > 1 and any(map(has_hooks, step.stepped)):
+            refuse_hooks()
+        # Whether numbers are really inputs is seen when they first change.
         is_proof = step.numbers not in ((), programs.list_numbers(call))
         is_due = self.compare and _is_power_of_two(self._num_runs + 1)
         expected = None
@@ -153,8 +151,7 @@ class CompiledGradients:
         error of Pyro's validation.
         """
         try:
-            given = list_tensors([args, kwargs])
-            with set_aside([*self._programs.params, *given]):
+            with self._aside(args, kwargs):
                 return self._programs.run_aside(args, kwargs)
         except DynamicPairError:
             raise
@@ -168,13 +165,22 @@ class CompiledGradients:
                 raise
             return None
 
-    def _run_first(self, args: tuple, kwargs: dict) -> Run:
+    def _aside(self, args: tuple, kwargs: dict) -> AbstractContextManager:
+        """Keeps an eager run's gradients to itself."""
+        given = list_tensors([args, kwargs])
+        return set_aside([*self._programs.list_candidates(), *given])
+
+    def _run_first(self, args: tuple, kwargs: dict, is_hooked: bool) -> Run:
         """Computes what there is no graph for, and records one."""
         programs = self._programs
         rehearsal = programs.rehearse(args, kwargs)
-        if rehearsal.is_step:
-            return rehearsal.first
         try:
+            if is_hooked and rehearsal.num_backwards > 1:
+                refuse_hooks()
+            if rehearsal.is_step:
+                if not rehearsal.first.is_finite():
+                    self._undo = rehearsal.restore_all
+                return rehearsal.first
             call = programs.take_apart(args, kwargs)
             # Where only parameters were unknown, there is a graph already.
             step = programs.find_step(call)
@@ -183,8 +189,14 @@ class CompiledGradients:
         except BaseException as error:
             rehearsal.restore_all()
             if isinstance(error, DynamicPairError) and programs.fix_numbers():
-                return self._run_first(args, kwargs)
+                return self._run_first(args, kwargs, is_hooked)
             raise
+
+    def undo_first(self) -> None:
+        """Takes back what a first run has made, if its loss is not finite."""
+        if self._undo is not None:
+            self._undo()
+            self._undo = None
 
     def compute_loss(self, args: tuple, kwargs: dict) -> Any:
         """Returns the loss, or a tuple of losses, without gradients."""
@@ -217,7 +229,7 @@ class CompiledGradients:
         try:
             return self._run(step, call, [expected])
         except DisagreementError:  # unless it is one of rounding
-            with set_aside(self._programs.params):
+            with self._aside(args, kwargs):
                 nearby = run_nearby(
                     expected,
                     self.precision,
@@ -249,6 +261,8 @@ class CompiledGradients:
             is_finite = run.is_finite()
             for buffer, value in zip(step.buffers, before, strict=True):
                 buffer.copy_(torch.where(is_finite, buffer, value))
+        if left and not run.is_finite():
+            return run
         kept = {id(tensor): tensor.clone() for tensor in left}
         for place, tensor in zip(step.left, left, strict=True):
             place.put(kept[id(tensor)])
@@ -265,8 +279,7 @@ class CompiledGradients:
         after = [buffer.clone() for buffer in step.buffers]
         for buffer, value in zip(step.buffers, before, strict=True):
             buffer.copy_(value)
-        with set_aside(self._programs.params):
-            self._programs.validate(step.program, call, states)
+        self._programs.validate(step.program, call, states)
         for buffer, value in zip(step.buffers, after, strict=True):
             buffer.copy_(value)
 
@@ -305,13 +318,3 @@ class CompiledGradients:
 
 def _is_power_of_two(number: int) -> bool:
     return number & (number - 1) == 0
-
-
-def _warn_of_many(number: int) -> None:
-    """Warns, once, where there are so many graphs that something changes."""
-    if number == MANY:
-        warnings.warn(
-            f"{MANY} graphs have been compiled, one for each shape and Python "
-            "value that the pair reads; pass a number that changes as a tensor",
-            stacklevel=2,
-        )

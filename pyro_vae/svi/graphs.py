@@ -73,8 +73,16 @@ class Program:
         self._run: Callable[..., Sequence[Tensor]] = record
 
     def __call__(self, *tensors: Tensor) -> list[Tensor]:
+        self.check(tensors)
+        return self.run(tensors)
+
+    def check(self, tensors: Sequence[Tensor]) -> None:
+        """Raises DynamicPairError if Python would read other values."""
+        self._checks([*tensors, *self._constants])
+
+    def run(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Runs the graph where `fits` has said that it may."""
         inputs = [*tensors, *self._constants]
-        self._checks(inputs)
         if self._patience > 0:
             self._patience -= 1
             if self._patience == 0:

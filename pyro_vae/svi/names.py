@@ -1,4 +1,4 @@
-"""The names by which code may read, and by which an object is set."""
+"""The names by which code may read, and the settings of objects."""
 
 import types
 from collections.abc import Iterator, Mapping

@@ -1,8 +1,12 @@
 """The options of a compiled step."""
 
+import warnings
+
 import torch
 
 from pyro_vae.svi.matmul import check_precision
+
+MANY = 16  # graphs, from which an argument is likely to change at every step
 
 # Engines, and the number of runs before they compile. A graph that is not
 # compiled takes several times as long as a compiled one, but is there at once.
@@ -26,4 +30,14 @@ def check_grad_enabled() -> None:
         raise ValueError(
             "the step runs inside torch.no_grad() or inference_mode(), where "
             "there are no gradients; expected it outside, or evaluate_loss"
+        )
+
+
+def warn_of_many(number: int) -> None:
+    """Warns, once, where there are so many graphs that something changes."""
+    if number == MANY:
+        warnings.warn(
+            f"{MANY} graphs have been compiled, one for each shape and Python "
+            "value that the pair reads; pass a number that changes as a tensor",
+            stacklevel=2,
         )

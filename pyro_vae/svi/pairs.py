@@ -5,6 +5,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial, reduce
+from types import MethodType
 from typing import Any
 
 import torch
@@ -108,8 +109,8 @@ class Pair:
     def is_same(self, other: "Pair") -> bool:
         """Returns whether another pair has the same parts."""
         return (
-            self.model is other.model
-            and self.guide is other.guide
+            _are_same(self.model, other.model)
+            and _are_same(self.guide, other.guide)
             and self.loss is other.loss
             and self.loss_and_grads is other.loss_and_grads
             and self.clip_norm == other.clip_norm
@@ -273,6 +274,15 @@ class Pair:
         if getattr(loss, "requires_grad", False):
             loss.backward()
         return loss
+
+
+def _are_same(left: Callable, right: Callable) -> bool:
+    """Returns whether two callables are one, or one object's one method."""
+    if isinstance(left, MethodType) and isinstance(right, MethodType):
+        return (
+            left.__self__ is right.__self__ and left.__func__ is right.__func__
+        )
+    return left is right
 
 
 @contextmanager

@@ -19,6 +19,8 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)
 CONSTANT = (torch.dtype, torch.device, torch.Size, range)
 CONTAINERS = (list, tuple, set, frozenset, dict, deque)
 NAMESPACES = (argparse.Namespace, types.SimpleNamespace)
+LARGEST = 100  # entries of a container that are looked into, one by one
+DEEPEST = 8  # containers within containers that are looked into
 NOTHING = object()  # what a place holds where there is nothing by its name
 _FOREIGN = (sys.stdlib_module_names - {"__main__"}) | {
     "networkx",

@@ -9,20 +9,20 @@ import torch
 from pyro import get_param_store
 from torch import Tensor
 
-from pyro_vae.svi.arguments import Arguments, list_tensors
+from pyro_vae.svi.arguments import Arguments, list_methods
+from pyro_vae.svi.aside import run_aside
 from pyro_vae.svi.graphs import Program, compile_graph
+from pyro_vae.svi.hooks import set_aside
 from pyro_vae.svi.numbers import Numbers, as_tensor
-from pyro_vae.svi.pairs import End, Pair, Run, listed, quietly
+from pyro_vae.svi.options import MANY
+from pyro_vae.svi.pairs import Pair, Run, listed
 from pyro_vae.svi.random_states import get_random_states, set_random_states
 from pyro_vae.svi.reads import Reads
 from pyro_vae.svi.refusals import DynamicPairError
 from pyro_vae.svi.rehearsal import Rehearsal, rehearse
 from pyro_vae.svi.step import Step
-from pyro_vae.svi.traces import Traces, refuse_changes
 from pyro_vae.svi.undo import Undo
 from pyro_vae.svi.watch import Watch, autocast_dtype, list_settings
-
-MANY = 16  # graphs, from which an argument is likely to change at every step
 
 
 class Programs:
@@ -89,8 +89,8 @@ class Programs:
         for step in known:
             if self._fits(step.program, step.num_params, call):
                 return step
-        if len(known) >= MANY:
-            self.run(known[-1], call)  # which says what has changed
+        if len(known) >= MANY:  # says what has changed
+            known[-1].program.check(self.list_inputs(known[-1], call))
         return None
 
     def _fits(self, program: Program, num_params: int, call: Arguments) -> bool:
@@ -106,10 +106,13 @@ class Programs:
         for program, num_params in known:
             if self._fits(program, num_params, call):
                 states = get_random_states()
-                losses = program(*self._inputs(call, num_params))
+                losses = program.run(self._inputs(call, num_params))
                 if all(loss.isfinite() for loss in losses):
                     self.validate(program, call, states)
                 return losses
+        if len(known) >= MANY:  # says what has changed
+            program, num_params = known[-1]
+            program.check(self._inputs(call, num_params))
         try:
             self.pair.learn_loss(args, kwargs)
             known.append((self._record_loss(call), len(self.params)))
@@ -122,7 +125,7 @@ class Programs:
 
     def run(self, step: Step, call: Arguments) -> list[Tensor]:
         """Returns the results of a step's program."""
-        return step.program(*self.list_inputs(step, call))
+        return step.program.run(self.list_inputs(step, call))
 
     def list_inputs(self, step: Step, call: Arguments) -> list[Tensor]:
         """Returns what a step's program takes."""
@@ -144,7 +147,9 @@ class Programs:
             return
         after = get_random_states()
         set_random_states(states)
-        self.run_aside(*call.rebuild(self.params, call.tensors, call.numbers))
+        given = call.rebuild(self.params, call.tensors, call.numbers)
+        with set_aside([*self.list_candidates(), *call.tensors]):
+            self.run_aside(*given)
         set_random_states(after)
 
     def rehearse(self, args: tuple, kwargs: dict) -> Rehearsal:
@@ -157,7 +162,8 @@ class Programs:
         modules = dict.fromkeys([*self._watch.modules, *rehearsal.modules])
         names = dict.fromkeys([*self._watch.names, *rehearsal.run.names])
         self._watch = Watch(modules, names)
-        for function in self.take_apart(args, kwargs).functions:
+        methods = list_methods((args, kwargs))
+        for function in (*self.take_apart(args, kwargs).functions, *methods):
             if function not in self._functions:
                 self._functions.append(function)
         known: list[Callable] = [*modules, *self._functions]
@@ -165,24 +171,9 @@ class Programs:
         return rehearsal
 
     def run_aside(self, args: tuple, kwargs: dict) -> Run:
-        """Runs the pair eagerly, and puts everything back.
-
-        Raises:
-            DynamicPairError: If it changes other things than at first.
-        """
-        buffers = [b for m in self._watch.modules for b in m.buffers(False)]
-        places = self._reads.places
-        undo = Undo([args, kwargs, *buffers], places.values())
-        traces = Traces(places, args, kwargs)
-        try:
-            with quietly():
-                run = self.pair.run(args, kwargs)
-            refuse_changes(traces.find_changes())
-            given = list_tensors((args, kwargs))
-            run.end = End([*given, *self._reads.tensors, *buffers])
-            return run
-        finally:
-            undo.restore()
+        """Runs the pair eagerly, and puts everything back."""
+        modules = self._watch.modules
+        return run_aside(self.pair, modules, self._reads, args, kwargs)
 
     def list_candidates(self) -> list[Tensor]:
         """Returns the parameters that the pair may turn out to have."""
@@ -192,6 +183,13 @@ class Programs:
             *(param for _, param in stored),
             *(param for m in modules for param in m.parameters(False)),
         ]
+
+    def list_known(self) -> list[Tensor]:
+        """Returns the parameters, before the first step those of modules."""
+        if self.params:
+            return self.params
+        modules = self.pair.read(self._watch.modules).modules
+        return [param for m in modules for param in m.parameters(False)]
 
     def record_step(self, call: Arguments, rehearsal: Rehearsal) -> Step:
         """Records and compiles the step for such arguments.
@@ -227,6 +225,7 @@ class Programs:
             rehearsal.buffers,
             run.report is not None,
             self.list_numbers(call),
+            rehearsal.num_backwards,
         )
         self._steps.setdefault(self._key(call), []).append(step)
         return step
@@ -279,7 +278,7 @@ class Programs:
     @contextmanager
     def _kept_values(self) -> Iterator[None]:
         """Puts the values in all places back afterwards."""
-        undo = Undo([], self._reads.places.values())
+        undo = Undo([], self._reads.places.values(), has_tensors=False)
         try:
             yield
         finally:
@@ -311,7 +310,8 @@ class Programs:
         others = [tensor for tensor in read if call.place_of(tensor) is None]
         numbers = self.list_numbers(call)
         tensors = [*self.params[:num_params], *call.tensors, *others]
-        return tensors + [as_tensor(n, self._dtype()) for n in numbers]
+        dtype = self._dtype() if numbers else torch.float32
+        return tensors + [as_tensor(number, dtype) for number in numbers]
 
     def _dtype(self) -> torch.dtype:
         """Returns the dtype of the parameters, the widest one if several."""

@@ -12,6 +12,7 @@ import functools
 import types
 import weakref
 from collections.abc import (
+    Callable,
     Collection,
     Iterable,
     MutableMapping,
@@ -35,6 +36,7 @@ from pyro_vae.svi.names import (
 from pyro_vae.svi.places import (
     CONSTANT,
     CONTAINERS,
+    LARGEST,
     PLAIN,
     Place,
     attribute_place,
@@ -46,8 +48,6 @@ from pyro_vae.svi.places import (
     read_cell,
     store_place,
 )
-
-LARGEST = 100  # entries of a container that are looked into, one by one
 
 
 class Reader:
@@ -68,8 +68,11 @@ class Reader:
         self._modules: dict[int, nn.Module] = {}
         self._seen: set[tuple[int, int]] = set()
         self._alive: list[Any] = []  # their ids must not be given to others
+        self._open: list[Callable[[], None]] = []  # visits that wait
         for root in roots:
             self._visit(root, frozenset())
+        while self._open:
+            self._open.pop()()
         store = get_param_store()
         for name in list_baselines():
             self._note(store, name, store_place(name))
@@ -88,11 +91,13 @@ class Reader:
     def _visit(
         self, value: Any, names: frozenset[str], owner: Any = None
     ) -> None:
-        """Reads a value that code has come by, and knows by those names."""
+        """Has a value read that the code reaches, given the code's names."""
         for kinds, visit in _VISITS:
             if isinstance(value, kinds):
                 if visit is not None and self._is_new(value, names, owner):
-                    visit(self, value, names, owner)
+                    self._open.append(
+                        functools.partial(visit, self, value, names, owner)
+                    )
                 return
 
     def _is_new(self, value: Any, names: Any, owner: Any) -> bool:

@@ -17,15 +17,16 @@ from pyro_vae.svi.numbers import Numbers
 from pyro_vae.svi.places import (
     CONSTANT,
     CONTAINERS,
+    DEEPEST,
+    LARGEST,
     NOTHING,
     PLAIN,
     Place,
     fields_of,
     is_foreign,
 )
-from pyro_vae.svi.reader import LARGEST, Reader
+from pyro_vae.svi.reader import Reader
 
-_DEEPEST = 8  # containers within containers whose entries count by value
 _ARRAYS = (np.ndarray, bytearray)
 _LARGEST_ARRAY = 1 << 20  # bytes that are compared at every step
 _RANDOM = (np.random.Generator, np.random.RandomState, random.Random)
@@ -46,6 +47,25 @@ class _Same:
         return id(self.value)
 
 
+class _Entries:
+    """Compares as equal for the same objects in the same order."""
+
+    __slots__ = ("values",)
+
+    def __init__(self, values: tuple[Any, ...]):
+        self.values = values
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, _Entries)
+            and len(self.values) == len(other.values)
+            and all(map(operator.is_, self.values, other.values))
+        )
+
+    def __hash__(self) -> int:
+        return len(self.values)
+
+
 class _Token:
     """A tuple whose hash is computed once."""
 
@@ -62,7 +82,7 @@ class _Token:
         return self._hash
 
 
-def freeze(value: Any, exact: bool = False, depth: int = _DEEPEST) -> Any:
+def freeze(value: Any, exact: bool = False, depth: int = DEEPEST) -> Any:
     """Returns something hashable that changes whenever a value does.
 
     Numbers, strings and the like count by value, and so do arrays of up to
@@ -76,8 +96,9 @@ def freeze(value: Any, exact: bool = False, depth: int = _DEEPEST) -> Any:
         depth: How deep containers within containers are looked into.
     """
     if isinstance(value, PLAIN):
-        # A NaN is equal to nothing; 1, 1.0 and True are equal to each other.
-        return (type(value), repr(value) if value != value else value)
+        # A NaN is equal to nothing, 0.0 to -0.0, and 1 to 1.0 and True.
+        is_plain = value == value and value != 0
+        return (type(value), value if is_plain else repr(value))
     if isinstance(value, CONSTANT):
         return value
     if isinstance(value, _ARRAYS):
@@ -104,13 +125,15 @@ def _freeze_array(value: Any, exact: bool) -> Any:
 
 
 def _freeze_container(value: Any, exact: bool, depth: int) -> Any:
+    if len(value) > LARGEST:
+        keys = tuple(value) if isinstance(value, dict) else ()
+        entries = tuple(value.values() if keys else value)
+        return (type(value), _Entries(keys), _Entries(entries))
     if isinstance(value, dict):
         keys = tuple([freeze(key, exact, depth) for key in value])
         entries = tuple(value.values())
     else:
         keys, entries = (), tuple(value)
-    if len(value) > LARGEST and not exact:
-        return (type(value), keys, tuple(map(_Same, entries)))
     frozen = [freeze(entry, exact, depth) for entry in entries]
     is_set = isinstance(value, set | frozenset)
     return (type(value), keys, frozenset(frozen) if is_set else tuple(frozen))

@@ -13,6 +13,7 @@ from pyro import get_param_store
 from torch import Tensor, nn
 
 from pyro_vae.svi.arguments import list_tensors
+from pyro_vae.svi.hooks import counting_gradients
 from pyro_vae.svi.pairs import End, Pair, Run, quietly
 from pyro_vae.svi.places import Place
 from pyro_vae.svi.random_states import are_same_states, get_random_states
@@ -35,6 +36,7 @@ class Rehearsal:
         left: The places in which each run leaves another tensor.
         buffers: The buffers that each run changes in place.
         modules: The modules that are called.
+        num_backwards: How often a parameter is given a gradient, at most.
         restore_all: Puts back what the runs have changed, and takes out what
             they have made.
     """
@@ -45,6 +47,7 @@ class Rehearsal:
     left: list[Place]
     buffers: list[Tensor]
     modules: list[nn.Module]
+    num_backwards: int
     restore_all: Callable[[], None]
 
 
@@ -113,7 +116,7 @@ class _Stage:
         first, states = self.run_first(), get_random_states()
         self.go_back()
         traces = Traces(self._reads_then.places, self.args, self.kwargs)
-        with quietly():
+        with quietly(), counting_gradients(first.stepped) as counts:
             run = self.pair.run(self.args, self.kwargs)
         is_step = not are_same_states(get_random_states(), states)
         refuse_changes(traces.find_changes())
@@ -134,6 +137,7 @@ class _Stage:
             left,
             changed,
             self.modules,
+            max(counts.values(), default=0),
             self.restore_all,
         )
 

@@ -10,6 +10,7 @@ from pyro import get_param_store, poutine
 from pyro.distributions import Delta
 from torch import Tensor, nn
 
+from pyro_vae.svi.arguments import list_tensors
 from pyro_vae.svi.compat_pyro import (
     get_unconstrained,
     is_subsample,
@@ -81,7 +82,7 @@ def running_aside(
     Raises:
         ValueError: If it changes a buffer in another way.
     """
-    undo = Undo(given, reads.places.values())
+    undo = Undo([*given, *list_tensors(given)], reads.places.values())
     store = get_param_store()
     grads = {p: p.grad for _, p in store.named_parameters()}
     for param in grads:

@@ -26,6 +26,7 @@ class Step:
         has_report: Whether its last result is the estimator's report.
         numbers: The numbers that are inputs, as they were when it was
             recorded; none once others have been tried as well.
+        num_backwards: How often a parameter is given a gradient, at most.
     """
 
     program: Program
@@ -38,3 +39,4 @@ class Step:
     buffers: list[Tensor]
     has_report: bool
     numbers: tuple[float, ...]
+    num_backwards: int

@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.svi.places import CONTAINERS, Place, fields_of
+from pyro_vae.svi.equality import are_equal
+from pyro_vae.svi.places import CONTAINERS, DEEPEST, LARGEST, Place, fields_of
 from pyro_vae.svi.random_states import get_random_states, set_random_states
 from pyro_vae.svi.reads import copy_iterator, freeze, is_iterator
-
-_DEEPEST = 8  # containers within containers that are looked into
 
 
 class Undo:
@@ -22,24 +21,32 @@ class Undo:
 
     Args:
         values: Tensors that may be changed in place: arguments, buffers; and
-            containers that may be changed, with all that is in them.
+            containers that may be changed, with what is in small ones.
         places: The places that the pair's code reads.
+        has_tensors: Whether tensors' contents are kept, too.
     """
 
-    def __init__(self, values: Iterable[Any], places: Iterable[Place] = ()):
+    def __init__(
+        self,
+        values: Iterable[Any],
+        places: Iterable[Place] = (),
+        has_tensors: bool = True,
+    ):
         self._torch = get_random_states()
         self._python, self._numpy = random.getstate(), np.random.get_state()
         self._places = [(place, place.get()) for place in places]
         self._iterators = [
-            (place, copy_iterator(value), freeze(value, exact=True))
+            (place, copied, freeze(value, exact=True))
             for place, value in self._places
-            if is_iterator(value) and copy_iterator(value) is not None
+            if is_iterator(value)
+            and (copied := copy_iterator(value)) is not None
         ]
         own = [value for _, value in self._places]
         found = {id(part): part for part in _walk([*values, *own])}
-        tensors = [t for t in found.values() if isinstance(t, Tensor)]
         self._tensors = [
-            (tensor, tensor.detach().clone()) for tensor in tensors
+            (part, part.detach().clone())
+            for part in found.values()
+            if has_tensors and isinstance(part, Tensor)
         ]
         self._others = [
             (part, _keep(part))
@@ -57,7 +64,7 @@ class Undo:
         """Puts back the contents of the tensors alone."""
         for tensor, value in self._tensors:
             # Batch norm writes without a change of the tensor's version.
-            if tensor.layout != torch.strided or not torch.equal(tensor, value):
+            if tensor.layout != torch.strided or not are_equal(tensor, value):
                 tensor.detach().copy_(value)
 
     def restore_values(self) -> None:
@@ -78,16 +85,16 @@ class Undo:
         np.random.set_state(self._numpy)
 
 
-def _walk(values: Iterable[Any], depth: int = _DEEPEST) -> Iterator[Any]:
+def _walk(values: Iterable[Any], depth: int = DEEPEST) -> Iterator[Any]:
     """Yields what can be changed in place, also inside of containers."""
     for value in values:
         if isinstance(value, (Tensor, *_KEEPERS)):
             yield value
         if not depth:
             continue
-        if isinstance(value, dict):
+        if isinstance(value, dict) and len(value) <= LARGEST:
             yield from _walk(value.values(), depth - 1)
-        elif isinstance(value, CONTAINERS):
+        elif isinstance(value, CONTAINERS) and len(value) <= LARGEST:
             yield from _walk(value, depth - 1)
         elif fields_of(value):
             yield from _walk([fields_of(value)], depth - 1)
@@ -120,7 +127,22 @@ def _keep_table(value: Any) -> Callable[[], None]:
 
 
 def _keep_array(value: np.ndarray) -> Callable[[], None]:
-    return partial(np.copyto, value, value.copy())
+    kept = value.copy() if value.flags.writeable else None
+
+    def put_back() -> None:
+        if kept is not None and value.tobytes() != kept.tobytes():
+            np.copyto(value, kept)
+
+    return put_back
+
+
+def _keep_bytes(value: bytearray) -> Callable[[], None]:
+    kept = bytes(value)
+
+    def put_back() -> None:
+        value[:] = kept
+
+    return put_back
 
 
 def _keep_torch_generator(value: torch.Generator) -> Callable[[], object]:
@@ -146,6 +168,7 @@ _KEEPERS: dict[type, Callable[[Any], Callable[[], object]]] = {
     dict: _keep_table,
     set: _keep_table,
     np.ndarray: _keep_array,
+    bytearray: _keep_bytes,
     torch.Generator: _keep_torch_generator,
     random.Random: _keep_generator,
     np.random.RandomState: _keep_numpy_state,

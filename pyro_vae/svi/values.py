@@ -5,6 +5,8 @@ that a result had because of a value. So the tensor that was read becomes a
 result of the graph, to be compared at every call, unless it is constant.
 """
 
+import ast
+import functools
 import linecache
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,7 +41,6 @@ _READING = {
 }
 # Functions that copy numbers, and those of tensors in lists, without a record.
 _COPYING = (torch.tensor, torch.as_tensor, torch.asarray)
-_OWN = ("torch", "pyro_vae.svi")
 
 
 class _Masked(NamedTuple):
@@ -52,7 +53,7 @@ class _Masked(NamedTuple):
 
 
 class Recording(TorchFunctionMode):
-    """Sees to Python's view of a tensor's value, which a graph would freeze.
+    """Intercepts what Python reads of a tensor, which a graph would freeze.
 
     `item` stays a tensor: Pyro's losses and a user's arithmetic go on with
     it, cut off from autograd as a number would be. What is asked in order to
@@ -245,7 +246,8 @@ def refusing_keys() -> Iterator[None]:
 
     def find_hash(tensor: Tensor) -> int:
         is_number = not tensor.dim() and not tensor.requires_grad
-        if is_number and not is_foreign(get_frame(1).f_globals["__name__"]):
+        asking = get_frame(1).f_globals.get("__name__", "")
+        if is_number and not is_foreign(asking):
             raise TypeError("a number from a tensor is looked up as a key")
         return identity(tensor)
 
@@ -254,23 +256,47 @@ def refusing_keys() -> Iterator[None]:
 
 
 def _find_caller() -> Any:
-    """Returns the frame of whoever asks torch for something."""
+    """Returns the frame of whoever asks torch for something, or None."""
     frame: Any = get_frame(1)
-    while frame.f_globals.get("__name__", "").startswith(_OWN):
+    while frame is not None and _is_between(frame):
         frame = frame.f_back
     return frame
+
+
+def _is_between(frame: Any) -> bool:
+    name = frame.f_globals.get("__name__", "")
+    return name.split(".")[0] == "torch" or name.startswith("pyro_vae.svi")
 
 
 def _is_asserted() -> bool:
     """Returns whether the line that is under way is an assertion."""
     frame = _find_caller()
-    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
-    return line.lstrip().startswith("assert ")
+    if frame is None:
+        return False
+    spans = _list_assertions(frame.f_code.co_filename)
+    return any(first <= frame.f_lineno <= last for first, last in spans)
+
+
+@functools.cache
+def _list_assertions(path: str) -> list[tuple[int, int]]:
+    """Returns the first and the last lines of a file's assertions."""
+    try:
+        tree = ast.parse("".join(linecache.getlines(path)))
+    except SyntaxError:
+        return []
+    return [
+        (node.lineno, node.end_lineno or node.lineno)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assert)
+    ]
 
 
 def _is_asked_by_user() -> bool:
     """Returns whether the user's code asks for a value, and not Pyro's."""
-    return not is_foreign(_find_caller().f_globals.get("__name__", ""))
+    frame = _find_caller()
+    return frame is not None and not is_foreign(
+        frame.f_globals.get("__name__", "")
+    )
 
 
 def _flatten(entries: Sequence[Any]) -> Iterator[Any]:

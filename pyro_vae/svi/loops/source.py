@@ -299,7 +299,7 @@ def _declare_value(loop: Loop, name: str, text: str) -> str:
     """Returns the declaration of a loop's value, rounded to its dtype."""
     if loop.dtype in ROUNDED:
         return f"const float {name} = widen(round_even({text}));"
-    # As wide as a float: where bytes come in between, gcc packs and unpacks.
+    # An int is as wide as a float: gcc packs and unpacks vectors around bytes.
     kind = "int" if loop.dtype == torch.bool else C_TYPES[loop.dtype]
     return f"const {kind} {name} = {text};"
 
