@@ -178,7 +178,8 @@ class Programs:
     def list_candidates(self) -> list[Tensor]:
         """Returns the parameters that the pair may turn out to have."""
         stored = get_param_store().named_parameters()
-        modules = self.pair.read(self._watch.modules).modules
+        own = self._reads.modules or self.pair.read([]).modules
+        modules = dict.fromkeys([*own, *self._watch.modules])
         return [
             *(param for _, param in stored),
             *(param for m in modules for param in m.parameters(False)),
@@ -188,7 +189,7 @@ class Programs:
         """Returns the parameters, before the first step those of modules."""
         if self.params:
             return self.params
-        modules = self.pair.read(self._watch.modules).modules
+        modules = self._reads.modules or self.pair.read([]).modules
         return [param for m in modules for param in m.parameters(False)]
 
     def record_step(self, call: Arguments, rehearsal: Rehearsal) -> Step:
