@@ -21,6 +21,7 @@ from itertools import chain
 from typing import Any
 
 from pyro import get_param_store
+from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from pyro_vae.svi.compat import get_hook_tables
@@ -200,7 +201,8 @@ class Reader:
         if is_foreign(kind.__module__):
             chosen: Iterable[str] = list(find_settings(value))
         else:  # others may come by the object, under names of their own
-            chosen = names | find_simple(own)
+            is_loss = isinstance(value, ELBO)  # Pyro sets it as it runs
+            chosen = names if is_loss else names | find_simple(own)
             for part in own.values():
                 if not is_foreign(type(part).__module__):
                     self._visit(part, names)

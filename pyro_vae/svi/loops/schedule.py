@@ -253,11 +253,10 @@ class _Scheduler:
             if (node in demanded or math.prod(loop.shape) <= SMALL)
             and self._needs[node] <= self._done
         }
-        group = Group(min(shapes, key=lambda shape: (math.prod(shape), shape)))
+        shape = min(shapes, key=lambda shape: (math.prod(shape), shape))
+        group = Group(shape)
         for node, loop in waiting.items():
-            if len(group.loops) == MOST:
-                break
-            if loop.shape != group.shape or not self._fits(loop, group):
+            if loop.shape != shape or not self._fits(loop, group):
                 continue
             for access in list_reads(loop):
                 if not group.computes(access):
@@ -266,6 +265,13 @@ class _Scheduler:
             if loop.reduction is not None or loop.target is not None:
                 self.stored.add(loop.owner)
             del self._waiting[node]
+            if len(group.loops) == MOST:
+                self._close(group)
+                group = Group(shape)
+        if group.loops:
+            self._close(group)
+
+    def _close(self, group: Group) -> None:
         self._done |= group.loops.keys()
         self.steps.append(group)
 
