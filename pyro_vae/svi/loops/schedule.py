@@ -134,7 +134,8 @@ class _Scheduler:
         self.steps: list[Step | fx.Node] = []
         self.stored: set[fx.Node] = set()
         self.reads: dict[fx.Node, set[fx.Node]] = {}
-        self._waiting: dict[fx.Node, None] = {}  # in order
+        self._waiting: dict[fx.Node, int] = {}  # and their order
+        self._by_shape: dict[Shape, dict[fx.Node, None]] = {}  # of the loops
         self._needs: dict[fx.Node, set[fx.Node]] = {}
         self._done: set[fx.Node] = set()
 
@@ -185,7 +186,10 @@ class _Scheduler:
                 self._done.add(node)
                 continue
             if self._is_ours(node):
-                self._waiting[node] = None
+                self._waiting[node] = len(self._waiting)
+                if node in self.loops:
+                    shape = self.loops[node].shape
+                    self._by_shape.setdefault(shape, {})[node] = None
                 reads = self._list_used(node)
                 before.add(node)
             elif self.is_operator(node):
@@ -210,17 +214,17 @@ class _Scheduler:
     def add_operator(self, node: fx.Node) -> None:
         """Lets torch run a node, after all that it depends on."""
         demanded = self._find_demanded(node)
-        for product in [each for each in self._waiting if each in demanded]:
-            if product in self.products:
-                self._add(product, self.products[product])
-                del self._waiting[product]
+        products = demanded & self.products.keys()
+        for product in sorted(products, key=self._waiting.__getitem__):
+            self._add(product, self.products[product])
+            del self._waiting[product]
         self.reads[node] = self._roots(node.all_input_nodes)
         self._add(node, node)
 
     def _add(self, node: fx.Node, step: Gemm | fx.Node) -> None:
         """Adds a product or an operator, after the loops it depends on."""
         demanded = self._find_demanded(node)
-        while any(each in demanded for each in self._waiting):
+        while not self._waiting.keys().isdisjoint(demanded):
             self._add_group(demanded)
         self.stored |= self._roots(node.all_input_nodes)
         if node in self.products:
@@ -242,21 +246,12 @@ class _Scheduler:
 
     def _add_group(self, demanded: set[fx.Node]) -> None:
         """Runs all loops that can now run over the smallest fitting shape."""
-        waiting = {
-            node: self.loops[node]
-            for node in self._waiting
-            if node in self.loops
-        }
-        shapes = {
-            loop.shape
-            for node, loop in waiting.items()
-            if (node in demanded or math.prod(loop.shape) <= SMALL)
-            and self._needs[node] <= self._done
-        }
+        shapes = [s for s in self._by_shape if self._begins(s, demanded)]
         shape = min(shapes, key=lambda shape: (math.prod(shape), shape))
-        group = Group(shape)
-        for node, loop in waiting.items():
-            if loop.shape != shape or not self._fits(loop, group):
+        group, waiting = Group(shape), self._by_shape[shape]
+        for node in list(waiting):
+            loop = self.loops[node]
+            if not self._fits(loop, group):
                 continue
             for access in list_reads(loop):
                 if not group.computes(access):
@@ -264,12 +259,20 @@ class _Scheduler:
             group.loops[node] = loop
             if loop.reduction is not None or loop.target is not None:
                 self.stored.add(loop.owner)
-            del self._waiting[node]
+            del self._waiting[node], waiting[node]
             if len(group.loops) == MOST:
                 self._close(group)
                 group = Group(shape)
         if group.loops:
             self._close(group)
+
+    def _begins(self, shape: Shape, demanded: set[fx.Node]) -> bool:
+        """Returns whether a group of a shape may run now."""
+        is_small = math.prod(shape) <= SMALL
+        return any(
+            (is_small or node in demanded) and self._needs[node] <= self._done
+            for node in self._by_shape[shape]
+        )
 
     def _close(self, group: Group) -> None:
         self._done |= group.loops.keys()
@@ -277,15 +280,15 @@ class _Scheduler:
 
     def _fits(self, loop: Loop, group: Group) -> bool:
         """Returns whether a loop can run along with a group."""
-        if loop.target is not None:
-            return self._needs[loop.node] <= self._done
+        missing = self._needs[loop.node] - self._done
+        if loop.target is not None or not missing <= group.loops.keys():
+            return not missing
         reads = list(list_reads(loop))
         inside = {access.root for access in reads if group.computes(access)}
         outside = {
             access.root for access in reads if not group.computes(access)
         }
-        needs = self._needs[loop.node] - (inside - outside)
-        return needs <= self._done
+        return missing <= inside - outside
 
     def _is_ours(self, node: fx.Node) -> bool:
         """Returns whether C computes a node."""
