@@ -280,15 +280,15 @@ class _Scheduler:
 
     def _fits(self, loop: Loop, group: Group) -> bool:
         """Returns whether a loop can run along with a group."""
-        missing = self._needs[loop.node] - self._done
-        if loop.target is not None or not missing <= group.loops.keys():
-            return not missing
+        needs = self._needs[loop.node]
+        if loop.target is not None or needs <= self._done:
+            return needs <= self._done
         reads = list(list_reads(loop))
         inside = {access.root for access in reads if group.computes(access)}
         outside = {
             access.root for access in reads if not group.computes(access)
         }
-        return missing <= inside - outside
+        return bool(inside) and needs - (inside - outside) <= self._done
 
     def _is_ours(self, node: fx.Node) -> bool:
         """Returns whether C computes a node."""
