@@ -77,16 +77,24 @@ def test_hooks_on_gradients_are_where_autograd_looks():
     assert calls == ["hook", "late"]
 
 
+class Asked(TorchFunctionMode):
+    """Notes what a function says of the frames that ask for a truth value."""
+
+    def __init__(self, ask):
+        super().__init__()
+        self.ask, self.answers = ask, []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is Tensor.__bool__:
+            self.answers.append(self.ask(sys._getframe(1)))
+        return function(*args, **(kwargs or {}))
+
+
 @checks(TORCH, "is_validation")
 def test_the_frames_that_validate_are_known():
-    class Asked(TorchFunctionMode):
-        def __torch_function__(self, function, types, args=(), kwargs=None):
-            if function is Tensor.__bool__:
-                answers.append(compat.is_validation(sys._getframe(1)))
-            return function(*args, **(kwargs or {}))
-
-    answers = []
-    with Asked():
+    asked = Asked(compat.is_validation)
+    answers = asked.answers
+    with asked:
         dist.Normal(torch.zeros(2), 1.0, validate_args=True).log_prob(
             torch.ones(2)
         )
@@ -360,15 +368,10 @@ def test_pyro_looks_for_no_nan_but_distributions_validate(is_validating):
 
 @checks(TORCH, "is_shortcut")
 def test_stable_distributions_ask_whether_they_may_take_a_shortcut():
-    class Asked(TorchFunctionMode):
-        def __torch_function__(self, function, types, args=(), kwargs=None):
-            if function is Tensor.__bool__:
-                answers.append(compat.is_shortcut(sys._getframe(1)))
-            return function(*args, **(kwargs or {}))
-
-    answers = []
+    asked = Asked(compat.is_shortcut)
+    answers = asked.answers
     q = dist.Stable(torch.tensor(1.5), 0.0, validate_args=False)
-    with Asked():
+    with asked:
         q.sample()
         assert answers and all(answers)
         if torch.ones(1):

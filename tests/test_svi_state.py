@@ -491,6 +491,16 @@ class CountingArray(Mean):
         return 0.5
 
 
+class CountingBytes(Mean):
+    def __init__(self):
+        super().__init__()
+        self.counts = bytearray(3)
+
+    def noise(self):
+        self.counts[1] += 1
+        return 0.5 + self.counts[1]
+
+
 class CountingDeque(Mean):
     def __init__(self):
         super().__init__()
@@ -580,6 +590,7 @@ CHANGING = [
     (OfList, ()),
     (OfNumpysGenerator, ()),
     (CountingArray, ()),
+    (CountingBytes, ()),
     (CountingDeque, ()),
     (CountingClass, ()),
     (CountingSlots, ()),

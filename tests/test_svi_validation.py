@@ -163,3 +163,27 @@ def test_nothing_is_validated_where_that_is_off():
             svi.step(X)
             losses.append(svi.step(NEGATIVE))
     np.testing.assert_allclose(*losses)
+
+
+def test_an_error_leaves_no_tensor_in_an_attribute():
+    """Also in steps that an eager run is compared with: the third of these."""
+
+    class Keeping:
+        z = torch.zeros(())
+
+        def model(self, x):
+            waits(x)
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            self.z = z.detach()
+
+        def guide(self, x):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    pair = Keeping()
+    svi = CompiledSVI(pair.model, pair.guide, Adam({"lr": 0.01}))
+    for _ in range(6):
+        svi.step(X)
+        before = pair.z
+        with pytest.raises(ValueError, match="to be within the support"):
+            svi.step(NEGATIVE)
+        assert pair.z is before

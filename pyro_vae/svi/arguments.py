@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.svi.numbers import Numbers
-from pyro_vae.svi.places import NAMESPACES
+from pyro_vae.svi.places import LARGEST_ARRAY, NAMESPACES, describe_plain
 
 _PLAIN = (
     bool,
@@ -43,7 +43,6 @@ _PLAIN = (
     type(...),
 )
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
-_LARGEST = 1 << 20  # bytes of an array that is compared at every step
 _LONGEST = 60  # characters of a value in a sentence
 
 
@@ -177,7 +176,7 @@ def list_tensors(arguments: Any) -> list[Tensor]:
 
 def _describe(value: Any) -> Any:
     """Returns what a plain value is compared by, at every step."""
-    if isinstance(value, np.ndarray) and value.nbytes <= _LARGEST:
+    if isinstance(value, np.ndarray) and value.nbytes <= LARGEST_ARRAY:
         return (value.dtype.str, value.shape, value.tobytes())
     if isinstance(value, slice):
         return (slice, value.start, value.stop, value.step)
@@ -186,9 +185,7 @@ def _describe(value: Any) -> Any:
     if isinstance(value, _FUNCTIONS):
         return value
     if isinstance(value, _PLAIN):
-        # A NaN is equal to nothing, and 0.0 to -0.0.
-        is_plain = value == value and value != 0
-        return (type(value), value if is_plain else repr(value))
+        return describe_plain(value)
     text = repr(value)
     if len(text) > _LONGEST:
         text = text[:_LONGEST] + "..."

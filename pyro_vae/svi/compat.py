@@ -101,8 +101,17 @@ def get_late_hooks(tensor: Tensor) -> dict[Any, Callable]:
     return hooks
 
 
-# The modules of frames between who asks for a value, and the recording.
-_BETWEEN = ("torch.", "pyro_vae.svi.")
+def _walk_out(frame: FrameType | None) -> Iterator[tuple[str, str]]:
+    """Yields the modules and functions of frames, from the innermost one.
+
+    The last one is the first that is neither torch's nor of this package.
+    """
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        yield name, frame.f_code.co_name
+        if not name.startswith(("torch.", "pyro_vae.svi.")):
+            return
+        frame = frame.f_back
 
 
 def is_validation(frame: FrameType | None) -> bool:
@@ -110,13 +119,9 @@ def is_validation(frame: FrameType | None) -> bool:
 
     They check their parameters in `__init__` and values in `_validate_sample`.
     """
-    while frame is not None:
-        name = frame.f_globals.get("__name__", "")
-        if name == "torch.distributions.distribution":
-            return frame.f_code.co_name in ("__init__", "_validate_sample")
-        if not name.startswith(_BETWEEN):
-            return False
-        frame = frame.f_back
+    for module, function in _walk_out(frame):
+        if module == "torch.distributions.distribution":
+            return function in ("__init__", "_validate_sample")
     return False
 
 
@@ -125,14 +130,11 @@ def is_shortcut(frame: FrameType | None) -> bool:
 
     Pyro's stable distributions do: if told yes, the result is the same.
     """
-    while frame is not None:
-        name = frame.f_globals.get("__name__", "")
-        if name.startswith("pyro."):
-            return frame.f_code.co_name in ("_standard_stable", "_safe_shift")
-        if not name.startswith(_BETWEEN):
-            return False
-        frame = frame.f_back
-    return False
+    return any(
+        module.startswith("pyro.")
+        and function in ("_standard_stable", "_safe_shift")
+        for module, function in _walk_out(frame)
+    )
 
 
 def writes_in_place(node: fx.Node) -> bool:

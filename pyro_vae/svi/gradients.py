@@ -156,11 +156,12 @@ class CompiledGradients:
         except DynamicPairError:
             raise
         except ValueError:
-            undo = Undo(
-                [*self._programs.list_inputs(step, call), *step.buffers]
-            )
-            is_finite = self._run(step, call).is_finite()
-            undo.restore()
+            inputs = self._programs.list_inputs(step, call)
+            undo = Undo([*inputs, *step.buffers], step.left)
+            try:
+                is_finite = self._run(step, call).is_finite()
+            finally:
+                undo.restore()
             if is_finite:
                 raise
             return None
@@ -276,12 +277,11 @@ class CompiledGradients:
         before: list[Tensor],
     ) -> None:
         """Raises what the pair does, eagerly, on the state before the step."""
-        after = [buffer.clone() for buffer in step.buffers]
+        after = Undo(step.buffers)
         for buffer, value in zip(step.buffers, before, strict=True):
             buffer.copy_(value)
         self._programs.validate(step.program, call, states)
-        for buffer, value in zip(step.buffers, after, strict=True):
-            buffer.copy_(value)
+        after.restore_tensors()
 
     def _collect(
         self, step: Step, results: list[Tensor]

@@ -52,8 +52,7 @@ class Program:
     Attributes:
         has_flag: See there.
         is_valid: Whether, at the last call, all was true that Python relied
-            upon in distributions' validation and in assertions. On CUDA it is
-            not looked at: nothing waits for the device.
+            upon in distributions' validation and in assertions.
     """
 
     def __init__(
@@ -90,8 +89,7 @@ class Program:
         with self._lock:
             results = self._factorizations.look(self._run(*inputs))
         if self.has_flag:
-            flag = results.pop()
-            self.is_valid = flag.is_cuda or bool(flag)
+            self.is_valid = bool(results.pop())
         return results
 
     def fits(self, tensors: Sequence[Tensor]) -> bool:
@@ -170,7 +168,7 @@ def compile_graph(
     """
     graph, constants, recording = _record(function, inputs, modules)
     checks = split_checks(graph, recording.reads, [*inputs, *constants])
-    has_flag = recording.flag is not None
+    has_flag = bool(recording.list_flags())
     looks = checks, split_factorizations(graph), has_flag
     keep_draws(graph)
     choose_matmuls(graph, precision)
@@ -220,9 +218,8 @@ def _record_with(
         with OperatorReads(recording):
             results = function(*tensors)
             recording.note_masks(results)
-        flags = [] if recording.flag is None else [recording.flag]
         reads = [read.tensor for read in recording.reads]
-        return [*results, *flags, *reads]
+        return [*results, *recording.list_flags(), *reads]
 
     try:
         with (

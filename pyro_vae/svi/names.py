@@ -6,7 +6,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pyro_vae.svi.places import PLAIN, is_foreign, is_without_torch
+from pyro_vae.svi.places import (
+    LARGEST_ARRAY,
+    PLAIN,
+    is_foreign,
+    is_without_torch,
+)
 
 # Foreign objects that hold what a user has put there.
 _OPEN = (
@@ -55,7 +60,6 @@ _ELSEWHERE = MAKING | {
 }
 _CODE = (types.FunctionType, classmethod, staticmethod, property)
 _OWN_OF_MODULES = vars(nn.Module()).keys()
-_LARGEST = 1 << 20  # bytes of a tensor that is read where no code names it
 
 
 def find_settings(owner: Any) -> Iterator[str]:
@@ -110,7 +114,7 @@ def find_simple(table: Mapping[str, Any]) -> set[str]:
 
 def _is_small(value: Any) -> bool:
     return isinstance(value, Tensor) and (
-        value.numel() * value.element_size() <= _LARGEST
+        value.numel() * value.element_size() <= LARGEST_ARRAY
     )
 
 

@@ -19,6 +19,7 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)
 CONSTANT = (torch.dtype, torch.device, torch.Size, range)
 CONTAINERS = (list, tuple, set, frozenset, dict, deque)
 NAMESPACES = (argparse.Namespace, types.SimpleNamespace)
+LARGEST_ARRAY = 1 << 20  # bytes that are compared at every step
 LARGEST = 100  # entries of a container that are looked into, one by one
 DEEPEST = 8  # containers within containers that are looked into
 NOTHING = object()  # what a place holds where there is nothing by its name
@@ -122,6 +123,15 @@ def store_place(name: str) -> Place:
         lambda: get_stored(name),
         lambda value: put_stored(name, value),
     )
+
+
+def describe_plain(value: Any) -> tuple[type, Any]:
+    """Returns what a number, a string or the like is compared by.
+
+    A NaN is equal to nothing, 0.0 to -0.0, and 1 to 1.0 and True.
+    """
+    is_unique = value == value and value != 0
+    return (type(value), value if is_unique else repr(value))
 
 
 def fields_of(value: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from pyro import get_param_store
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vae.svi.arguments import Arguments, list_methods
 from pyro_vae.svi.aside import run_aside
@@ -172,25 +172,24 @@ class Programs:
 
     def run_aside(self, args: tuple, kwargs: dict) -> Run:
         """Runs the pair eagerly, and puts everything back."""
-        modules = self._watch.modules
-        return run_aside(self.pair, modules, self._reads, args, kwargs)
+        known = self._watch.modules, self._reads
+        return run_aside(self.pair, *known, args, kwargs)
 
     def list_candidates(self) -> list[Tensor]:
         """Returns the parameters that the pair may turn out to have."""
-        stored = get_param_store().named_parameters()
-        own = self._reads.modules or self.pair.read([]).modules
-        modules = dict.fromkeys([*own, *self._watch.modules])
-        return [
-            *(param for _, param in stored),
-            *(param for m in modules for param in m.parameters(False)),
-        ]
+        stored = [p for _, p in get_param_store().named_parameters()]
+        modules = dict.fromkeys([*self._list_read(), *self._watch.modules])
+        return [*stored, *(p for m in modules for p in m.parameters(False))]
 
     def list_known(self) -> list[Tensor]:
         """Returns the parameters, before the first step those of modules."""
-        if self.params:
-            return self.params
-        modules = self._reads.modules or self.pair.read([]).modules
-        return [param for m in modules for param in m.parameters(False)]
+        return self.params or [
+            p for m in self._list_read() for p in m.parameters(False)
+        ]
+
+    def _list_read(self) -> list[nn.Module]:
+        """Returns the modules that the pair's code comes by."""
+        return self._reads.modules or self.pair.read([]).modules
 
     def record_step(self, call: Arguments, rehearsal: Rehearsal) -> Step:
         """Records and compiles the step for such arguments.

@@ -19,16 +19,17 @@ from pyro_vae.svi.places import (
     CONTAINERS,
     DEEPEST,
     LARGEST,
+    LARGEST_ARRAY,
     NOTHING,
     PLAIN,
     Place,
+    describe_plain,
     fields_of,
     is_foreign,
 )
 from pyro_vae.svi.reader import Reader
 
 _ARRAYS = (np.ndarray, bytearray)
-_LARGEST_ARRAY = 1 << 20  # bytes that are compared at every step
 _RANDOM = (np.random.Generator, np.random.RandomState, random.Random)
 
 
@@ -96,9 +97,7 @@ def freeze(value: Any, exact: bool = False, depth: int = DEEPEST) -> Any:
         depth: How deep containers within containers are looked into.
     """
     if isinstance(value, PLAIN):
-        # A NaN is equal to nothing, 0.0 to -0.0, and 1 to 1.0 and True.
-        is_plain = value == value and value != 0
-        return (type(value), value if is_plain else repr(value))
+        return describe_plain(value)
     if isinstance(value, CONSTANT):
         return value
     if isinstance(value, _ARRAYS):
@@ -118,7 +117,7 @@ def freeze(value: Any, exact: bool = False, depth: int = DEEPEST) -> Any:
 def _freeze_array(value: Any, exact: bool) -> Any:
     view = np.asarray(value)
     kind = (type(value), view.dtype.str, view.shape)
-    if view.nbytes <= _LARGEST_ARRAY:
+    if view.nbytes <= LARGEST_ARRAY:
         return (*kind, view.tobytes())
     content = zlib.crc32(view.tobytes()) if exact else 0
     return (*kind, _Same(value), content)

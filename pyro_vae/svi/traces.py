@@ -18,9 +18,6 @@ class Traces:
         places: The places that the pair's code reads, as `Reads.places`.
         args: The arguments of model and guide.
         kwargs: The same, by name.
-
-    Attributes:
-        before: What was in the places.
     """
 
     def __init__(
@@ -34,7 +31,7 @@ class Traces:
             **{f"argument {place}": arg for place, arg in enumerate(args, 1)},
             **{f"the argument {name}": arg for name, arg in kwargs.items()},
         }
-        self.before = Snapshot(places)
+        self._before = Snapshot(places)
         self._others = self._look_at_others()
 
     def find_changes(self) -> list[str]:
@@ -46,7 +43,7 @@ class Traces:
                 place.label
                 for key, place in self._places.items()
                 if not isinstance(now.values[key], Tensor)
-                and now.frozen[key] != self.before.frozen[key]
+                and now.frozen[key] != self._before.frozen[key]
             ),
             *(name for name in others if others[name] != self._others[name]),
         ]

@@ -5,9 +5,6 @@ that a result had because of a value. So the tensor that was read becomes a
 result of the graph, to be compared at every call, unless it is constant.
 """
 
-import ast
-import functools
-import linecache
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from sys import _getframe as get_frame
@@ -19,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from pyro_vae.svi.callers import is_asked_by_user, is_asserted
 from pyro_vae.svi.checks import Read
 from pyro_vae.svi.compat import (
     is_shortcut,
@@ -66,14 +64,13 @@ class Recording(TorchFunctionMode):
 
     Attributes:
         reads: What was asked for.
-        flag: Whether all is true that was relied upon, `()`, if anything was.
     """
 
     def __init__(self, numbers: bool = False) -> None:
         super().__init__()
         self._numbers = numbers
         self.reads: list[Read] = []
-        self.flag: Tensor | None = None
+        self._flag: Tensor | None = None
         self._masked: dict[int, _Masked] = {}  # by the ids of what was taken
 
     def __torch_function__(
@@ -87,13 +84,13 @@ class Recording(TorchFunctionMode):
         if self._masked and function is not Tensor.__setitem__:
             self.note_masks((*args, *kwargs.values()))
         if function is Tensor.item and not (
-            self._numbers and _is_asked_by_user()
+            self._numbers and is_asked_by_user()
         ):
             return _as_number(args[0].detach())
         if function is Tensor.__bool__:
             if is_shortcut(get_frame(1)):
                 return True
-            if is_validation(get_frame(1)) or _is_asserted():
+            if is_validation(get_frame(1)) or is_asserted():
                 return self._assert(args[0])
         if function in _READING:
             return self.note(
@@ -119,10 +116,19 @@ class Recording(TorchFunctionMode):
         with unrecorded():
             is_true = bool(tensor)
         flag = tensor.bool() if is_true else ~tensor.bool()
-        if self.flag is not None:
-            flag = self.flag & flag
-        self.flag = flag
+        if self._flag is not None:
+            flag = self._flag & flag
+        self._flag = flag
         return is_true
+
+    def list_flags(self) -> list[Tensor]:
+        """Returns whether all is true that was relied upon, `()`, if any.
+
+        None on CUDA, where no step waits for the device.
+        """
+        if self._flag is None or self._flag.is_cuda:
+            return []
+        return [self._flag]
 
     def note(
         self, tensor: Tensor, way: str, find: Callable[[Tensor], Any]
@@ -253,50 +259,6 @@ def refusing_keys() -> Iterator[None]:
 
     with mock.patch.object(Tensor, "__hash__", find_hash):
         yield
-
-
-def _find_caller() -> Any:
-    """Returns the frame of whoever asks torch for something, or None."""
-    frame: Any = get_frame(1)
-    while frame is not None and _is_between(frame):
-        frame = frame.f_back
-    return frame
-
-
-def _is_between(frame: Any) -> bool:
-    name = frame.f_globals.get("__name__", "")
-    return name.split(".")[0] == "torch" or name.startswith("pyro_vae.svi")
-
-
-def _is_asserted() -> bool:
-    """Returns whether the line that is under way is an assertion."""
-    frame = _find_caller()
-    if frame is None:
-        return False
-    spans = _list_assertions(frame.f_code.co_filename)
-    return any(first <= frame.f_lineno <= last for first, last in spans)
-
-
-@functools.cache
-def _list_assertions(path: str) -> list[tuple[int, int]]:
-    """Returns the first and the last lines of a file's assertions."""
-    try:
-        tree = ast.parse("".join(linecache.getlines(path)))
-    except SyntaxError:
-        return []
-    return [
-        (node.lineno, node.end_lineno or node.lineno)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Assert)
-    ]
-
-
-def _is_asked_by_user() -> bool:
-    """Returns whether the user's code asks for a value, and not Pyro's."""
-    frame = _find_caller()
-    return frame is not None and not is_foreign(
-        frame.f_globals.get("__name__", "")
-    )
 
 
 def _flatten(entries: Sequence[Any]) -> Iterator[Any]:
