@@ -150,12 +150,25 @@ NUMBERS = {
 @pytest.mark.parametrize(("function", "most"), NUMBERS.values(), ids=NUMBERS)
 def test_numbers_that_change(function, most):
     """Rounded as Python's are, in a pair of float64 among float32s."""
+    torch.set_default_dtype(torch.float32)
 
     def change(step, args):
         args[1].update(b=0.1 * (step + 2), n=step + 1)
 
     svi = assert_same(function, lambda: (X.clone(), {"b": 0.1, "n": 0}), change)
     assert 1 < svi.num_compilations <= most
+
+
+def test_an_argument_with_a_gradient_has_a_graph_of_its_own():
+    results = []
+    for engine in (SVI, CompiledSVI):
+        pyro.clear_param_store()
+        model = make_model(lambda x: 2 * x if x.requires_grad else x)
+        svi = engine(model, no_guide, Adam({"lr": 0.01}), Trace_ELBO())
+        losses = [svi.step(X) for _ in range(5)]
+        x = X.clone().requires_grad_()
+        results.append([*losses, svi.step(x), svi.step(x)])
+    torch.testing.assert_close(*results)
 
 
 def test_batch_norm_that_hides_what_it_writes():

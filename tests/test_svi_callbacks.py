@@ -7,7 +7,7 @@ import weakref
 from collections import defaultdict, deque
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partialmethod
+from functools import partial, partialmethod
 
 import numpy as np
 import pyro
@@ -29,6 +29,7 @@ from pyro_vae.svi import (
     DynamicPairError,
     NonFiniteLossError,
 )
+from pyro_vae.svi.hooks import call_hooks
 from tests.models import keep_the_record
 
 X = torch.randn(20, 3, generator=torch.Generator().manual_seed(5)).double()
@@ -40,9 +41,6 @@ LEVEL = contextvars.ContextVar("LEVEL", default=1.0)
 def recorded(monkeypatch):
     keep_the_record(monkeypatch)
     HOLDER.__init__()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 class Holder:
@@ -378,6 +376,42 @@ def test_hooks_that_wait_for_a_gradient(start):
         results.append([*losses, *norms])
     assert len(results[1]) == len(results[0]) == 17
     torch.testing.assert_close(*results, rtol=1e-9, atol=0)
+
+
+def test_a_hook_may_keep_what_it_is_given():
+    """The next step may write where a graph has left its results."""
+    param, kept = torch.ones(2, requires_grad=True), []
+    param.register_hook(kept.append)
+    result = torch.tensor([1.0, 2.0])
+    assert torch.equal(call_hooks(param, result), result)
+    result.zero_()
+    assert kept[0].tolist() == [1.0, 2.0]
+
+
+def test_attributes_that_are_one_tensor_stay_one():
+    """And they stay as they are where a loss is not finite."""
+
+    def model(holder, x):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        holder.z = holder.held = z.detach()
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    holder = Holder()
+    svi = CompiledSVI(
+        partial(model, holder), lambda x: drawing(), Adam({"lr": 0.05})
+    )
+    for _ in range(6):
+        svi.step(torch.tensor(1.0))
+        before = holder.z
+        assert holder.held is before
+        with pytest.raises(NonFiniteLossError):
+            svi.step(torch.tensor(torch.inf))
+        assert holder.z is holder.held is before
+
+
+def drawing():
+    loc = pyro.param("loc", torch.tensor(0.5))
+    pyro.sample("z", dist.Normal(loc, 1.0))
 
 
 SCHEDULE = {6: 0.1, 9: 0.3}

@@ -331,6 +331,21 @@ def test_all_of_one_value():
     check(lambda x: ~(x.sum() > 0).all(), -torch.ones(3))
 
 
+def test_statistics_that_batch_norm_changes():
+    """Its schema does not say that it changes them; loops read them after."""
+
+    def function(x, mean):
+        means, variances = mean.repeat(2), torch.ones(4, dtype=x.dtype)
+        before = means * 2
+        y = aten.native_batch_norm(
+            x, None, None, means, variances, True, 0.1, 1e-5
+        )[0]
+        return y.sin() * (means.exp() + variances - before)
+
+    x = torch.randn(9, 4, dtype=torch.float64)
+    check(function, x, torch.randn(2, dtype=torch.float64), alone=False)
+
+
 def test_what_repeats_is_written_once():
     """As in a loop over time; also in a group of more loops than run as one."""
 

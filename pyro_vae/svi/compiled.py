@@ -207,11 +207,8 @@ class CompiledSVI:
         """
         values = [loss.item() for loss in self._step(args, kwargs)]
         call = self.shards, self.model, self.guide, *args
-        try:
-            for value in values:
-                check_finite(value, *call, **kwargs)
-        finally:
-            self._gradients.undo_first()
+        for value in values:
+            check_finite(value, *call, **kwargs)
         if not computes_loss(self.estimator):
             return math.inf
         return values[0] if len(values) == 1 else tuple(values)
@@ -224,7 +221,6 @@ class CompiledSVI:
         A loss that is not finite updates nothing and is returned.
         """
         losses = self._step(args, kwargs)
-        self._gradients.undo_first()
         if not computes_loss(self.estimator):
             losses = [torch.full_like(loss, torch.inf) for loss in losses]
         return losses[0] if len(losses) == 1 else tuple(losses)

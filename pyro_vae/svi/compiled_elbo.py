@@ -81,13 +81,9 @@ class CompiledELBO(ELBO):
         """
         check_grad_enabled()
         with torch.no_grad(), outside_traces():
-            gradients = self._find(model, guide)
-            run = gradients.compute(args, kwargs)
+            run = self._find(model, guide).compute(args, kwargs)
             value = run.losses[0].item()
-            try:
-                check_finite(value, ALONE, model, guide, *args, **kwargs)
-            finally:
-                gradients.undo_first()
+            check_finite(value, ALONE, model, guide, *args, **kwargs)
         for name in run.names:
             pyro.param(name)  # so that SVI sees which parameters there are
         for param, grad in run.by_parameter().items():

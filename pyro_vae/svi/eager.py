@@ -16,7 +16,9 @@ from pyro_vae.svi.estimator import ReportingELBO
 from pyro_vae.svi.joint import Joint
 from pyro_vae.svi.optimizers import clip_gradients
 from pyro_vae.svi.pairs import ALONE, Pair
+from pyro_vae.svi.reads import Reads
 from pyro_vae.svi.shards import Shards
+from pyro_vae.svi.undo import Undo
 from pyro_vae.svi.watch import ModuleCalls
 
 FINITE_AGAIN = "(a second run with other noise was finite)"
@@ -138,21 +140,23 @@ def find_nonfinite_site(
 ) -> str:
     """Runs a pair once more and says where it stops being finite.
 
-    Random states and the modules' buffers are left as they were.
+    It leaves no trace: no draw, parameter, attribute or buffer.
 
     Returns:
         The end of a sentence that begins with "the loss is nan", such as
         "at site 'z' of the guide".
     """
-    with (
-        torch.random.fork_rng(),
-        pyro.validation_enabled(False),
-        ModuleCalls(model, guide) as calls,
-    ):
-        site = _find_nonfinite_site(model, guide, *args, **kwargs)
-    for buffer, value in calls.buffers:
-        buffer.copy_(value)
-    return site
+    reads = Reads(model, guide)
+    spaces = [*reads.spaces, vars(pyro.get_param_store())]
+    undo = Undo([args, kwargs, *spaces], reads.places.values())
+    calls = ModuleCalls(model, guide)
+    try:
+        with pyro.validation_enabled(False), calls:
+            return _find_nonfinite_site(model, guide, *args, **kwargs)
+    finally:
+        undo.restore()
+        for buffer, value in calls.buffers:
+            buffer.copy_(value)
 
 
 def _find_nonfinite_site(

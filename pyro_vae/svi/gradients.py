@@ -1,6 +1,6 @@
 """Losses and gradients of a pair, computed by compiled graphs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -52,7 +52,6 @@ class CompiledGradients:
         self._patience = PATIENCE[engine]
         self.num_compilations = 0
         self._num_runs = 0
-        self._undo: Callable[[], None] | None = None
         self._start_anew(pair)
 
     def look(self, pair: Pair) -> None:
@@ -180,7 +179,7 @@ class CompiledGradients:
                 refuse_hooks()
             if rehearsal.is_step:
                 if not rehearsal.first.is_finite():
-                    self._undo = rehearsal.restore_all
+                    rehearsal.restore_all()
                 return rehearsal.first
             call = programs.take_apart(args, kwargs)
             # Where only parameters were unknown, there is a graph already.
@@ -192,12 +191,6 @@ class CompiledGradients:
             if isinstance(error, DynamicPairError) and programs.fix_numbers():
                 return self._run_first(args, kwargs, is_hooked)
             raise
-
-    def undo_first(self) -> None:
-        """Takes back what a first run has made, if its loss is not finite."""
-        if self._undo is not None:
-            self._undo()
-            self._undo = None
 
     def compute_loss(self, args: tuple, kwargs: dict) -> Any:
         """Returns the loss, or a tuple of losses, without gradients."""

@@ -15,7 +15,7 @@ from pyro_vae.svi.graphs import Program, compile_graph
 from pyro_vae.svi.hooks import set_aside
 from pyro_vae.svi.numbers import Numbers, as_tensor
 from pyro_vae.svi.options import MANY
-from pyro_vae.svi.pairs import Pair, Run, listed
+from pyro_vae.svi.pairs import Compute, Pair, Run, listed
 from pyro_vae.svi.random_states import get_random_states, set_random_states
 from pyro_vae.svi.reads import Reads
 from pyro_vae.svi.refusals import DynamicPairError
@@ -172,8 +172,9 @@ class Programs:
 
     def run_aside(self, args: tuple, kwargs: dict) -> Run:
         """Runs the pair eagerly, and puts everything back."""
-        known = self._watch.modules, self._reads
-        return run_aside(self.pair, *known, args, kwargs)
+        return run_aside(
+            self.pair, self._watch.modules, self._reads, args, kwargs
+        )
 
     def list_candidates(self) -> list[Tensor]:
         """Returns the parameters that the pair may turn out to have."""
@@ -210,7 +211,9 @@ class Programs:
                     "expected a static pair: use pyro.infer.SVI"
                 )
             ordered = [gradients[param] for param in stepped]
-            left = [place.get().detach() for place in rehearsal.left]
+            values = [place.get() for place in rehearsal.left]
+            cut = {value: value.detach() for value in values}  # each one once
+            left = [*map(cut.__getitem__, values)]
             reports = [] if again.report is None else [again.report]
             return [*again.losses, *ordered, *left, *reports]
 
@@ -237,11 +240,7 @@ class Programs:
 
         return self._record(compute, call)
 
-    def _record(
-        self,
-        compute: Callable[[tuple, dict], list[Tensor]],
-        call: Arguments,
-    ) -> Program:
+    def _record(self, compute: Compute, call: Arguments) -> Program:
         """Compiles a function of the arguments, and leaves all as it was."""
         num_params, num_tensors = len(self.params), len(call.tensors)
         inputs = self._inputs(call)
