@@ -67,13 +67,16 @@ class Reader:
         self.holders: set[int] = set()
         self._spaces: dict[int, dict[str, Any]] = {}
         self._modules: dict[int, nn.Module] = {}
+        # While they are kept, their ids are not given to others.
+        self._held: list[Any] = []
+        self._visited: list[Any] = []
         self._seen: set[tuple[int, int]] = set()
-        self._alive: list[Any] = []  # their ids must not be given to others
         self._open: list[Callable[[], None]] = []  # visits that wait
         for root in roots:
             self._visit(root, frozenset())
         while self._open:
             self._open.pop()()
+        del self._visited, self._seen  # which may be large, and replaced later
         store = get_param_store()
         for name in list_baselines():
             self._note(store, name, store_place(name))
@@ -105,8 +108,9 @@ class Reader:
         """Returns whether a value was not visited so, and marks that it was."""
         mark = (id(value), hash((names, id(owner))))
         is_new = mark not in self._seen
-        self._seen.add(mark)
-        self._alive += [value, names, owner]
+        if is_new:
+            self._seen.add(mark)
+            self._visited += [value, names, owner]
         return is_new
 
     def _visit_partial(
@@ -272,7 +276,7 @@ class Reader:
     def _hold(self, holder: Any) -> None:
         if id(holder) not in self.holders:
             self.holders.add(id(holder))
-            self._alive.append(holder)
+            self._held.append(holder)
 
 
 _WRAPPERS = (functools.cached_property, functools.partialmethod)

@@ -281,8 +281,9 @@ class _Scheduler:
     def _fits(self, loop: Loop, group: Group) -> bool:
         """Returns whether a loop can run along with a group."""
         needs = self._needs[loop.node]
-        if loop.target is not None or needs <= self._done:
-            return needs <= self._done
+        is_ready = needs <= self._done
+        if is_ready or loop.target is not None:
+            return is_ready
         reads = list(list_reads(loop))
         inside = {access.root for access in reads if group.computes(access)}
         outside = {
