@@ -9,10 +9,11 @@ from torch import Tensor, fx
 from pyro_vae.svi.compat import aten
 from pyro_vae.svi.loops.compiler import load_library
 from pyro_vae.svi.loops.gemm import set_pointers
+from pyro_vae.svi.loops.groups import Group
 from pyro_vae.svi.loops.layout import Layout, lay_out, list_written
 from pyro_vae.svi.loops.pointers import Functions
 from pyro_vae.svi.loops.rewrite import simplify
-from pyro_vae.svi.loops.schedule import Group, Schedule, Step, make_schedule
+from pyro_vae.svi.loops.schedule import Schedule, Step, make_schedule
 from pyro_vae.svi.loops.segment import Segment, list_used
 from pyro_vae.svi.loops.source import write_header
 

@@ -6,62 +6,22 @@ group, as far as what they read allows, and smaller shapes come first, so that
 larger ones wait for all that they can be computed along with.
 """
 
+import heapq
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import fx
 
 from pyro_vae.svi.draws import is_random
 from pyro_vae.svi.loops.changes import make_loops
 from pyro_vae.svi.loops.gemm import Gemm, make_gemm
-from pyro_vae.svi.loops.layout import (
-    Access,
-    Layout,
-    Shape,
-    list_written,
-    skip_short,
-)
+from pyro_vae.svi.loops.groups import Group, list_reads
+from pyro_vae.svi.loops.layout import Layout, Shape, list_written
 from pyro_vae.svi.loops.loop import Loop
 
 SMALL = 1 << 12  # elements of a group that need not wait
 MOST = 64  # loops that run as one: gcc's time grows faster than a function
-
-
-@dataclass
-class Group:
-    """Loops over one shape that run together."""
-
-    shape: Shape
-    loops: dict[fx.Node, Loop] = field(default_factory=dict)
-
-    def computes(self, access: Access) -> bool:
-        """Returns whether an access finds its value in the same iteration."""
-        loop = self.loops.get(access.root)
-        return (
-            loop is not None
-            and loop.reduction is None
-            and loop.results != ()
-            and access.offset == 0
-            and access.dtype == loop.dtype
-            and skip_short(access.strides, self.shape)
-            == skip_short(loop.results[0].strides, self.shape)
-        )
-
-    def list_reads(self) -> Iterator[Access]:
-        """Yields what it reads from memory."""
-        for loop in self.loops.values():
-            for access in list_reads(loop):
-                if not self.computes(access):
-                    yield access
-
-    def list_used(self) -> Iterator[fx.Node]:
-        """Yields the owners of the storages that it reads, or changes."""
-        for access in self.list_reads():
-            yield access.root
-        for loop in self.loops.values():
-            if loop.target is not None:
-                yield loop.target
 
 
 Step = Group | Gemm  # what C computes
@@ -108,13 +68,6 @@ def make_schedule(graph: fx.GraphModule, layout: Layout) -> Schedule:
     return Schedule(scheduler.steps, scheduler.stored, reads, returned)
 
 
-def list_reads(loop: Loop) -> Iterator[Access]:
-    """Yields what a loop reads from tensors."""
-    for operand in loop.operands:
-        if isinstance(operand.source, Access):
-            yield operand.source
-
-
 class _Scheduler:
     """Puts one step after the other.
 
@@ -134,10 +87,10 @@ class _Scheduler:
         self.steps: list[Step | fx.Node] = []
         self.stored: set[fx.Node] = set()
         self.reads: dict[fx.Node, set[fx.Node]] = {}
-        self._waiting: dict[fx.Node, int] = {}  # and their order
-        self._by_shape: dict[Shape, dict[fx.Node, None]] = {}  # of the loops
-        self._needs: dict[fx.Node, set[fx.Node]] = {}
-        self._done: set[fx.Node] = set()
+        self._order: dict[fx.Node, int] = {}  # of what C computes
+        self._needs: dict[fx.Node, set[fx.Node]] = {}  # not computed so far
+        self._users: dict[fx.Node, list[fx.Node]] = {}  # that need a node
+        self._ready: dict[Shape, set[fx.Node]] = {}  # loops that need nothing
 
     def is_operator(self, node: fx.Node) -> bool:
         """Returns whether torch runs a node as a step of its own."""
@@ -179,17 +132,11 @@ class _Scheduler:
         """
         changes: dict[fx.Node, set[fx.Node]] = {}
         readers: dict[fx.Node, set[fx.Node]] = {}
-        before: set[fx.Node] = set()  # all that C has computed so far
+        before: set[fx.Node] = set()  # what C computes after the barriers
         barriers: set[fx.Node] = set()
         for node in nodes:
-            if node.op == "placeholder":
-                self._done.add(node)
-                continue
             if self._is_ours(node):
-                self._waiting[node] = len(self._waiting)
-                if node in self.loops:
-                    shape = self.loops[node].shape
-                    self._by_shape.setdefault(shape, {})[node] = None
+                self._order[node] = len(self._order)
                 reads = self._list_used(node)
                 before.add(node)
             elif self.is_operator(node):
@@ -208,88 +155,121 @@ class _Scheduler:
                 changes.setdefault(root, set()).add(node)
                 if root.op == "placeholder":
                     needs |= before
-                    barriers = {node}
-            self._needs[node] = needs - {node}
+                    before, barriers = set(), {node}
+            self._note_needs(node, needs - {node})
+
+    def _note_needs(self, node: fx.Node, needs: set[fx.Node]) -> None:
+        """Notes what a node must come after; graph inputs are there."""
+        needs = {need for need in needs if need.op != "placeholder"}
+        self._needs[node] = needs
+        for need in needs:
+            self._users.setdefault(need, []).append(node)
+        if not needs and node in self.loops:
+            self._ready.setdefault(self.loops[node].shape, set()).add(node)
 
     def add_operator(self, node: fx.Node) -> None:
         """Lets torch run a node, after all that it depends on."""
-        demanded = self._find_demanded(node)
-        products = demanded & self.products.keys()
-        for product in sorted(products, key=self._waiting.__getitem__):
+        products = self._find_demanded(node) & self.products.keys()
+        for product in sorted(products, key=self._order.__getitem__):
             self._add(product, self.products[product])
-            del self._waiting[product]
         self.reads[node] = self._roots(node.all_input_nodes)
         self._add(node, node)
 
     def _add(self, node: fx.Node, step: Gemm | fx.Node) -> None:
         """Adds a product or an operator, after the loops it depends on."""
         demanded = self._find_demanded(node)
-        while not self._waiting.keys().isdisjoint(demanded):
-            self._add_group(demanded)
+        while demanded:
+            demanded -= self._add_loops(demanded)
         self.stored |= self._roots(node.all_input_nodes)
         if node in self.products:
             self.stored.add(node)
         if node.op != "output":
             self.steps.append(step)
-        self._done.add(node)
+        self._finish(node)
 
     def _find_demanded(self, node: fx.Node) -> set[fx.Node]:
         """Returns all that waits, and comes before a product or operator."""
         demanded: set[fx.Node] = set()
         open_nodes = [node]
         while open_nodes:
-            new = self._needs.get(open_nodes.pop(), set()) - demanded
-            new &= self._waiting.keys()
+            new = self._needs[open_nodes.pop()] - demanded
             demanded |= new
             open_nodes.extend(new)
         return demanded
 
-    def _add_group(self, demanded: set[fx.Node]) -> None:
+    def _add_loops(self, demanded: set[fx.Node]) -> set[fx.Node]:
         """Runs all loops that can now run over the smallest fitting shape."""
-        shapes = [s for s in self._by_shape if self._begins(s, demanded)]
+        shapes = [
+            shape
+            for shape, ready in self._ready.items()
+            if not ready.isdisjoint(demanded)
+            or (ready and math.prod(shape) <= SMALL)
+        ]
         shape = min(shapes, key=lambda shape: (math.prod(shape), shape))
-        group, waiting = Group(shape), self._by_shape[shape]
-        for node in list(waiting):
-            loop = self.loops[node]
-            if not self._fits(loop, group):
+        added: set[fx.Node] = set()
+        group = Group(shape)
+        queue = [(self._order[node], node) for node in self._ready[shape]]
+        heapq.heapify(queue)
+        while queue:
+            node = heapq.heappop(queue)[1]
+            if not self._fits(self.loops[node], group):
                 continue
-            for access in list_reads(loop):
-                if not group.computes(access):
-                    self.stored.add(access.root)
-            group.loops[node] = loop
-            if loop.reduction is not None or loop.target is not None:
-                self.stored.add(loop.owner)
-            del self._waiting[node], waiting[node]
+            self._join(self.loops[node], group)
+            added.add(node)
+            for user in self._list_freed(node, group):
+                heapq.heappush(queue, (self._order[user], user))
             if len(group.loops) == MOST:
                 self._close(group)
                 group = Group(shape)
-        if group.loops:
-            self._close(group)
-
-    def _begins(self, shape: Shape, demanded: set[fx.Node]) -> bool:
-        """Returns whether a group of a shape may run now."""
-        is_small = math.prod(shape) <= SMALL
-        return any(
-            (is_small or node in demanded) and self._needs[node] <= self._done
-            for node in self._by_shape[shape]
-        )
-
-    def _close(self, group: Group) -> None:
-        self._done |= group.loops.keys()
-        self.steps.append(group)
+        self._close(group)
+        return added
 
     def _fits(self, loop: Loop, group: Group) -> bool:
         """Returns whether a loop can run along with a group."""
         needs = self._needs[loop.node]
-        is_ready = needs <= self._done
-        if is_ready or loop.target is not None:
-            return is_ready
+        if not needs or loop.target is not None:
+            return not needs
         reads = list(list_reads(loop))
         inside = {access.root for access in reads if group.computes(access)}
         outside = {
             access.root for access in reads if not group.computes(access)
         }
-        return bool(inside) and needs - (inside - outside) <= self._done
+        return needs <= inside - outside
+
+    def _join(self, loop: Loop, group: Group) -> None:
+        """Lets a loop run along with a group."""
+        for access in list_reads(loop):
+            if not group.computes(access):
+                self.stored.add(access.root)
+        group.loops[loop.node] = loop
+        if loop.reduction is not None or loop.target is not None:
+            self.stored.add(loop.owner)
+
+    def _list_freed(self, node: fx.Node, group: Group) -> Iterator[fx.Node]:
+        """Yields the loops that need nothing more than a group with a node."""
+        for user in self._users.get(node, ()):
+            if (
+                user in self.loops
+                and self.loops[user].shape == group.shape
+                and self._needs[user] <= group.loops.keys()
+            ):
+                yield user
+
+    def _close(self, group: Group) -> None:
+        """Adds a group, unless it is empty."""
+        if group.loops:
+            self.steps.append(group)
+        for node in group.loops:
+            self._finish(node)
+            self._ready[group.shape].discard(node)
+
+    def _finish(self, node: fx.Node) -> None:
+        """Notes that a node is computed."""
+        for user in self._users.pop(node, ()):
+            self._needs[user].discard(node)
+            if not self._needs[user] and user in self.loops:
+                shape = self.loops[user].shape
+                self._ready.setdefault(shape, set()).add(user)
 
     def _is_ours(self, node: fx.Node) -> bool:
         """Returns whether C computes a node."""

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, fx
 
+from pyro_vae.svi.loops.groups import Group
 from pyro_vae.svi.loops.layout import Layout
 from pyro_vae.svi.loops.pointers import Functions, Pointers
-from pyro_vae.svi.loops.schedule import Group, Step
+from pyro_vae.svi.loops.schedule import Step
 from pyro_vae.svi.loops.source import GroupSource
 
 ALIGNED = 64  # bytes

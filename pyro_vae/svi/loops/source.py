@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from pyro_vae.svi.loops.gemm import write_pointers
+from pyro_vae.svi.loops.groups import Group
 from pyro_vae.svi.loops.layout import Access, Shape
 from pyro_vae.svi.loops.loop import Loop, Operand
 from pyro_vae.svi.loops.operators import C_TYPES, FUNCTIONS, ROUNDED
@@ -20,7 +21,6 @@ from pyro_vae.svi.loops.reductions import (
     start_sums,
     write_index,
 )
-from pyro_vae.svi.loops.schedule import Group
 
 LARGE = 1 << 15  # elements of a group that several threads share
 CHUNK = 64  # rows that are summed before their sums are
