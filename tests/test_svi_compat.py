@@ -60,9 +60,18 @@ def test_a_failure_names_the_name_and_the_versions():
 
 @checks(TORCH, "get_hooks")
 @checks(TORCH, "get_late_hooks")
+@checks(TORCH, "have_hooks")
 def test_hooks_on_gradients_are_where_autograd_looks():
     param, calls = nn.Parameter(torch.ones(1)), []
     assert compat.get_late_hooks(param) == compat.get_hooks(param) == {}
+    other, later = param.detach().clone(), param.detach().clone()
+    assert not compat.have_hooks([param, other])
+    for tensor in (other, later):
+        tensor.requires_grad_()
+    other.register_hook(print)
+    later.register_post_accumulate_grad_hook(print)
+    assert compat.have_hooks([param, other])
+    assert compat.have_hooks([later])
     param.register_hook(lambda grad: calls.append("hook"))
     param.register_post_accumulate_grad_hook(lambda p: calls.append("late"))
     for find in (compat.get_hooks, compat.get_late_hooks):

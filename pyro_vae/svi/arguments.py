@@ -84,23 +84,30 @@ class Arguments:
         self._slots: list[tuple[str, Any]] = []
         signature: list[Any] = []
         for index, leaf in enumerate(leaves):
-            if numbers.take((self._structure, index), leaf):
+            if isinstance(leaf, Tensor):
+                place = self._take_tensor(leaf)
+                self._slots.append(("tensor", place))
+                signature.append((place, *describe_tensor(leaf)))
+            elif numbers.take((self._structure, index), leaf):
                 self._slots.append(("number", len(self.numbers)))
                 self.numbers.append(leaf)
                 signature.append(type(leaf))
-                continue
-            if not isinstance(leaf, Tensor):
+            else:
                 self._slots.append(("value", leaf))
                 signature.append(_describe(leaf))
-                continue
-            place = self.place_of(leaf)
-            if place is None:
-                place = self._places[id(leaf)] = len(self.tensors)
-                # A graph's inputs are what lies in memory.
-                self.tensors.append(leaf.resolve_conj().resolve_neg())
-            self._slots.append(("tensor", place))
-            signature.append((place, *describe_tensor(leaf)))
         self.key = (self._structure, tuple(signature))
+
+    def _take_tensor(self, tensor: Tensor) -> int:
+        """Returns a tensor's place, a new one if it has none."""
+        place = self.place_of(tensor)
+        if place is not None:
+            return place
+        place = self._places[id(tensor)] = len(self.tensors)
+        if tensor.is_conj() or tensor.is_neg():
+            # A graph's inputs are what lies in memory.
+            tensor = tensor.resolve_conj().resolve_neg()
+        self.tensors.append(tensor)
+        return place
 
     def place_of(self, tensor: Tensor) -> int | None:
         """Returns the place of a tensor among the arguments, or None.
@@ -202,6 +209,9 @@ def _take_apart(value: Any, leaves: list[Any]) -> Any:
     torch has functions for this, which know no dataclasses and take longer.
     """
     kind = type(value)
+    if kind is Tensor:
+        leaves.append(value)
+        return None
     if kind in (list, deque) or (
         isinstance(value, tuple) and kind is not torch.Size
     ):

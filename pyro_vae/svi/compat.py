@@ -5,7 +5,7 @@ the versions at hand, by tests/test_svi_compat.py: look there first after an
 update of torch or Pyro.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any
@@ -99,6 +99,14 @@ def get_late_hooks(tensor: Tensor) -> dict[Any, Callable]:
     """
     hooks: dict[Any, Callable] = tensor._post_accumulate_grad_hooks or {}
     return hooks
+
+
+def have_hooks(tensors: Iterable[Tensor]) -> bool:
+    """Returns whether any of some tensors has a hook on its gradient."""
+    return any(
+        tensor._backward_hooks or tensor._post_accumulate_grad_hooks
+        for tensor in tensors
+    )
 
 
 def _walk_out(frame: FrameType | None) -> Iterator[tuple[str, str]]:

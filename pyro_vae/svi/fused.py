@@ -8,8 +8,8 @@ engines at any step.
 """
 
 import math
-import operator
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ from pyro_vae.svi.compat_pyro import (
     get_constructor,
     get_torch_optimizers,
 )
+from pyro_vae.svi.equality import are_same
 from pyro_vae.svi.updates import Updates
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")  # torch's names
@@ -99,11 +100,6 @@ class FusedUpdates(Updates):
         self._known = list(get_torch_optimizers(self.optim).values())
 
 
-def are_same(values: Sequence[Any], others: Sequence[Any]) -> bool:
-    """Returns whether two lists hold the same objects, in the same order."""
-    return len(values) == len(others) and all(map(operator.is_, values, others))
-
-
 _Members = dict[int, list[int]]  # of each set, the places of a group's members
 
 
@@ -129,11 +125,11 @@ class _Group:
         ]
         self.amsgrad = self.options[0].get("amsgrad", False)
         self._fill_states()
-        self._moments = [
+        self.averages, self.squares, self.maxima = (
             [state[name] for state in self.states if name in state]
             for name in _MOMENTS
-        ]
-        self.averages, self.squares, self.maxima = self._moments
+        )
+        self._held = self._list_held()
 
     def _fill_states(self) -> None:
         """Makes what the states lack, as the kernels want it."""
@@ -142,6 +138,8 @@ class _Group:
         self.counts = torch.tensor(
             done, dtype=torch.float32, device=self.params[0].device
         )
+        # Added as a tensor: torch takes longer to make one of a number.
+        self.one = torch.ones_like(self.counts)
         self.steps = list(self.counts)
         for index, (param, state) in enumerate(
             zip(self.params, self.states, strict=True)
@@ -163,16 +161,13 @@ class _Group:
         return not (
             [each.param_groups[0] for each in self.optimizers] == self.seen
             and are_same(states, self.states)
-            and all(
-                are_same([s[name] for s in states if name in s], moments)
-                for name, moments in zip(_MOMENTS, self._moments, strict=True)
-            )
-            and (
-                self.is_clipped_adam
-                or are_same([s["step"] for s in states], self.steps)
-            )
+            and are_same(self._list_held(), self._held)
             and self.addresses == [param.data_ptr() for param in self.params]
         )
+
+    def _list_held(self) -> list[Any]:
+        """Returns what the states hold: moments and counts."""
+        return [*chain.from_iterable(state.values() for state in self.states)]
 
     def update(self, grads: list[Tensor], skip: Tensor | None) -> None:
         """Updates the parameters, and nothing where the flag `skip` is 1."""
@@ -184,7 +179,7 @@ class _Group:
         lr, eps = options["lr"], options["eps"]
         beta1, beta2 = options["betas"]
         self._clip(grads, options)
-        self.counts.add_(1 if skip is None else 1 - skip)
+        self.counts.add_(self.one if skip is None else 1 - skip)
         if self.is_clipped_adam:
             lr, eps = self._count_clipped_adam(eps, beta2)
         self.kernel(
@@ -233,6 +228,7 @@ class _Group:
         ):
             seen["lr"] = options["lr"] = options["lr"] * options["lrd"]
             state["step"] += 1
+        self._held = self._list_held()  # their counts are Python's
         self.counts.fill_(self.states[0]["step"])
         correction = 1 - beta2 ** self.states[0]["step"]
         return self.options[0]["lr"], eps / math.sqrt(correction)

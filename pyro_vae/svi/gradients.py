@@ -13,10 +13,10 @@ from pyro_vae.svi.agreement import (
     run_nearby,
 )
 from pyro_vae.svi.arguments import Arguments, list_tensors
+from pyro_vae.svi.compat import have_hooks
 from pyro_vae.svi.estimator import ReportingELBO, make_recordable
 from pyro_vae.svi.hooks import (
     call_hooks,
-    has_hooks,
     refuse_hooks,
     set_aside,
 )
@@ -66,8 +66,8 @@ class CompiledGradients:
                 "not support; expected it off: use pyro.infer.SVI to look "
                 "for an anomaly"
             )
-        if pair.clip_norm is not None and any(
-            map(has_hooks, self._programs.list_known())
+        if pair.clip_norm is not None and have_hooks(
+            self._programs.list_known()
         ):
             raise ValueError(
                 "a parameter has a hook on its gradient, and clip_norm is "
@@ -117,13 +117,13 @@ class CompiledGradients:
         step = programs.find_step(call)
         if step is None:
             candidates = programs.list_candidates()
-            is_hooked = any(map(has_hooks, candidates))
+            is_hooked = have_hooks(candidates)
             with set_aside([*candidates, *list_tensors([args, kwargs])]):
                 run = self._run_first(args, kwargs, is_hooked)
                 for param in programs.list_candidates():
                     param.grad = None
             return run
-        if step.num_backwards > 1 and any(map(has_hooks, step.stepped)):
+        if step.num_backwards > 1 and have_hooks(step.stepped):
             refuse_hooks()
         # Whether numbers are really inputs is seen when they first change.
         is_proof = step.numbers not in ((), programs.list_numbers(call))
@@ -283,7 +283,7 @@ class CompiledGradients:
         count = step.num_losses + len(step.stepped)
         left = results[count:]
         run = Run(
-            [loss.clone() for loss in results[: step.num_losses]],
+            results[: step.num_losses],
             step.stepped,
             results[step.num_losses : count],
             step.announced,
@@ -298,7 +298,7 @@ class CompiledGradients:
         Hooks may do anything in Python, so that no graph has them.
         """
         self._num_runs += 1
-        if any(map(has_hooks, run.stepped)):
+        if have_hooks(run.stepped):
             pairs = zip(run.stepped, run.gradients, strict=True)
             given = {param: call_hooks(param, grad) for param, grad in pairs}
             left = {p: grad for p, grad in given.items() if grad is not None}

@@ -116,13 +116,15 @@ class Program:
         _keep_freed_memory()
         inputs = [*tensors, *self._constants]
         try:
-            self._run = compile_record(self._record, inputs)
+            run = compile_record(self._record, inputs)
         except Exception as error:  # Inductor raises many kinds
             raise CompilationError(
                 f"the step could not be compiled here ({first_line(error)}); "
                 "expected a C++ compiler, and a program that Inductor takes: "
                 "use pyro.infer.SVI"
             ) from error
+        # A module's call looks for hooks, which there are none of.
+        self._run = run.forward if isinstance(run, nn.Module) else run
 
     def _compile_late(self, tensors: Sequence[Tensor]) -> None:
         try:

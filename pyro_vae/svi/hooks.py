@@ -55,11 +55,6 @@ def _count(counts: Counter[int], param: Tensor) -> None:
     counts[id(param)] += 1
 
 
-def has_hooks(param: Tensor) -> bool:
-    """Returns whether there are hooks on a parameter's gradient."""
-    return bool(get_hooks(param) or get_late_hooks(param))
-
-
 def refuse_hooks() -> NoReturn:
     """Refuses hooks on gradients that come in several parts.
 

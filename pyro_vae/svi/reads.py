@@ -2,7 +2,6 @@
 
 import copy
 import io
-import operator
 import pickle
 import random
 import zlib
@@ -13,6 +12,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from pyro_vae.svi.arguments import describe_tensor
+from pyro_vae.svi.equality import are_same
 from pyro_vae.svi.numbers import Numbers
 from pyro_vae.svi.places import (
     CONSTANT,
@@ -57,10 +57,8 @@ class _Entries:
         self.values = values
 
     def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, _Entries)
-            and len(self.values) == len(other.values)
-            and all(map(operator.is_, self.values, other.values))
+        return isinstance(other, _Entries) and are_same(
+            self.values, other.values
         )
 
     def __hash__(self) -> int:
@@ -218,7 +216,7 @@ class Reads:
         at which can change nevertheless.
         """
         values = [get() for get in self._getters]
-        if all(map(operator.is_, values, self._values)) and (
+        if are_same(values, self._values) and (
             not self._changing or [*map(freeze, self._changing)] == self._frozen
         ):
             return

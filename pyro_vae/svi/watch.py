@@ -13,6 +13,7 @@ from pyro_vae.svi.compat import (
     get_module_tables,
     register_module_forward_pre_hook,
 )
+from pyro_vae.svi.equality import are_same
 
 
 def copy_buffers(modules: Iterable[nn.Module]) -> list[tuple[Tensor, Tensor]]:
@@ -88,10 +89,10 @@ class Watch:
             for table in get_hook_tables(module)
         ]
         self._entry_names = self._list_entry_names()
-        self._entries = self._entry_ids()
+        self._filled = [table for table in self._tables if table]
+        self._entries = self._list_entries()  # which this keeps alive
         own = [p for m in self.modules for p in m.parameters(recurse=False)]
         tensors = dict.fromkeys([*(stored[name] for name in self.names), *own])
-        self._alive = [table.copy() for table in self._tables]
         self._tensors = list(tensors)
         self._trainable = [p.requires_grad for p in self._tensors]
         self._addresses = [tensor.data_ptr() for tensor in self._tensors]
@@ -113,7 +114,7 @@ class Watch:
             [*map(id, map(stored.get, self.names))] == self._params
             and [p.requires_grad for p in self._tensors] == self._trainable
             and self._list_entry_names() == self._entry_names
-            and self._entry_ids() == self._entries
+            and are_same(self._list_entries(), self._entries)
             and self._has_same_layouts()
         )
 
@@ -122,8 +123,9 @@ class Watch:
         tables: list[Mapping[Any, Any]] = [*self._tables, *self._hook_tables]
         return [*chain.from_iterable(tables)]
 
-    def _entry_ids(self) -> list[int]:
-        return [id(entry) for table in self._tables for entry in table.values()]
+    def _list_entries(self) -> list[Any]:
+        """Returns the entries; names tell of tables that were empty."""
+        return [*chain.from_iterable(t.values() for t in self._filled)]
 
     def _has_same_layouts(self) -> bool:
         """Compares layouts, but only if some tensor's memory is another."""

@@ -1,9 +1,10 @@
 """A recorded graph, of which what can be computed in C is."""
 
 import operator
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
+import torch
 from torch import Tensor, fx
 
 from pyro_vae.svi.compat import aten
@@ -16,6 +17,13 @@ from pyro_vae.svi.loops.rewrite import simplify
 from pyro_vae.svi.loops.schedule import Schedule, Step, make_schedule
 from pyro_vae.svi.loops.segment import Segment, list_used
 from pyro_vae.svi.loops.source import write_header
+
+# Python calls these faster than the operators, which take anything.
+_DIRECT: dict[Any, Callable] = {
+    aten.empty.memory_format: torch.empty,
+    aten.normal_.default: Tensor.normal_,
+    aten.uniform_.default: Tensor.uniform_,
+}
 
 
 class _Builder:
@@ -42,7 +50,9 @@ class _Builder:
         if node in self.changed:
             return self.copy(cast(fx.Node, node.args[0]))
         if root is None or root is node or any(list_written(node)):
-            return self.graph.node_copy(node, self.copy)
+            copied = self.graph.node_copy(node, self.copy)
+            copied.target = _DIRECT.get(copied.target, copied.target)
+            return copied
         value, owner = self.layout.values[node], self.layout.values[root]
         # Where an input begins in its storage is not known.
         is_part = value.storage_offset() != owner.storage_offset()
@@ -52,7 +62,7 @@ class _Builder:
         if (shape, value.stride()) == (tuple(owner.shape), owner.stride()):
             return known
         return self.graph.call_function(
-            aten.as_strided.default, (known, shape, value.stride())
+            torch.as_strided, (known, shape, value.stride())
         )
 
     def call(self, segment: Segment) -> None:

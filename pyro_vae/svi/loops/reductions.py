@@ -81,6 +81,26 @@ def add_to(
     yield COMBINE[reduction.loop.reduction or ""].format(target, f"e{place}")
 
 
+def combine_chunks(
+    place: int, reduction: Reduction, copies: int
+) -> Iterator[str]:
+    """Combines the accumulators of all chunks, in loops along memory."""
+    count, combine = reduction.count, COMBINE[reduction.loop.reduction or ""]
+    is_float = reduction.loop.dtype.is_floating_point
+    kind = "double" if is_float else "long"
+    yield (
+        f"{kind} *restrict const d{place} = "
+        f"({kind} *)malloc({max(count, 1)}L * sizeof({kind}));"
+    )
+    yield f"for (long i = 0; i < {count}; i++) d{place}[i] = s{place}[i];"
+    yield f"for (long c = 1; c < {copies}; c++)"
+    yield f"for (long i = 0; i < {count}; i++) {{"
+    yield f"const {kind} part = s{place}[{count}L * c + i];"
+    yield combine.format(f"d{place}[i]", "part")
+    yield "}"
+    yield f"free(s{place});"
+
+
 def write_index(strides: Shape) -> str:
     """Returns an element's index, in C, from the loops' variables."""
     terms = [

@@ -17,6 +17,7 @@ from pyro_vae.svi.loops.reductions import (
     COMBINE,
     Reduction,
     add_to,
+    combine_chunks,
     declare_accumulators,
     start_sums,
     write_index,
@@ -275,24 +276,17 @@ class GroupSource:
     ) -> Iterator[str]:
         """Combines the accumulators and writes the results."""
         loop, result = reduction.loop, reduction.result
+        yield from combine_chunks(place, reduction, copies)
         write = next(p for p, (_, r) in enumerate(self._results) if r is result)
-        kind = loop.reduction or ""
         walked, outer = self._strides(result.strides), reduction.strides
         for depth, size in enumerate(self.sizes):
             if outer[depth]:
                 yield f"for (long i{depth} = 0; i{depth} < {size}; i{depth}++)"
-        number = f"{write_index(outer)}"
-        total = "long" if not loop.dtype.is_floating_point else "double"
-        yield f"{{ {total} total = s{place}[{number}];"
-        yield f"for (long c = 1; c < {copies}; c++) {{"
-        element = f"{reduction.count}L * c + {number}"
-        yield f"const {total} part = s{place}[{element}];"
-        yield COMBINE[kind].format("total", "part")
-        yield "}"
         scale = math.prod(self.group.shape[dim] for dim in loop.dims)
-        mean = f" / {scale}" if kind == "mean" else ""
-        yield f"w{write}[{write_index(walked)}] = total{mean}; }}"
-        yield f"free(s{place});"
+        mean = f" / {scale}" if loop.reduction == "mean" else ""
+        total = f"d{place}[{write_index(outer)}]{mean}"
+        yield f"w{write}[{write_index(walked)}] = {total};"
+        yield f"free(d{place});"
 
 
 def _declare_value(loop: Loop, name: str, text: str) -> str:
