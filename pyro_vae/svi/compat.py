@@ -33,6 +33,7 @@ __all__ = [
     "get_late_hooks",
     "get_module_tables",
     "handles_operators",
+    "have_hooks",
     "is_shortcut",
     "is_validation",
     "is_written",
