@@ -59,7 +59,8 @@ class Job:
         root: The folder of the checkout that it lies in.
         arguments: Words after the program.
         smoke: Whether the program is told that it is tested.
-        engine: `eager`, `recorded` or `compiled`.
+        engine: `eager`, `recorded`, `compiled`, or `moved`: eager, with
+            gradients that are moved by a rounding of their largest entry.
         steps: The steps that each SVI object takes.
         seconds: The time that the program may take.
         output: The file for the records.

@@ -24,6 +24,7 @@ from pyro_vae.svi import (
 from pyro_vae.svi.estimator import make_recordable
 
 REFUSALS = (DynamicPairError, CompilationError, NonFiniteLossError)
+EAGER = ("eager", "moved")
 EVALUATIONS = 3  # of each object that are taken in earnest
 
 
@@ -58,10 +59,13 @@ class NotedGradients:
     Args:
         optim: The optimizer.
         record: Takes the largest entries.
+        moves: Whether each entry is moved up or down by a rounding of the
+            largest one, which is as exact as sums of such entries are.
     """
 
-    def __init__(self, optim: PyroOptim, record: Record):
-        self._optim, self._record = optim, record
+    def __init__(self, optim: PyroOptim, record: Record, moves: bool):
+        self._optim, self._record, self._moves = optim, record, moves
+        self._generator = np.random.default_rng(0)
 
     def __call__(self, params: Iterable[Tensor]) -> None:
         params = list(params)
@@ -73,7 +77,14 @@ class NotedGradients:
                 name = names[id(param)]
                 entry = param.grad.abs().max().item()
                 largest[name] = max(entry, largest.get(name, 0.0))
+                if self._moves:
+                    self._move(param.grad, entry)
         self._optim(params)
+
+    def _move(self, grad: Tensor, largest: float) -> None:
+        signs = self._generator.choice([-1, 1], size=tuple(grad.shape))
+        rounding = torch.finfo(grad.dtype).eps * largest
+        grad += torch.from_numpy(np.asarray(signs)) * rounding
 
 
 class WatchedSVI:
@@ -95,8 +106,10 @@ class WatchedSVI:
         args, kwargs = self._without_jit(args, kwargs)
         self._pyro = SVI(*args, **kwargs)
         self._svi: Any = self._pyro
-        if self.engine == "eager":
-            self._pyro.optim = NotedGradients(self._pyro.optim, self.record)
+        if self.engine in EAGER:
+            moves = self.engine == "moved"
+            optim = NotedGradients(self._pyro.optim, self.record, moves)
+            self._pyro.optim = optim
             return
         try:
             engine = {"recorded": "auto"}.get(self.engine, self.engine)
