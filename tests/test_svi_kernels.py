@@ -40,6 +40,8 @@ def with_times(monkeypatch, **times):
     [
         ({"torch": 1.0, "onednn": 0.5}, "onednn"),
         ({"torch": 1.0, "onednn": 0.97}, "torch"),
+        ({"torch": 1e-4, "onednn": 0.6e-4}, "torch"),  # Python calls it
+        ({"torch": 1e-3, "onednn": 0.6e-3}, "onednn"),
         ({"torch": 1.0, "onednn": 0.5, "bfloat16": 0.3}, "bfloat16"),
         ({"torch": 1.0, "onednn": 0.5, "bfloat16": 7.0}, "onednn"),
     ],

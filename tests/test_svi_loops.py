@@ -12,7 +12,7 @@ from pyro.optim import Adam
 
 from pyro_vae import CompiledSVI, VAEConfig, build
 from pyro_vae.svi import compile_graph
-from pyro_vae.svi.loops import compiler, operators
+from pyro_vae.svi.loops import compiler, fusion, operators, source
 from pyro_vae.svi.loops.compiler import CompilerError, load_library
 from pyro_vae.svi.loops.fusion import fuse
 from pyro_vae.svi.loops.layout import UnsuitableError
@@ -184,6 +184,35 @@ def test_reductions_of_what_is_no_number(name):
     x[2, 4], x[3, 5] = float("inf"), -float("inf")
     for dims in (0, 1, (0, 1)):
         check(lambda x: getattr(x, name)(dims), x)  # noqa: B023
+
+
+TRANSPOSED = {
+    "copied": lambda x, *_: x.mT.contiguous(),
+    "added": lambda x, y: x.mT + y,
+    "and not": lambda x, y: torch.cat([(x.mT * y).flatten(), x.flatten()]),
+    "summed over rows": lambda x, y: (x.mT * y).sum(-2),
+    "summed over columns": lambda x, y: (x.mT * y).sum(-1),
+    "summed": lambda x, y: (x.mT * y).sum(),
+    "largest": lambda x, y: (x.mT * y).amax(-1),
+}
+
+
+@pytest.mark.parametrize("shape", [(203, 333), (3, 129, 200), (2000, 17)])
+@pytest.mark.parametrize("name", TRANSPOSED)
+def test_what_lies_across_a_loop_is_read_in_tiles(name, shape):
+    x, y = torch.rand(shape), torch.rand(shape).mT.contiguous()
+    check(TRANSPOSED[name], x, y)
+
+
+def test_a_transposed_copy_is_made_in_tiles(monkeypatch):
+    sources = []
+    monkeypatch.setattr(
+        fusion, "load_library", lambda s: sources.append(s) or load_library(s)
+    )
+    check(TRANSPOSED["copied"], torch.randn(203, 333))
+    check(torch.neg, torch.randn(203, 333))
+    tile = f"s += {source.TILE}"
+    assert [tile in written for written in sources] == [True, False]
 
 
 @pytest.mark.parametrize("rows", [70_000, 131_072])

@@ -189,3 +189,12 @@ def write_number(value: float, dtype: torch.dtype) -> str:
     else:
         text = float(value).hex()
     return f"(({kind}){text})"
+
+
+def declare_value(dtype: torch.dtype, name: str, text: str) -> str:
+    """Returns the declaration of a value, rounded to its dtype."""
+    if dtype in ROUNDED:
+        return f"const float {name} = widen(round_even({text}));"
+    # An int is as wide as a float: gcc packs and unpacks vectors around bytes.
+    kind = "int" if dtype == torch.bool else C_TYPES[dtype]
+    return f"const {kind} {name} = {text};"

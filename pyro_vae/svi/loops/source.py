@@ -10,8 +10,13 @@ from torch import fx
 from pyro_vae.svi.loops.gemm import write_pointers
 from pyro_vae.svi.loops.groups import Group
 from pyro_vae.svi.loops.layout import Access, Shape
-from pyro_vae.svi.loops.loop import Loop, Operand
-from pyro_vae.svi.loops.operators import C_TYPES, FUNCTIONS, ROUNDED
+from pyro_vae.svi.loops.loop import Operand
+from pyro_vae.svi.loops.operators import (
+    C_TYPES,
+    FUNCTIONS,
+    ROUNDED,
+    declare_value,
+)
 from pyro_vae.svi.loops.pointers import Pointers
 from pyro_vae.svi.loops.reductions import (
     COMBINE,
@@ -26,6 +31,8 @@ from pyro_vae.svi.loops.reductions import (
 LARGE = 1 << 15  # elements of a group that several threads share
 CHUNK = 64  # rows that are summed before their sums are
 MOST_CHUNKS = 64
+TILE = 32  # elements of the innermost loop, where tensors lie across it
+LINE = 16  # elements of a line of the cache
 SHORT = 8  # a dimension that is not worth to be the innermost loop
 
 
@@ -65,12 +72,7 @@ class GroupSource:
         pointers: Those to the nodes' tensors.
     """
 
-    def __init__(
-        self,
-        group: Group,
-        stored: set[fx.Node],
-        pointers: Pointers,
-    ):
+    def __init__(self, group: Group, stored: set[fx.Node], pointers: Pointers):
         self.group, self.stored, self.pointers = group, stored, pointers
         self._loops = list(group.loops.values())
         self._reads: dict[Access, str] = {}
@@ -196,9 +198,15 @@ class GroupSource:
         last = len(self.sizes) - 1
         local = [p for p, r in enumerate(reductions) if r.strides[last] == 0]
         body = self._write_body(reductions, local)
+        is_tiled = shared < last and self._is_transposed()
         yield from body[-1]
         for place, size in enumerate(self.sizes):
             low, high = ("low", "high") if place == shared else ("0", size)
+            if is_tiled and place == last - 1:
+                yield f"for (long s = 0; s < {self.sizes[-1]}; s += {TILE}) {{"
+            if is_tiled and place == last:
+                ends = f"s + {TILE} < {size} ? s + {TILE} : {size}"
+                low, high = "s", f"({ends})"
             if place == last:
                 yield from start_sums(reductions, local)
             i = f"i{place}"
@@ -210,7 +218,20 @@ class GroupSource:
             index = write_index(reduction.strides[:-1])
             combine = COMBINE[reduction.loop.reduction or ""]
             yield combine.format(f"a{number}[{index}]", f"l{number}")
-        yield "}" * last
+        yield "}" * (last + is_tiled)
+
+    def _is_transposed(self) -> bool:
+        """Returns whether some tensor lies across the innermost loop.
+
+        Each element is in another line of the cache then, of which the loop
+        around it reads the next element: in tiles, while it is still there.
+        """
+        if math.prod(self.sizes) < LARGE:
+            return False
+        results = [result.strides for _, result in self._results]
+        reads = [access.strides for access in self._reads]
+        walks = [self._strides(walk)[-2:] for walk in (*reads, *results)]
+        return any(0 < outer < LINE <= inner for outer, inner in walks)
 
     def _write_body(
         self, reductions: list[Reduction], local: list[int]
@@ -248,7 +269,7 @@ class GroupSource:
                     continue
                 name = f"t{len(self._variables)}"
                 self._variables[loop.node], depths[name] = name, depth
-                lines[depth].append(_declare_value(loop, name, text))
+                lines[depth].append(declare_value(loop.dtype, name, text))
                 if loop.owner in self.stored:
                     index = write_index(self._strides(result.strides))
                     if loop.dtype in ROUNDED:
@@ -287,15 +308,6 @@ class GroupSource:
         total = f"d{place}[{write_index(outer)}]{mean}"
         yield f"w{write}[{write_index(walked)}] = {total};"
         yield f"free(d{place});"
-
-
-def _declare_value(loop: Loop, name: str, text: str) -> str:
-    """Returns the declaration of a loop's value, rounded to its dtype."""
-    if loop.dtype in ROUNDED:
-        return f"const float {name} = widen(round_even({text}));"
-    # An int is as wide as a float: gcc packs and unpacks vectors around bytes.
-    kind = "int" if loop.dtype == torch.bool else C_TYPES[loop.dtype]
-    return f"const {kind} {name} = {text};"
 
 
 def _name(operand: str) -> str:
