@@ -55,6 +55,18 @@ def test_the_fastest_is_chosen(cache, monkeypatch, product, times, chosen):
         assert matrix.dtype == torch.float32
 
 
+def test_onednn_is_charged_for_the_copy_of_a_transposed_matrix(
+    cache, monkeypatch, product
+):
+    copies = []
+    monkeypatch.setattr(kernels, "_time", lambda copy: copies.append(copy) or 1)
+    left = torch.ones(30, 40).t()
+    for matrix, chosen in ((product[0], "onednn"), (left, "torch")):
+        with_times(monkeypatch, torch=1.0, onednn=0.5)
+        assert kernels.choose_kernel(matrix, product[1], "high") == chosen
+    assert len(copies) == 1 and copies[0]().is_contiguous()
+
+
 def test_it_is_measured_once_and_kept(cache, monkeypatch, product):
     asked = with_times(monkeypatch, torch=1.0, onednn=0.5)
     kernels.choose_kernel(*product, "highest")
