@@ -87,7 +87,11 @@ class FusedUpdates(Updates):
         for param, members in places.items():
             options = _read_options(self.optim, param)
             clip = get_clip_options(self.optim, param)
-            kind = (param.device, param.dtype, sorted(members))
+            kind: tuple[Any, ...] = (param.device, param.dtype, sorted(members))
+            if get_constructor(self.optim) is ClippedAdam:
+                # Their one correction of the bias is that of one count.
+                state = get_torch_optimizers(self.optim)[param].state[param]
+                kind += (int(state.get("step", 0)),)
             key = repr((kind, sorted(options.items()), sorted(clip.items())))
             groups.setdefault(key, []).append(param)
         self._groups = [

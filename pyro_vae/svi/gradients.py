@@ -253,6 +253,8 @@ class CompiledGradients:
                 raise
         if step.buffers:
             is_finite = run.is_finite()
+            # One of them may be what the pair returns as its loss.
+            run.losses = [loss.clone() for loss in run.losses]
             for buffer, value in zip(step.buffers, before, strict=True):
                 buffer.copy_(torch.where(is_finite, buffer, value))
         if left and not run.is_finite():

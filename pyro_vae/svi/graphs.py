@@ -267,4 +267,4 @@ def _keep_freed_memory() -> None:
     instead of returning it to the system and faulting it in again; a no-op
     where there is another allocator.
     """
-    torch.empty(31 << 20, dtype=torch.uint8)
+    torch.empty(31 << 20, dtype=torch.uint8, device="cpu")

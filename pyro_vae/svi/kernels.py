@@ -171,7 +171,9 @@ def _time(function: Callable[[], object]) -> float:
 
 
 def _make(layout: Layout) -> Tensor:
-    return torch.empty_strided(*layout, dtype=torch.float32).fill_(1.0)
+    return torch.empty_strided(
+        *layout, dtype=torch.float32, device="cpu"
+    ).fill_(1.0)
 
 
 def _describe_machine() -> str:

@@ -58,4 +58,5 @@ def as_tensor(value: float, dtype: torch.dtype) -> Tensor:
     """
     is_wide = torch.promote_types(dtype, torch.get_default_dtype()) == dtype
     is_float = isinstance(value, float) or dtype != torch.get_default_dtype()
-    return torch.tensor(value, dtype=dtype if is_float and is_wide else None)
+    chosen = dtype if is_float and is_wide else None
+    return torch.tensor(value, dtype=chosen, device="cpu")

@@ -294,6 +294,7 @@ class Programs:
             list_settings(self.pair.loss),
             None if self.pair.shards.is_alone else self.pair.shards.part,
             torch.get_default_dtype(),
+            torch.get_default_device(),
             *map(autocast_dtype, ("cpu", "cuda")),
         )
 

@@ -155,7 +155,7 @@ def find_gemm() -> tuple[int, int] | None:
     except (OSError, AttributeError):
         return None
     for function, dtype in zip(functions, NAMES, strict=True):
-        left = torch.arange(6.0, dtype=dtype).reshape(2, 3)
+        left = torch.arange(6.0, dtype=dtype, device="cpu").reshape(2, 3)
         if not torch.equal(_multiply(function, left, left.T), left @ left.T):
             return None
     single, twice = (
@@ -167,7 +167,7 @@ def find_gemm() -> tuple[int, int] | None:
 def _multiply(function: Any, left: Tensor, right: Tensor) -> Tensor:
     """Multiplies a matrix in rows and one in columns."""
     (rows, sums), columns = left.shape, right.shape[1]
-    result = torch.empty(rows, columns, dtype=left.dtype)
+    result = left.new_empty(rows, columns)
     kind = ctypes.c_float if left.dtype == torch.float32 else ctypes.c_double
     n, k, m = map(ctypes.c_long, (rows, sums, columns))
     addresses = [t.data_ptr() for t in (right, left, result)]

@@ -212,7 +212,7 @@ class Loops:
         if not isinstance(number, bool | int | float):
             return None
         if node not in self.layout.written:
-            kept = torch.tensor(number).to(value.dtype).item()
+            kept = torch.tensor(number, device="cpu").to(value.dtype).item()
             self.constants[node] = number = kept
         operand = self._operand(number, tuple(value.shape), value.dtype)
         return self._elementwise(node, [operand], "{0}")

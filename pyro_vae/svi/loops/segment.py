@@ -134,7 +134,7 @@ class Segment:
             if tensor is not None:
                 self._pointers[place] = tensor.data_ptr()
         if self._scratch <= OWN:
-            self._memory = torch.empty(self._scratch, dtype=torch.uint8)
+            self._memory = _make_bytes(self._scratch)
         function.argtypes = [type(self._pointers), ctypes.c_void_p]
         function.restype = None
         self._function = function
@@ -148,14 +148,20 @@ class Segment:
             self._pointers[count + place] = result.data_ptr()
         scratch = self._memory
         if scratch is None:
-            scratch = torch.empty(self._scratch, dtype=torch.uint8)
+            scratch = _make_bytes(self._scratch)
         self._function(self._pointers, scratch.data_ptr())
         return made
 
 
 def _make(like: Tensor) -> Tensor:
-    """Returns a tensor on the CPU for a result."""
-    return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype)
+    """Returns a tensor for a result, whatever the default device."""
+    return torch.empty_strided(
+        like.shape, like.stride(), dtype=like.dtype, device="cpu"
+    )
+
+
+def _make_bytes(count: int) -> Tensor:
+    return torch.empty(count, dtype=torch.uint8, device="cpu")
 
 
 class _Memory:
