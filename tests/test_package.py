@@ -1,6 +1,7 @@
 """The house's own rules: who may import whom, how long, and at what cost."""
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -162,3 +163,11 @@ def test_no_line_is_longer_than_80_characters():
         for path in (ROOT / folder).rglob("*.py"):
             lines = path.read_text().splitlines()
             assert max(map(len, lines), default=0) <= 80, path
+
+
+@pytest.mark.xdist_group("one worker")
+def test_groups_of_tests_run_in_one_worker(request):
+    """Fixtures that take minutes are made once."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        pytest.skip("there are no workers")
+    assert request.node.nodeid.endswith("@one worker")
