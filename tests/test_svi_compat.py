@@ -86,6 +86,20 @@ def test_hooks_on_gradients_are_where_autograd_looks():
     assert calls == ["hook", "late"]
 
 
+@checks(TORCH, "get_default_device")
+def test_the_default_device_is_torchs():
+    assert compat.get_default_device() == torch.device("cpu")
+    with torch.device("meta"):
+        assert compat.get_default_device() == torch.device("meta")
+        with torch.device("cpu"):
+            assert compat.get_default_device() == torch.device("cpu")
+    torch.set_default_device("meta")
+    try:
+        assert compat.get_default_device() == torch.device("meta")
+    finally:
+        torch.set_default_device(None)
+
+
 class Asked(TorchFunctionMode):
     """Notes what a function says of the frames that ask for a truth value."""
 

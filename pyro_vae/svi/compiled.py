@@ -205,7 +205,7 @@ class CompiledSVI:
             DynamicPairError: If the pair is found not to be static.
             CompilationError: If the machine cannot compile.
         """
-        values = self._step(args, kwargs, Tensor.item)
+        values = [loss.item() for loss in self._step(args, kwargs)]
         call = self.shards, self.model, self.guide, *args
         for value in values:
             check_finite(value, *call, **kwargs)
@@ -220,23 +220,18 @@ class CompiledSVI:
         processes, or the optimizer is another than those that are the fastest.
         A loss that is not finite updates nothing and is returned.
         """
-        losses = self._step(args, kwargs, Tensor.clone)
+        losses = self._step(args, kwargs)
         if not computes_loss(self.estimator):
             losses = [torch.full_like(loss, torch.inf) for loss in losses]
         return losses[0] if len(losses) == 1 else tuple(losses)
 
-    def _step(
-        self, args: tuple, kwargs: dict, keep: Callable[[Tensor], Any]
-    ) -> list[Any]:
-        """Takes a step and returns what is kept of its losses."""
+    def _step(self, args: tuple, kwargs: dict) -> list[Tensor]:
         check_grad_enabled()
         with torch.no_grad():
             self._look()
             run = self._gradients.compute(args, kwargs)
-            # Before the update: a loss may be a parameter itself.
-            losses = [*map(keep, run.losses)]
             self._update(run)
-            return losses
+            return run.losses
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> Any:
         """Returns an estimate of the loss; arguments as in `step`."""

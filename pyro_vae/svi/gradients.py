@@ -15,11 +15,7 @@ from pyro_vae.svi.agreement import (
 from pyro_vae.svi.arguments import Arguments, list_tensors
 from pyro_vae.svi.compat import have_hooks
 from pyro_vae.svi.estimator import ReportingELBO, make_recordable
-from pyro_vae.svi.hooks import (
-    call_hooks,
-    refuse_hooks,
-    set_aside,
-)
+from pyro_vae.svi.hooks import call_hooks, refuse_hooks, set_aside
 from pyro_vae.svi.joint import Joint
 from pyro_vae.svi.options import PATIENCE, check_options, warn_of_many
 from pyro_vae.svi.pairs import Pair, Run, listed
@@ -253,8 +249,6 @@ class CompiledGradients:
                 raise
         if step.buffers:
             is_finite = run.is_finite()
-            # One of them may be what the pair returns as its loss.
-            run.losses = [loss.clone() for loss in run.losses]
             for buffer, value in zip(step.buffers, before, strict=True):
                 buffer.copy_(torch.where(is_finite, buffer, value))
         if left and not run.is_finite():
@@ -285,7 +279,8 @@ class CompiledGradients:
         count = step.num_losses + len(step.stepped)
         left = results[count:]
         run = Run(
-            results[: step.num_losses],
+            # A loss may be a parameter or a buffer, which is changed later.
+            [loss.clone() for loss in results[: step.num_losses]],
             step.stepped,
             results[step.num_losses : count],
             step.announced,

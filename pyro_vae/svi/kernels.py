@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -76,20 +76,13 @@ def time_kernels(
     What a kernel wants beforehand (matrices in rows, rounded ones) is not
     counted.
     """
-    operands = {name: prepare_operands(left, right, name) for name in kernels}
-    times: dict[str, list[float]] = {name: [] for name in kernels}
-    started = time.perf_counter()
-    with torch.no_grad():
-        while (
-            len(times[kernels[-1]]) <= ROUNDS
-            or time.perf_counter() - started < SECONDS
-        ):
-            for name in kernels:
-                before = time.perf_counter()
-                KERNELS[name](*operands[name])
-                times[name].append(time.perf_counter() - before)
-    # The first round warms up.
-    return {name: min(rounds[1:]) for name, rounds in times.items()}
+    products = {
+        name: functools.partial(
+            KERNELS[name], *prepare_operands(left, right, name)
+        )
+        for name in kernels
+    }
+    return _time(products, SECONDS)
 
 
 def prepare_operands(
@@ -150,7 +143,7 @@ def _measure(left: Layout, right: Layout, kernels: Sequence[str]) -> str:
     first, second = _make(left), _make(right)
     times = time_kernels(first, second, kernels)
     if "onednn" in times and not first.is_contiguous():
-        times["onednn"] += _time(first.contiguous)
+        times["onednn"] += _time({"copy": first.contiguous}, 0.0)["copy"]
     # Of two that are about as fast, the choice is always the same.
     return min(
         kernels,
@@ -160,14 +153,26 @@ def _measure(left: Layout, right: Layout, kernels: Sequence[str]) -> str:
     )
 
 
-def _time(function: Callable[[], object]) -> float:
-    """Returns the seconds that a function takes, the least of some runs."""
-    times = []
-    for _ in range(ROUNDS):
-        before = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - before)
-    return min(times)
+def _time(
+    functions: Mapping[str, Callable[[], object]], seconds: float
+) -> dict[str, float]:
+    """Returns each function's seconds, the least of interleaved runs.
+
+    Args:
+        functions: The functions.
+        seconds: How long they are to run; longer if rounds are too few.
+    """
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    started, rounds = time.perf_counter(), 0
+    with torch.no_grad():
+        while rounds <= ROUNDS or time.perf_counter() - started < seconds:
+            for name, function in functions.items():
+                before = time.perf_counter()
+                function()
+                times[name].append(time.perf_counter() - before)
+            rounds += 1
+    # The first round warms up.
+    return {name: min(each[1:]) for name, each in times.items()}
 
 
 def _make(layout: Layout) -> Tensor:

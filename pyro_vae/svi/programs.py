@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyro_vae.svi.arguments import Arguments, list_methods
 from pyro_vae.svi.aside import run_aside
+from pyro_vae.svi.compat import get_default_device
 from pyro_vae.svi.graphs import Program, compile_graph
 from pyro_vae.svi.hooks import set_aside
 from pyro_vae.svi.numbers import Numbers, as_tensor
@@ -294,7 +295,7 @@ class Programs:
             list_settings(self.pair.loss),
             None if self.pair.shards.is_alone else self.pair.shards.part,
             torch.get_default_dtype(),
-            torch.get_default_device(),
+            get_default_device(),
             *map(autocast_dtype, ("cpu", "cuda")),
         )
 

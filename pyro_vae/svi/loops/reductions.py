@@ -50,10 +50,7 @@ def declare_accumulators(
     """Allocates the accumulators of all chunks, and sets them to begin."""
     kind, count = C_TYPES[reduction.loop.dtype], reduction.count * copies
     start = INITIAL[reduction.loop.reduction or ""]
-    yield (
-        f"{kind} *restrict const s{place} = "
-        f"({kind} *)malloc({max(count, 1)}L * sizeof({kind}));"
-    )
+    yield _allocate(kind, f"s{place}", count)
     yield f"for (long i = 0; i < {count}; i++) s{place}[i] = {start};"
 
 
@@ -88,10 +85,7 @@ def combine_chunks(
     count, combine = reduction.count, COMBINE[reduction.loop.reduction or ""]
     is_float = reduction.loop.dtype.is_floating_point
     kind = "double" if is_float else "long"
-    yield (
-        f"{kind} *restrict const d{place} = "
-        f"({kind} *)malloc({max(count, 1)}L * sizeof({kind}));"
-    )
+    yield _allocate(kind, f"d{place}", count)
     yield f"for (long i = 0; i < {count}; i++) d{place}[i] = s{place}[i];"
     yield f"for (long c = 1; c < {copies}; c++)"
     yield f"for (long i = 0; i < {count}; i++) {{"
@@ -99,6 +93,12 @@ def combine_chunks(
     yield combine.format(f"d{place}[i]", "part")
     yield "}"
     yield f"free(s{place});"
+
+
+def _allocate(kind: str, name: str, count: int) -> str:
+    """Returns the declaration of an array of its own memory."""
+    size = f"{max(count, 1)}L * sizeof({kind})"
+    return f"{kind} *restrict const {name} = ({kind} *)malloc({size});"
 
 
 def write_index(strides: Shape) -> str:
