@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyro
 import pytest
 import rivals
 import torch
 from benchmark import NUMPYRO, PAIRS, SVI, judge
 from PIL import Image
+from pyro_programs_watch import NotedGradients, Record
 
 from pyro_vae import Config, build, fit
 from pyro_vae.data import load
@@ -433,3 +435,22 @@ def test_processes(tmp_path, float32):
 )
 def test_processes_refuse(tmp_path, arguments, message):
     assert message in error_of(run(tmp_path, "processes.py", *arguments))
+
+
+def test_gradients_are_moved_by_a_rounding_of_their_largest_entry():
+    pyro.param("weight", torch.tensor([1.0, 1.0, 1.0]))
+    (_, param), *_ = pyro.get_param_store().named_parameters()
+    given = torch.tensor([1e-6, -1e3, 0.0])
+    record, seen = Record(), []
+    for moves in (False, True):
+        param.grad = given.clone()
+        noted = NotedGradients(
+            lambda params: seen.extend(p.grad for p in params), record, moves
+        )
+        noted([param])
+    kept, moved = seen
+    assert torch.equal(kept, given)
+    rounding = 1e3 * torch.finfo(torch.float64).eps
+    assert ((moved - given).abs() > 0.4 * rounding).all()
+    assert ((moved - given).abs() < 1.1 * rounding).all()
+    assert record.gradients == {"weight": 1e3}

@@ -715,3 +715,28 @@ def test_the_estimators_functions_are_there_as_svi_has_them():
     own = CompiledSVI(model, guide, optim, Trace_ELBO().differentiable_loss)
     assert own.loss_and_grads(model, guide, x) == svi.loss(model, guide, x)
     assert pyro.param("loc").grad == -1.5
+
+
+def test_memory_of_a_graph_lies_where_its_tensors_do():
+    """And not on another default device."""
+    x = torch.rand(200, 300)
+    one = torch.ones(())
+
+    def model(x):
+        z = pyro.sample("z", dist.Normal(one, one).expand(x.shape).to_event(2))
+        pyro.sample("x", dist.Normal(z.exp(), one).to_event(2), obs=x)
+
+    def guide(x):
+        loc = pyro.param("loc", lambda: x.clone())
+        pyro.sample("z", dist.Normal(loc, one).to_event(2))
+
+    losses = []
+    for engine in (SVI, CompiledSVI):
+        with pyro.get_param_store().scope():
+            torch.manual_seed(0)
+            svi = engine(model, guide, Adam({"lr": 0.01}), Trace_ELBO())
+            own = [svi.step(x) for _ in range(3)]
+            with torch.device("meta"):
+                own += [svi.step(x) for _ in range(3)]
+            losses.append(own + [svi.step(x) for _ in range(3)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-9)

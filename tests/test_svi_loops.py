@@ -1,6 +1,7 @@
 """Loops in C compute what torch computes."""
 
 import itertools
+import re
 import subprocess
 import sys
 
@@ -204,15 +205,28 @@ def test_what_lies_across_a_loop_is_read_in_tiles(name, shape):
     check(TRANSPOSED[name], x, y)
 
 
-def test_a_transposed_copy_is_made_in_tiles(monkeypatch):
-    sources = []
+@pytest.fixture
+def sources(monkeypatch):
+    """What is compiled."""
+    found = []
     monkeypatch.setattr(
-        fusion, "load_library", lambda s: sources.append(s) or load_library(s)
+        fusion, "load_library", lambda s: found.append(s) or load_library(s)
     )
+    return found
+
+
+def test_a_transposed_copy_is_made_in_tiles(sources):
     check(TRANSPOSED["copied"], torch.randn(203, 333))
     check(torch.neg, torch.randn(203, 333))
     tile = f"s += {source.TILE}"
     assert [tile in written for written in sources] == [True, False]
+
+
+def test_what_needs_a_loop_runs_along_with_it(sources):
+    check(lambda x: (x.exp() + x.sin()).square().sum(1), torch.rand(30, 500))
+    check(lambda x: x / x.sum(1, keepdim=True), torch.rand(30, 500))
+    names = [set(re.findall(r"void (loops_\d+)", s)) for s in sources]
+    assert list(map(len, names)) == [1, 2]
 
 
 @pytest.mark.parametrize("rows", [70_000, 131_072])

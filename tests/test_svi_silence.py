@@ -487,6 +487,40 @@ def test_a_refused_batch_leaves_running_statistics_alone():
     assert all(torch.equal(v, before[k]) for k, v in pair.state_dict().items())
 
 
+def test_a_loss_that_is_a_buffer_is_judged_before_the_buffer_is_restored():
+    pair = Pair()
+    pair.register_buffer("last", torch.tensor(0.0))
+
+    def compute(model, guide, x):
+        loss = Trace_ELBO().differentiable_loss(model, guide, x)
+        loss.backward()
+        pair.last.copy_(loss.detach())
+        return pair.last
+
+    optim = Adam({"lr": 0.01})
+    svi = CompiledSVI(pair.model, pair.guide, optim, compute, compute)
+    losses = steps(svi, 3)
+    before = copy.deepcopy(pair.state_dict())
+    assert pair.last == losses[-1]
+    with pytest.raises(NonFiniteLossError, match="the loss is nan"):
+        svi.step(torch.full_like(X, math.nan))
+    assert all(torch.equal(v, before[k]) for k, v in pair.state_dict().items())
+
+
+def test_another_default_device_is_another_graph():
+    pair = Pair()
+    svi = CompiledSVI(pair.model, pair.guide, Adam({"lr": 0.01}))
+    steps(svi, 5)
+    assert svi.num_compilations == 1
+    with torch.device("cpu"):  # as it was, and so is the graph
+        steps(svi, 1)
+    assert svi.num_compilations == 1
+    with pytest.raises(RuntimeError), torch.device("meta"):
+        steps(svi, 1)  # what the pair makes has no values there
+    assert all(map(math.isfinite, steps(svi, 3)))
+    assert svi.num_compilations == 1
+
+
 def test_an_argument_that_the_model_changes_changes_once_a_step():
     class Shifting(Pair):
         def model(self, x, shift):

@@ -94,6 +94,30 @@ def test_updates_are_those_of_pyros_optimizer(name):
         torch.testing.assert_close(end, expected, rtol=1e-11, atol=1e-11)
 
 
+# The others have no state that may be cleared.
+@pytest.mark.parametrize(
+    "name", [n for n in OPTIMIZERS if n not in ("scheduled", "adagrad")]
+)
+def test_a_parameter_may_begin_to_count_anew(name):
+    """Its correction of the bias is another one than the others' then."""
+    ends = []
+    for is_fused in (False, True):
+        with pyro.get_param_store().scope():
+            params, optim = announce(), OPTIMIZERS[name]()
+            update = make_update(optim, params) if is_fused else None
+            for step in range(12):
+                if step == 5:
+                    optim.optim_objs[params[1]].state.clear()
+                grads = [3 * torch.randn(p.shape) for p in params]
+                if update is None:
+                    step_eagerly(optim, params, grads)
+                    continue
+                with torch.no_grad():
+                    update(grads, None)
+            ends.append(torch.cat([p.detach().flatten() for p in params]))
+    torch.testing.assert_close(ends[1], ends[0], rtol=1e-11, atol=1e-11)
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_flag_skips_the_update_as_if_it_had_not_been(name):
     ends = []
